@@ -1,0 +1,150 @@
+"""The typed configuration of a training run: YAML plus dotted overrides; unknown keys are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import UserError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TargetSection(Section):
+    model: str = Field("demo", description="directory, Hugging Face id, or `demo`")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: float32 on a CPU, the checkpoint's own on a GPU"
+    )
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the checkpoint")
+
+
+class DrafterSection(Section):
+    kind: Literal["dflash"] = Field("dflash", description="which drafter")
+    layers: int = Field(5, ge=1, description="decoder layers of the drafter")
+    block_size: int = Field(16, ge=2, description="slots of a block: the anchor and block_size - 1 drafts")
+    feature_layers: Literal["auto"] | tuple[int, ...] = Field(
+        "auto", description="0-based target layers whose outputs are read; auto spaces them evenly"
+    )
+    mask_token: int | None = Field(None, ge=0, description="id of the mask; null finds an unused one")
+    init_from: Path | None = Field(None, description="start from this drafter's weights instead of fresh ones")
+
+
+class ObjectiveSection(Section):
+    token_loss: Literal["ce"] = Field("ce", description="loss of one token")
+    weighting: Literal["uniform", "decay", "head", "dpace", "dpace_prefix", "dpace_continuation"] = Field(
+        "dpace", description="weights over the positions of a block"
+    )
+    alpha: float = Field(0.5, gt=0, le=1, description="D-PACE: smoothing of the confidence")
+    gamma: float = Field(7.0, gt=0, description="decay: w = exp(-(k-1)/gamma); 7, 5, 4 for blocks of 16, 10, 8")
+    base: float = Field(0.8, gt=0, le=1, description="head: w = base^(k-1)")
+    denominator: Literal["auto", "anchors", "tokens", "weights", "sequences"] = Field(
+        "auto", description="what the summed loss is divided by; auto: weights for decay and head, else anchors"
+    )
+
+
+class DataSection(Section):
+    train: tuple[str, ...] = Field(("demo:train",), min_length=1, description="JSONL files (.gz too), or demo:train")
+    max_length: int = Field(3072, ge=8, description="tokens of a conversation; longer ones are cut")
+    limit: int | None = Field(None, ge=1, description="read only the first so many conversations")
+
+
+class TrainingSection(Section):
+    epochs: int = Field(6, ge=1, description="passes over the data")
+    max_steps: int | None = Field(None, ge=1, description="stop after so many optimiser steps; null: by epochs")
+    batch_size: int = Field(4, ge=1, description="conversations a step")
+    micro_batch_size: int | None = Field(None, ge=1, description="conversations a forward; null: batch_size")
+    learning_rate: float = Field(6e-4, gt=0, description="peak of AdamW's rate")
+    warmup_ratio: float = Field(0.04, ge=0, lt=1, description="share of the steps with a rising rate")
+    weight_decay: float = Field(0.0, ge=0)
+    anchors: int = Field(512, ge=1, description="anchors sampled per conversation")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the drafter's forward; auto: bfloat16 on a GPU, float32 on a CPU"
+    )
+    save_every: int = Field(500, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="older ones are removed")
+    log_every: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
+    seed: int = Field(42, ge=0)
+
+
+class EvaluationSection(Section):
+    prompts: tuple[str, ...] = Field((), description="prompt sets decoded while training; empty: no evaluation")
+    every: int = Field(500, ge=1, description="steps between evaluations")
+    limit: int = Field(64, ge=1, description="prompts of each set")
+    max_new_tokens: int = Field(128, ge=1)
+    batch_size: int = Field(16, ge=1)
+
+
+class RunConfig(Section):
+    """A run, complete: what is trained, on what, how, and where it goes."""
+
+    target: TargetSection = TargetSection()
+    drafter: DrafterSection = DrafterSection()
+    objective: ObjectiveSection = ObjectiveSection()
+    data: DataSection = DataSection()
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    output: Path = Field(Path("runs/run"), description="directory of the run")
+
+    @model_validator(mode="after")
+    def resolve(self) -> RunConfig:
+        micro = self.training.micro_batch_size
+        if micro is not None and micro > self.training.batch_size:
+            raise ValueError("training.micro_batch_size is larger than training.batch_size")
+        return self
+
+    @property
+    def denominator(self) -> str:
+        if self.objective.denominator != "auto":
+            return self.objective.denominator
+        return "weights" if self.objective.weighting in ("decay", "head") else "anchors"
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read YAML, apply `section.key=value` overrides, check everything."""
+    try:
+        loaded = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(checked_overrides(overrides)))
+        values = OmegaConf.to_container(loaded, resolve=True)
+    except FileNotFoundError:
+        raise UserError(f"configuration {path} does not exist") from None
+    except (OmegaConfBaseException, OSError, ValueError) as error:
+        raise UserError(f"configuration {path} cannot be read: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # the YAML parser's own errors share no importable base with OmegaConf's
+        raise UserError(f"configuration {path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"configuration {path} must hold sections (target, drafter, ...), not a list or a value")
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"configuration {path}: {explain(error)}") from None
+
+
+def checked_overrides(overrides: Sequence[str]) -> list[str]:
+    for override in overrides:
+        if "=" not in override:
+            raise UserError(f"override {override!r} is not of the form section.key=value")
+    return list(overrides)
+
+
+def explain(error: ValidationError) -> str:
+    """The first problem in a sentence; an unknown key is answered with the known ones."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        section = RunConfig.model_fields.get(str(first["loc"][0])) if len(first["loc"]) > 1 else None
+        model = section.annotation if section is not None else RunConfig
+        fields = getattr(model, "model_fields", {})
+        return f"unknown key {place}; known here: {', '.join(fields)}"
+    return f"{place or 'the run'}: {first['msg'][0].lower()}{first['msg'][1:]} (got {first['input']!r})"
+
+
+def dump_config(config: RunConfig) -> str:
+    """The complete configuration as YAML that `load_config` reads back."""
+    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))

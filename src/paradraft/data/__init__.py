@@ -1,0 +1,1 @@
+"""From files to batches: conversations, rendering by chat template, bucketing."""

@@ -1,0 +1,67 @@
+"""Which keys a query may see, as one predicate; from it a dense mask (the oracle) or a flex block mask.
+
+DFlash in training: keys are the S context positions of a row, then the slots of its blocks, block after block;
+queries are the slots alone. A predicate takes index tensors (row, head, query, key) and broadcasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Predicate = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def dflash_predicate(anchors: Tensor, document_ids: Tensor, block_size: int) -> Predicate:
+    """anchors [B, A], document_ids [B, S]: context strictly before the anchor and of its document; own block."""
+    context = document_ids.shape[1]
+    anchor_documents = document_ids.gather(1, anchors)
+
+    def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        block = query // block_size
+        in_context = key < context
+        position = torch.where(in_context, key, 0)
+        own_document = document_ids[row, position] == anchor_documents[row, block]
+        earlier = position < anchors[row, block]
+        same_block = (key - context) // block_size == block
+        return torch.where(in_context, earlier & own_document, same_block)
+
+    return visible
+
+
+def dense_mask(predicate: Predicate, rows: int, queries: int, keys: int, device: torch.device) -> Tensor:
+    """Boolean [rows, 1, queries, keys]: the predicate written out."""
+    row = torch.arange(rows, device=device)[:, None, None, None]
+    head = torch.zeros((), dtype=torch.long, device=device)
+    query = torch.arange(queries, device=device)[None, None, :, None]
+    key = torch.arange(keys, device=device)[None, None, None, :]
+    return predicate(row, head, query, key)
+
+
+@lru_cache(maxsize=1)
+def _compiled_flex_attention() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)
+
+
+def attention_mask(predicate: Predicate, rows: int, queries: int, keys: int, device: torch.device) -> Any:
+    """A flex block mask on a GPU, where the dense one is too large; the dense one on a CPU."""
+    if device.type != "cuda":
+        return dense_mask(predicate, rows, queries, keys, device)
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    return create_block_mask(predicate, rows, None, queries, keys, device=device)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Any) -> Tensor:
+    """Grouped-query attention, [rows, heads, queries, dim]; `mask` from `attention_mask`, or None: all visible."""
+    if mask is None or isinstance(mask, Tensor):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
+    attended: Tensor = _compiled_flex_attention()(query, key, value, block_mask=mask, enable_gqa=True)
+    return attended

@@ -1,0 +1,80 @@
+"""The contract of a drafter."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ..target import Target
+from .grid import Batch, Grid
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """tokens [rows, K]; probabilities [rows, K, vocabulary] they were sampled from, None if each is an argmax."""
+
+    tokens: Tensor
+    probabilities: Tensor | None
+
+
+Sampler = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+"""Draft logits [rows, K, vocabulary] -> tokens [rows, K] and the distributions they came from."""
+
+
+class DraftState(ABC):
+    """What a drafter remembers of the rows it is drafting for."""
+
+    @abstractmethod
+    def keep_rows(self, rows: Tensor) -> None:
+        """Go on with these rows only, in this order."""
+
+
+class Drafter(nn.Module, ABC):
+    """A draft model bound to one target.
+
+    `feature_layers`: 0-based target layers whose outputs it reads (empty: none). `max_draft`: the most tokens it
+    was trained to draft in a round. Training uses `grid` and `forward`, decoding `start`, `observe`, `propose`;
+    a test ties the two: logits at (anchor, step) equal the logits at decoding after the same prefix.
+    """
+
+    kind: str
+    architecture: str  # the name that config.json files of this kind carry
+    feature_layers: tuple[int, ...]
+    max_draft: int
+
+    @abstractmethod
+    def grid(self, batch: Batch, anchors: int, seeds: Sequence[int]) -> Grid:
+        """The training queries of a batch, at most `anchors` a row, drawn with one seed a row."""
+
+    @abstractmethod
+    def forward(self, grid: Grid, features: Tensor) -> Tensor:
+        """Hidden states [N, K, H] ready for the head; features [B, S, layers * H_target]."""
+
+    @abstractmethod
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [..., vocabulary] of hidden states [..., H]."""
+
+    @abstractmethod
+    def start(self, rows: int, capacity: int) -> DraftState:
+        """An empty state for `rows` sequences of at most `capacity` tokens, draft slots included."""
+
+    @abstractmethod
+    def observe(self, state: DraftState, features: Tensor, tokens: Tensor, counts: Tensor) -> None:
+        """Committed tokens [rows, T] and their features [rows, T, F]; the first `counts` [rows] of each are kept."""
+
+    @abstractmethod
+    def propose(self, state: DraftState, anchors: Tensor, steps: int, sampler: Sampler) -> Proposal:
+        """Draft `steps` tokens behind the newest committed tokens `anchors` [rows], which have no features yet."""
+
+    @abstractmethod
+    def save_pretrained(self, directory: Path) -> None:
+        """Write the directory that serving engines read."""
+
+    @classmethod
+    @abstractmethod
+    def from_pretrained(cls, directory: Path, target: Target) -> Drafter:
+        """Read it back, on the target's device and in its dtype, and refuse a target it was not made for."""

@@ -1,0 +1,322 @@
+"""DFlash, the block-diffusion drafter (arXiv 2602.06036): all tokens of a block in one bidirectional forward.
+
+A block of size B stands at an anchor a: its inputs are the anchor's token and B - 1 masks, embedded by the target,
+at positions a..a+B-1; slot k predicts token a + k. Every layer reads the block itself and a context of target
+features at positions strictly before a, projected once and kept as keys and values. The target's head makes logits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..target import Target
+from .attention import attention_mask, dflash_predicate
+from .base import Drafter, DraftState, Proposal, Sampler
+from .checkpoint import read_config, read_weights, unused_token
+from .grid import Batch, Grid, anchor_grid
+from .layers import Layer, RMSNorm
+
+
+@dataclass(frozen=True)
+class DFlashConfig:
+    """Sizes of the drafter; `hidden_size` and `vocabulary_size` are the target's."""
+
+    hidden_size: int
+    vocabulary_size: int
+    target_layers: int
+    feature_layers: tuple[int, ...]
+    mask_token: int
+    layers: int = 5
+    block_size: int = 16
+    heads: int = 32
+    key_value_heads: int = 8
+    head_dim: int = 128
+    intermediate_size: int = 9728
+    norm_epsilon: float = 1e-6
+    rope_theta: float = 1e6
+    max_positions: int = 40960
+
+
+def default_feature_layers(drafter_layers: int, target_layers: int) -> tuple[int, ...]:
+    """n ids evenly spaced from 1 to N - 3 inclusive, rounded; a single one is N // 2."""
+    if drafter_layers == 1:
+        return (target_layers // 2,)
+    span = max(0, target_layers - 4)
+    ids = {round(1 + i * span / (drafter_layers - 1)) for i in range(drafter_layers)}
+    return tuple(sorted(i for i in ids if i < target_layers))
+
+
+class DFlashState(DraftState):
+    """Context keys and values of every layer, [rows, key_value_heads, capacity, dim], and their lengths [rows]."""
+
+    def __init__(self, keys: list[Tensor], values: list[Tensor], lengths: Tensor) -> None:
+        self.keys, self.values, self.lengths = keys, values, lengths
+        self.longest = 0
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Put [rows, heads, T, dim] behind each row's context, without moving its length."""
+        tokens = keys.shape[2]
+        if len(self.lengths) == 1:
+            self.keys[layer][:, :, self.longest : self.longest + tokens] = keys
+            self.values[layer][:, :, self.longest : self.longest + tokens] = values
+            return
+        slots = self.lengths[:, None] + torch.arange(tokens, device=self.lengths.device)
+        index = slots[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[3])
+        self.keys[layer].scatter_(2, index, keys)
+        self.values[layer].scatter_(2, index, values)
+
+    def advance(self, counts: Tensor) -> None:
+        self.lengths = self.lengths + counts
+        self.longest = int(self.lengths.max())
+
+    def keep_rows(self, rows: Tensor) -> None:
+        self.keys = [k[rows] for k in self.keys]
+        self.values = [v[rows] for v in self.values]
+        self.lengths = self.lengths[rows]
+        self.longest = int(self.lengths.max()) if len(rows) else 0
+
+
+class DFlash(Drafter):
+    kind = "dflash"
+    architecture = "DFlashDraftModel"
+
+    def __init__(self, config: DFlashConfig, target: Target) -> None:
+        super().__init__()
+        self.config = config
+        self.feature_layers = config.feature_layers
+        self.max_draft = config.block_size - 1
+        self._check_target(target)
+        self.target = target
+        self.fc = nn.Linear(len(config.feature_layers) * config.hidden_size, config.hidden_size, bias=False)
+        self.hidden_norm = RMSNorm(config.hidden_size, config.norm_epsilon)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.frequencies: Tensor
+        self.norm = RMSNorm(config.hidden_size, config.norm_epsilon)
+        frequencies = config.rope_theta ** -(torch.arange(0, config.head_dim, 2) / config.head_dim)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        for matrix in (p for p in self.parameters() if p.ndim == 2):
+            nn.init.normal_(matrix, std=0.02)
+
+    def _check_target(self, target: Target) -> None:
+        config = self.config
+        for what, mine, theirs in (
+            ("hidden size", config.hidden_size, target.hidden_size),
+            ("vocabulary", config.vocabulary_size, target.vocabulary_size),
+            ("layer count", config.target_layers, len(target.layers)),
+        ):
+            if mine != theirs:
+                raise UserError(
+                    f"this drafter was made for a target with {what} {mine}, but {target.name} has {theirs}; "
+                    "use the target it was trained for, or train a drafter for this one"
+                )
+        target.check_layers(config.feature_layers)
+        if not 0 <= config.mask_token < config.vocabulary_size:
+            raise UserError(f"mask token {config.mask_token} lies outside the vocabulary of {config.vocabulary_size}")
+
+    @property
+    def decoder(self) -> list[Layer]:
+        return cast("list[Layer]", list(self.layers))
+
+    # --- shared by training and decoding ----------------------------------------------------------------------
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.target.head(hidden.to(self.target.dtype))
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return self.target.embedding(tokens).to(self.norm.weight.dtype)
+
+    def _blocks(self, anchor_tokens: Tensor, steps: int) -> Tensor:
+        """[..., 1 + steps] ids: the anchor's token, then masks."""
+        blocks = anchor_tokens[..., None].expand(*anchor_tokens.shape, 1 + steps).clone()
+        blocks[..., 1:] = self.config.mask_token
+        return blocks
+
+    def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [rows, 1, T, head_dim] for positions [rows, T]."""
+        angles = positions[..., None].float() * self.frequencies
+        angles = torch.cat((angles, angles), dim=-1)[:, None]
+        dtype = self.norm.weight.dtype
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+    def _context(self, features: Tensor) -> Tensor:
+        return self.hidden_norm(self.fc(features.to(self.fc.weight.dtype)))
+
+    # --- training -------------------------------------------------------------------------------------------------
+
+    def grid(self, batch: Batch, anchors: int, seeds: Sequence[int]) -> Grid:
+        return anchor_grid(batch, self.max_draft, anchors, seeds)
+
+    def forward(self, grid: Grid, features: Tensor) -> Tensor:
+        steps = grid.labels.shape[1]
+        rows, length = grid.document_ids.shape
+        block = 1 + steps
+        anchors = grid.anchors.view(rows, -1)
+        positions = (anchors[..., None] + torch.arange(block, device=anchors.device)).flatten(1)
+        context_positions = torch.arange(length, device=anchors.device).expand(rows, length)
+        block_rotation, context_rotation = self._rotation(positions), self._rotation(context_positions)
+        context = self._context(features)
+        hidden = self._embed(self._blocks(grid.anchor_tokens.view(rows, -1), steps).flatten(1))
+        queries = hidden.shape[1]
+        predicate = dflash_predicate(anchors, grid.document_ids, block)
+        mask = attention_mask(predicate, rows, queries, length + queries, hidden.device)
+        for layer in self.decoder:
+            normed = layer.input_layernorm(hidden)
+            context_keys, context_values = layer.self_attn.keys_values(context, context_rotation)
+            keys, values = layer.self_attn.keys_values(normed, block_rotation)
+            keys = torch.cat((context_keys, keys), dim=2)
+            values = torch.cat((context_values, values), dim=2)
+            hidden = hidden + layer.self_attn.attend(normed, block_rotation, keys, values, mask)
+            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        return self.norm(hidden).view(-1, block, hidden.shape[-1])[:, 1:]
+
+    # --- decoding -------------------------------------------------------------------------------------------------
+
+    def start(self, rows: int, capacity: int) -> DFlashState:
+        config, weight = self.config, self.norm.weight
+        shape = (rows, config.key_value_heads, capacity, config.head_dim)
+        return DFlashState(
+            [weight.new_zeros(shape) for _ in self.layers],
+            [weight.new_zeros(shape) for _ in self.layers],
+            torch.zeros(rows, dtype=torch.long, device=weight.device),
+        )
+
+    @torch.no_grad()
+    def observe(self, state: DraftState, features: Tensor, tokens: Tensor, counts: Tensor) -> None:
+        assert isinstance(state, DFlashState)
+        positions = state.lengths[:, None] + torch.arange(features.shape[1], device=features.device)
+        rotation = self._rotation(positions)
+        context = self._context(features)
+        for i, layer in enumerate(self.decoder):
+            state.write(i, *layer.self_attn.keys_values(context, rotation))
+        state.advance(counts)
+
+    @torch.no_grad()
+    def propose(self, state: DraftState, anchors: Tensor, steps: int, sampler: Sampler) -> Proposal:
+        return Proposal(*sampler(self.head(self.draft_hidden(state, anchors, steps))))
+
+    def draft_hidden(self, state: DraftState, anchors: Tensor, steps: int) -> Tensor:
+        """Hidden states [rows, steps, H] of the masks. The block's keys go behind the context, unaccounted for."""
+        assert isinstance(state, DFlashState)
+        block = 1 + steps
+        positions = state.lengths[:, None] + torch.arange(block, device=anchors.device)
+        end = state.longest + block
+        mask = None
+        if len(anchors) > 1:  # bidirectional: a row's queries all see its context and its block
+            slots = torch.arange(end, device=anchors.device)
+            mask = (slots < state.lengths[:, None] + block)[:, None, None, :]
+        rotation = self._rotation(positions)
+        hidden = self._embed(self._blocks(anchors, steps))
+        for i, layer in enumerate(self.decoder):
+            normed = layer.input_layernorm(hidden)
+            state.write(i, *layer.self_attn.keys_values(normed, rotation))
+            keys, values = state.keys[i][:, :, :end], state.values[i][:, :, :end]
+            hidden = hidden + layer.self_attn.attend(normed, rotation, keys, values, mask)
+            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        return self.norm(hidden[:, 1:])
+
+    # --- on disk ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def fresh(
+        cls,
+        target: Target,
+        layers: int,
+        block_size: int,
+        feature_layers: tuple[int, ...] | None = None,
+        mask_token: int | None = None,
+    ) -> DFlash:
+        """A new drafter with the target's width, heads and feed-forward size (a mixture's: of one expert)."""
+        config = target.config
+        theta = (getattr(config, "rope_parameters", None) or {}).get("rope_theta", 1e6)
+        heads = int(config.num_attention_heads)
+        chosen = DFlashConfig(
+            hidden_size=target.hidden_size,
+            vocabulary_size=target.vocabulary_size,
+            target_layers=len(target.layers),
+            feature_layers=feature_layers or default_feature_layers(layers, len(target.layers)),
+            mask_token=unused_token(target) if mask_token is None else mask_token,
+            layers=layers,
+            block_size=block_size,
+            heads=heads,
+            key_value_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+            head_dim=int(getattr(config, "head_dim", None) or target.hidden_size // heads),
+            intermediate_size=int(config.intermediate_size),
+            norm_epsilon=float(getattr(config, "rms_norm_eps", 1e-6)),
+            rope_theta=float(theta),
+            max_positions=target.context_length,
+        )
+        if list(chosen.feature_layers) != sorted(set(chosen.feature_layers)):
+            raise UserError("feature layers must be ascending and without repeats: serving engines sort them")
+        return cls(chosen, target).to(target.device)
+
+    def save_pretrained(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+        text = json.dumps(self._engine_config(), indent=2) + "\n"
+        (directory / "config.json").write_text(text, encoding="utf-8")
+
+    def _engine_config(self) -> dict[str, Any]:
+        config = self.config
+        return {
+            "architectures": [self.architecture],
+            "model_type": "qwen3",
+            "hidden_size": config.hidden_size,
+            "vocab_size": config.vocabulary_size,
+            "num_hidden_layers": config.layers,
+            "num_target_layers": config.target_layers,
+            "num_attention_heads": config.heads,
+            "num_key_value_heads": config.key_value_heads,
+            "head_dim": config.head_dim,
+            "intermediate_size": config.intermediate_size,
+            "rms_norm_eps": config.norm_epsilon,
+            "rope_theta": config.rope_theta,
+            "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+            "max_position_embeddings": config.max_positions,
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "tie_word_embeddings": False,
+            "layer_types": ["full_attention"] * config.layers,
+            "block_size": config.block_size,
+            "is_causal": False,
+            "dflash_config": {
+                "mask_token_id": config.mask_token,
+                "target_layer_ids": list(config.feature_layers),
+            },
+            "dtype": str(self.norm.weight.dtype).removeprefix("torch."),
+        }
+
+    @classmethod
+    def from_pretrained(cls, directory: Path, target: Target) -> DFlash:
+        saved = read_config(directory)
+        try:
+            config = DFlashConfig(
+                hidden_size=saved["hidden_size"],
+                vocabulary_size=saved["vocab_size"],
+                target_layers=saved["num_target_layers"],
+                feature_layers=tuple(saved["dflash_config"]["target_layer_ids"]),
+                mask_token=saved["dflash_config"]["mask_token_id"],
+                layers=saved["num_hidden_layers"],
+                block_size=saved["block_size"],
+                heads=saved["num_attention_heads"],
+                key_value_heads=saved["num_key_value_heads"],
+                head_dim=saved["head_dim"],
+                intermediate_size=saved["intermediate_size"],
+                norm_epsilon=saved["rms_norm_eps"],
+                rope_theta=saved.get("rope_theta") or saved["rope_parameters"]["rope_theta"],
+                max_positions=saved["max_position_embeddings"],
+            )
+        except (KeyError, TypeError) as error:
+            raise UserError(f"drafter {directory}: config.json lacks {error}") from None
+        drafter = cls(config, target)
+        drafter.load_state_dict(read_weights(directory, drafter))
+        return drafter.to(device=target.device, dtype=target.dtype).eval()

@@ -1,0 +1,106 @@
+"""The (anchor, step) grid that every drafter is trained on.
+
+A training query is a pair (anchor a, step k): predict token a + k, seeing the tokens up to and including a and
+the target's features of positions before a. Steps are 1-based; column k - 1 of an `[N, K]` array holds step k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PADDING = -1  # document id of padding
+
+
+@dataclass(frozen=True)
+class Batch:
+    """input_ids, loss_mask (boolean: the target wrote this token), document_ids (-1: padding); all [B, S]."""
+
+    input_ids: Tensor
+    loss_mask: Tensor
+    document_ids: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(*(t.to(device) for t in (self.input_ids, self.loss_mask, self.document_ids)))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """N = B * A query blocks, row by row.
+
+    rows, anchors, anchor_tokens [N]: where each block stands (unused slots: anchor 0, nothing valid);
+    labels, valid [N, K]; document_ids [B, S].
+    """
+
+    rows: Tensor
+    anchors: Tensor
+    anchor_tokens: Tensor
+    labels: Tensor
+    valid: Tensor
+    document_ids: Tensor
+
+    @property
+    def anchors_per_row(self) -> int:
+        return len(self.rows) // len(self.document_ids)
+
+
+def eligible_anchors(batch: Batch) -> Tensor:
+    """[B, S]: positions whose token and next token are supervised and of one document.
+
+    Positions near the end of a text stay in (the tail of their block is masked), or short answers would never
+    be learned.
+    """
+    supervised, documents = batch.loss_mask.bool(), batch.document_ids
+    eligible = torch.zeros_like(supervised)
+    eligible[:, :-1] = supervised[:, :-1] & supervised[:, 1:] & (documents[:, :-1] == documents[:, 1:])
+    return eligible & (documents != PADDING)
+
+
+def sample_anchors(eligible: Tensor, anchors: int, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Up to `anchors` eligible positions a row without replacement: positions and presence, both [B, A], sorted.
+
+    Row r draws from its own generator, seeded with seeds[r], and only for its eligible positions: its anchors
+    depend neither on the rows beside it nor on the padding.
+    """
+    keys = torch.full(eligible.shape, -1.0)
+    for row, (mask, seed) in enumerate(zip(eligible.cpu(), seeds, strict=True)):
+        generator = torch.Generator().manual_seed(seed)
+        keys[row, mask] = torch.rand(int(mask.sum()), generator=generator, dtype=torch.float32)
+    keys = keys.to(eligible.device)
+    chosen = keys.topk(min(anchors, eligible.shape[1]), dim=1)
+    present = chosen.values >= 0
+    positions, order = torch.where(present, chosen.indices, eligible.shape[1]).sort(dim=1)
+    present = present.gather(1, order)
+    return torch.where(present, positions, 0), present
+
+
+def anchor_grid(batch: Batch, steps: int, anchors: int, seeds: Sequence[int]) -> Grid:
+    """Sample anchors and look up their labels.
+
+    A step is valid while every step up to it is supervised and of the anchor's document: a draft ends where the
+    target's own text ends, as it does at decoding.
+    """
+    positions, present = sample_anchors(eligible_anchors(batch), anchors, seeds)
+    length = batch.input_ids.shape[1]
+    targets = positions[..., None] + torch.arange(1, steps + 1, device=positions.device)  # [B, A, K]
+    inside = targets < length
+    index = targets.clamp(max=length - 1).flatten(1)
+
+    def look_up(values: Tensor) -> Tensor:
+        return values.gather(1, index).view(targets.shape)
+
+    same_document = look_up(batch.document_ids) == batch.document_ids.gather(1, positions)[..., None]
+    valid = inside & same_document & look_up(batch.loss_mask.bool()) & present[..., None]
+    valid = valid.long().cumprod(-1).bool()
+    rows = torch.arange(len(positions), device=positions.device).repeat_interleave(positions.shape[1])
+    return Grid(
+        rows=rows,
+        anchors=positions.flatten(),
+        anchor_tokens=batch.input_ids.gather(1, positions).flatten(),
+        labels=look_up(batch.input_ids).flatten(0, 1),
+        valid=valid.flatten(0, 1),
+        document_ids=batch.document_ids,
+    )

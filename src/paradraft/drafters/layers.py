@@ -1,0 +1,95 @@
+"""Qwen3-style decoder layers of a drafter: normed queries and keys, rotary positions, SwiGLU."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import attend
+
+
+class LayerSizes(Protocol):
+    """What a layer needs to know of its drafter's configuration."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def key_value_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def norm_epsilon(self) -> float: ...
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size: int, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.epsilon)
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary embedding, half-rotation (NeoX) form: x [rows, heads, T, dim], cos and sin [rows, 1, T, dim]."""
+    cos, sin = rotation
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Queries from the block; keys and values from the context and from the block."""
+
+    def __init__(self, config: LayerSizes) -> None:
+        super().__init__()
+        size, dim = config.hidden_size, config.head_dim
+        self.head_dim = dim
+        self.q_proj = nn.Linear(size, config.heads * dim, bias=False)
+        self.k_proj = nn.Linear(size, config.key_value_heads * dim, bias=False)
+        self.v_proj = nn.Linear(size, config.key_value_heads * dim, bias=False)
+        self.o_proj = nn.Linear(config.heads * dim, size, bias=False)
+        self.q_norm = RMSNorm(dim, config.norm_epsilon)
+        self.k_norm = RMSNorm(dim, config.norm_epsilon)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def keys_values(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """[rows, key_value_heads, T, dim] each; keys normed and rotated to their positions."""
+        keys = self.k_norm(self.k_proj(x).unflatten(-1, (-1, self.head_dim))).transpose(1, 2)
+        return rotate(keys, rotation), self._heads(self.v_proj(x))
+
+    def queries(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        return rotate(self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.head_dim))).transpose(1, 2), rotation)
+
+    def attend(self, x: Tensor, rotation: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, mask: Any) -> Tensor:
+        attended = attend(self.queries(x, rotation), keys, values, mask)
+        return self.o_proj(attended.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: LayerSizes) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    def __init__(self, config: LayerSizes) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_epsilon)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_epsilon)

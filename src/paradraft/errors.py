@@ -1,0 +1,7 @@
+"""The one exception a user ever sees without a traceback."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A user's mistake: one sentence that says what is wrong and what to do. The command line exits with code 2."""

@@ -1,0 +1,1 @@
+"""Measuring: prompts, plain and drafted decoding side by side, losslessness, reports."""

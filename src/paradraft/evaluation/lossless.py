@@ -1,0 +1,159 @@
+"""Is decoding lossless? Exact tokens at temperature 0; a goodness-of-fit test of the distribution above it.
+
+In float32 drafted and plain tokens must be equal. In lower precision a verify forward of K + 1 tokens and K + 1
+forwards of one token round differently: a first divergence where the target's two best logits lie within
+rounding is a *tie*, any other is a *bug*, and the two are reported apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.special import chdtrc
+
+from ..decoding import Engine, Sampling
+from ..decoding.sampling import distribution
+from ..drafters import Drafter
+from ..target import Target
+
+REJECT_BELOW = 1e-4
+SMALLEST_EXPECTED = 5.0  # of a cell of the chi-square test; rarer outcomes are pooled
+# Relative rounding of logits by dtype: a gap of the two best below this share of their size is a tie.
+TIE_GAP = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where drafted and plain text first differ, and the target's gap between its two best logits there."""
+
+    prompt: int
+    position: int
+    gap: float
+    tie: bool
+
+
+@dataclass(frozen=True)
+class ExactResult:
+    prompts: int
+    tokens: int
+    divergences: tuple[Divergence, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(divergence.tie for divergence in self.divergences)
+
+
+def check_exact(
+    target: Target,
+    drafter: Drafter,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    batch_size: int = 8,
+    draft_length: int | None = None,
+    advance: Advance = lambda prompts: None,
+) -> ExactResult:
+    """Greedy decoding of `prompts` (ids) with and without the drafter, token by token."""
+    tokens, divergences = 0, []
+    for start in range(0, len(prompts), batch_size):
+        part = prompts[start : start + batch_size]
+        plain = Engine(target).generate(part, max_new_tokens)
+        drafted = Engine(target, drafter, draft_length=draft_length).generate(part, max_new_tokens)
+        for i, (a, b) in enumerate(zip(plain, drafted, strict=True)):
+            tokens += len(a.tokens)
+            if a.tokens != b.tokens:
+                divergences.append(examine_divergence(target, start + i, part[i], a.tokens, b.tokens))
+        advance(len(part))
+    return ExactResult(len(prompts), tokens, tuple(divergences))
+
+
+def examine_divergence(
+    target: Target, number: int, prompt: list[int], plain: list[int], drafted: list[int]
+) -> Divergence:
+    position = next((i for i, (a, b) in enumerate(zip(plain, drafted, strict=False)) if a != b), None)
+    if position is None:  # one text is a prefix of the other: ends are never a matter of rounding
+        return Divergence(number, min(len(plain), len(drafted)), float("inf"), tie=False)
+    ids = torch.tensor([prompt + plain[:position]], device=target.device)
+    logits = target.logits(ids, torch.zeros_like(ids))[0, -1].float()
+    best, second = logits.topk(2).values.tolist()
+    chosen = {plain[position], drafted[position]} == set(logits.topk(2).indices.tolist())
+    tie = chosen and best - second <= TIE_GAP[target.dtype] * max(1.0, abs(best))
+    return Divergence(number, position, best - second, tie)
+
+
+@dataclass(frozen=True)
+class DistributionResult:
+    """Chi-square test of the joint distribution of the first tokens, summed over prompts."""
+
+    samples: int
+    cells: int
+    statistic: float
+    degrees: int
+    p_value: float
+
+    @property
+    def passed(self) -> bool:
+        return self.p_value >= REJECT_BELOW
+
+
+def likely_continuations(
+    target: Target, prompt: list[int], depth: int, sampling: Sampling, smallest: float, most: int = 4000
+) -> dict[tuple[int, ...], float]:
+    """Every continuation of `depth` tokens with probability >= `smallest` (the `most` likeliest), computed exactly."""
+    level: dict[tuple[int, ...], float] = {(): 1.0}
+    for _ in range(depth):
+        following: dict[tuple[int, ...], float] = {}
+        prefixes = list(level)
+        for start in range(0, len(prefixes), 64):
+            part = prefixes[start : start + 64]
+            ids = torch.tensor([[*prompt, *prefix] for prefix in part], device=target.device)
+            probabilities = distribution(target.logits(ids, torch.zeros_like(ids))[:, -1], sampling).double()
+            for prefix, row in zip(part, probabilities, strict=True):
+                likely = (row * level[prefix] >= smallest).nonzero().flatten()
+                for token, p in zip(likely.tolist(), row[likely].tolist(), strict=True):
+                    following[(*prefix, token)] = p * level[prefix]
+        level = dict(sorted(following.items(), key=lambda item: -item[1])[:most])
+    return level
+
+
+def check_distribution(
+    target: Target,
+    drafter: Drafter | None,
+    prompts: Sequence[list[int]],
+    samples: int,
+    sampling: Sampling,
+    depth: int = 3,
+    batch_size: int = 512,
+    draft_length: int | None = None,
+    seed: int = 0,
+    advance: Advance = lambda samples: None,
+) -> DistributionResult:
+    """Sample `samples` continuations over all `prompts` and compare the first `depth` tokens with the target's own.
+
+    Cells are chosen from the target's probabilities alone, before any sample is seen.
+    """
+    each = samples // len(prompts)
+    engine = Engine(target, drafter, sampling, draft_length if drafter else None, seed)
+    statistic, degrees, cells = 0.0, 0, 0
+    for prompt in prompts:
+        expected = likely_continuations(target, prompt, depth, sampling, SMALLEST_EXPECTED / each)
+        counts = dict.fromkeys(expected, 0)
+        for start in range(0, each, batch_size):
+            rows = min(batch_size, each - start)
+            for generation in engine.generate([prompt] * rows, depth, ()):
+                found = tuple(generation.tokens)
+                if found in counts:
+                    counts[found] += 1
+            advance(rows)
+        observed = [*counts.values(), each - sum(counts.values())]
+        wanted = [p * each for p in expected.values()]
+        wanted.append(max(0.0, each - sum(wanted)))
+        if wanted[-1] < SMALLEST_EXPECTED:  # too rare for a cell of its own: joined to the rarest one
+            observed[-2:], wanted[-2:] = [sum(observed[-2:])], [sum(wanted[-2:])]
+        statistic += sum((o - w) ** 2 / w for o, w in zip(observed, wanted, strict=True) if w > 0)
+        degrees += len(wanted) - 1
+        cells += len(wanted)
+    return DistributionResult(samples, cells, statistic, degrees, float(chdtrc(max(1, degrees), statistic)))

@@ -1,0 +1,197 @@
+"""Plain and drafted decoding of the same prompts in one run, batch by batch side by side."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from ..data.render import render_prompt, template_hash
+from ..decoding import Engine, Generation, Sampling
+from ..decoding.engine import Seconds
+from ..drafters import Drafter
+from ..errors import UserError
+from ..target import Target
+from .prompts import PromptSet
+from .statistics import acceptance, emitted_length, loop_share, paired_difference
+
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to decode; `draft_length` None is each drafter's maximum."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    batch_size: int = 1
+    max_new_tokens: int = 256
+    draft_length: int | None = None
+    seed: int = 0
+
+
+@dataclass
+class Measured:
+    """Everything one way of decoding produced on one prompt set."""
+
+    name: str
+    engine: Engine
+    generations: list[Generation] = field(default_factory=list)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decoding alone: the first token of each answer and its time belong to the prefill."""
+        tokens = sum(len(g.tokens) - 1 for g in self.generations)
+        return tokens / self.engine.seconds.decode if self.engine.seconds.decode else 0.0
+
+    @property
+    def rounds(self) -> int:
+        return sum(len(g.rounds) for g in self.generations)
+
+
+def measure(
+    target: Target,
+    drafters: dict[str, Drafter],
+    prompt_set: PromptSet,
+    settings: Settings,
+    advance: Callable[[int], None] = lambda answers: None,
+) -> list[Measured]:
+    """Plain decoding first, then each drafter, on every batch in turn: what drifts on the machine hits all alike.
+
+    Later turns of a conversation follow the *plain* answers, so that all ways of decoding see the same prompts.
+    """
+    ways: dict[str, Drafter | None] = {PLAIN: None, **drafters}
+    measured = [
+        Measured(name, Engine(target, drafter, settings.sampling, settings.draft_length if drafter else None))
+        for name, drafter in ways.items()
+    ]
+    tokenizer = require_tokenizer(target)
+    histories: list[list[dict[str, str]]] = [[] for _ in prompt_set.prompts]
+    warm_up(measured, tokenizer_ids(target, prompt_set))
+    for turn in range(max(len(prompt.turns) for prompt in prompt_set.prompts)):
+        asked = [i for i, prompt in enumerate(prompt_set.prompts) if turn < len(prompt.turns)]
+        for start in range(0, len(asked), settings.batch_size):
+            part = asked[start : start + settings.batch_size]
+            for i in part:
+                histories[i].append({"role": "user", "content": prompt_set.prompts[i].turns[turn]})
+            prompts = [render_prompt(tokenizer, histories[i]) for i in part]
+            check_lengths(prompts, part, prompt_set, settings, target)
+            for way in measured:
+                way.engine.generator.manual_seed(settings.seed + 1_000_003 * turn + start)
+                way.generations += way.engine.generate(prompts, settings.max_new_tokens)
+                advance(len(part))
+            for i, generation in zip(part, measured[0].generations[-len(part) :], strict=True):
+                answer = tokenizer.decode(generation.tokens, skip_special_tokens=True)
+                histories[i].append({"role": "assistant", "content": str(answer)})
+    return measured
+
+
+def tokenizer_ids(target: Target, prompt_set: PromptSet) -> list[int]:
+    first = [{"role": "user", "content": prompt_set.prompts[0].turns[0]}]
+    return render_prompt(require_tokenizer(target), first)
+
+
+def warm_up(measured: Sequence[Measured], prompt: list[int]) -> None:
+    """A few untimed rounds each: first calls allocate, compile and fault pages in."""
+    for way in measured:
+        room = min(32, way.engine.target.context_length - len(prompt))
+        if room > 0:
+            way.engine.generate([prompt], room)
+        way.engine.seconds = Seconds()
+
+
+def require_tokenizer(target: Target) -> Any:
+    if target.tokenizer is None:
+        raise UserError(f"target {target.name} has no tokenizer; put its tokenizer files beside its weights")
+    return target.tokenizer
+
+
+def check_lengths(
+    prompts: Sequence[list[int]], part: Sequence[int], prompt_set: PromptSet, settings: Settings, target: Target
+) -> None:
+    for ids, i in zip(prompts, part, strict=True):
+        if len(ids) + settings.max_new_tokens > target.context_length:
+            raise UserError(
+                f"prompt {prompt_set.prompts[i].id} of {prompt_set.name} has {len(ids)} tokens; with "
+                f"{settings.max_new_tokens} new ones that is more than the context of {target.context_length}: "
+                "shorten it, lower --max-new-tokens, or skip it with --skip-long"
+            )
+
+
+def result_rows(
+    target: Target, target_name: str, measured: Sequence[Measured], prompt_set: PromptSet, settings: Settings
+) -> list[dict[str, Any]]:
+    """One entry of results.json for each drafter."""
+    plain, *drafted = measured
+    rows = []
+    for way in drafted:
+        steps = way.engine.draft_length
+        same = [a.tokens == b.tokens for a, b in zip(plain.generations, way.generations, strict=True)]
+        seconds = asdict(way.engine.seconds)
+        row = {
+            "target": target_name,
+            "drafter": way.name,
+            "mode": "chain",
+            "prompts": prompt_set.name,
+            "prompts_hash": prompt_set.hash,
+            "prompt_count": len(prompt_set.prompts),
+            "template_hash": template_hash(require_tokenizer(target)),
+            "thinking": None,
+            "temperature": settings.sampling.temperature,
+            "top_k": settings.sampling.top_k,
+            "top_p": settings.sampling.top_p,
+            "seed": settings.seed,
+            "batch_size": settings.batch_size,
+            "max_new_tokens": settings.max_new_tokens,
+            "draft_length": steps,
+            "emitted_length": asdict(emitted_length(way.generations)),
+            "loop_share": loop_share(way.generations),
+            "plain_loop_share": loop_share(plain.generations),
+            "acceptance": asdict(acceptance(way.generations, steps)),
+            "tokens": sum(len(g.tokens) for g in way.generations),
+            "rounds": way.rounds,
+            "tokens_per_second": way.tokens_per_second,
+            "plain_tokens_per_second": plain.tokens_per_second,
+            "speedup": way.tokens_per_second / plain.tokens_per_second if plain.tokens_per_second else None,
+            "seconds": {name: seconds[name] for name in ("draft", "verify", "other")},
+            "prefill_seconds": seconds["prefill"],
+            "identical": all(same) if settings.sampling.greedy else None,
+            "identical_share": sum(same) / len(same) if settings.sampling.greedy else None,
+        }
+        if way is not drafted[0]:
+            difference, low, high = paired_difference(drafted[0].generations, way.generations)
+            row["against_first"] = {
+                "drafter": drafted[0].name,
+                "emitted_length_difference": difference,
+                "low": low,
+                "high": high,
+            }
+        rows.append(row)
+    return rows
+
+
+def environment(target: Target) -> dict[str, Any]:
+    """What is needed to repeat a figure: versions, hardware, dtype, threads."""
+    device = target.device
+    return {
+        "paradraft": version("paradraft"),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "threads": torch.get_num_threads(),
+        "dtype": str(target.dtype).removeprefix("torch."),
+    }
+
+
+def processor() -> str:
+    """The processor's marketing name where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        return f"{names[0]}, {len(names)} cores" if names else platform.machine()
+    except OSError:
+        return platform.processor() or platform.machine()

@@ -1,0 +1,299 @@
+"""Reports: results and training runs as one HTML page that opens offline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .figures import (
+    Line,
+    Record,
+    RoundPiece,
+    Section,
+    bar_chart,
+    colour_of,
+    line_chart,
+    pair,
+    position_chart,
+    remark,
+    rounds_section,
+    scalar_chart,
+    share_chart,
+    table,
+    write_page,
+)
+
+__all__ = [
+    "RoundPiece",
+    "Section",
+    "results_sections",
+    "rounds_section",
+    "training_sections",
+    "write_page",
+    "write_report",
+]
+
+EXPECTED = "expected a run directory with metrics.jsonl, or a results.json as `paradraft eval --out` writes it"
+POINTS = 400
+SETTINGS = ("target", "mode", "temperature", "top_k", "top_p", "seed", "batch_size", "max_new_tokens", "draft_length")
+SPEEDS = ("tokens_per_second", "plain_tokens_per_second", "speedup", "seconds")
+OUTCOMES = ("emitted_length", "loop_share", "acceptance", "identical", "identical_share", *SPEEDS)
+STEP_KEYS = {"cross_entropy", "denominator", "weights", "reached", "accuracy"}
+NEEDED = {"drafter", "prompts", "prompts_hash", "prompt_count", "template_hash", *SETTINGS, *OUTCOMES}
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one path of a report holds."""
+
+    name: str
+    records: list[Record]
+    config: str
+    results: Record | None
+
+
+def write_report(paths: Sequence[Path], out: Path) -> None:
+    """Runs (directories with metrics.jsonl) and results (results.json, or a directory with one) as one page."""
+    if not paths:
+        raise UserError(f"nothing to report: {EXPECTED}")
+    names = [(path if path.is_dir() else path.parent).resolve().name for path in paths]
+    unique = len(set(names)) == len(names)
+    sources = [read_source(path, name if unique else str(path)) for path, name in zip(paths, names, strict=True)]
+    sections = comparison_sections(sources)
+    for source in sources:
+        own = results_sections(source.results) if source.results else []
+        if len(sources) > 1:
+            own = [replace(section, title=f"{source.name}: {section.title}") for section in own]
+        if source.records:
+            own += training_sections(source.records, source.name)
+        if source.config:
+            own.append(Section(f"{source.name}: configuration", f"<pre>{escape(source.config)}</pre>"))
+        sections += own
+    write_page("paradraft report", sections, out)
+
+
+def read_source(path: Path, name: str) -> Source:
+    """The run, the results or both under `path`."""
+    metrics, config = path / "metrics.jsonl", path / "config.yaml"
+    results = path / "results.json" if path.is_dir() else path
+    has_results = results.suffix == ".json" and results.is_file()
+    if not has_results and not metrics.is_file():
+        raise UserError(f"{path} {'holds no run or results' if path.exists() else 'does not exist'}; {EXPECTED}")
+    return Source(
+        name,
+        read_records(metrics) if metrics.is_file() else [],
+        read_text(config) if config.is_file() else "",
+        read_results(results) if has_results else None,
+    )
+
+
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path} ({error}); {EXPECTED}") from error
+
+
+def read_records(path: Path) -> list[Record]:
+    """Records of metrics.jsonl; the last line may be cut off, as the run may still be writing it."""
+    lines, records = read_text(path).splitlines(), []
+    for i, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if isinstance(record, dict) and "step" in record and ("loss" not in record or record.keys() >= STEP_KEYS):
+            records.append(record)
+        elif record is not None or i < len(lines):
+            raise UserError(f"line {i} of {path} is not a training record; {EXPECTED}")
+    if not records:
+        raise UserError(f"{path} holds no record yet; {EXPECTED}")
+    return records
+
+
+def read_results(path: Path) -> Record:
+    try:
+        results = json.loads(read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON; {EXPECTED}") from error
+    runs = results.get("runs") if isinstance(results, dict) else None
+    if not isinstance(runs, list) or not runs:
+        raise UserError(f"{path} has no list of `runs`, or an empty one; {EXPECTED}")
+    for i, run in enumerate(runs):
+        missing = NEEDED - set(run) if isinstance(run, dict) else NEEDED
+        if missing:
+            raise UserError(f"run {i + 1} of {path} lacks {', '.join(sorted(missing))}; {EXPECTED}")
+    return {"runs": runs, "environment": results.get("environment") or {}}
+
+
+def results_sections(results: Record) -> list[Section]:
+    """Table, speed-up, acceptance by position, time split and settings of one results.json."""
+    runs: list[Record] = results["runs"]
+    names = drafter_names(runs)
+    sets = list(dict.fromkeys(str(run["prompts"]) for run in runs))
+    speedups: dict[str, dict[str, float | None]] = {name: {} for name in names}
+    times: dict[str, dict[str, float]] = {}
+    for run, name in zip(runs, names, strict=True):
+        speedups[name][run["prompts"]] = run["speedup"]
+        times[f"{name}\n{run['prompts']}"] = run["seconds"]
+    return [
+        Section("Results", results_table(runs)),
+        Section("Speed-up", bar_chart(speedups, "times as fast as plain decoding", reference=1.0)),
+        Section("Acceptance by position", "".join(acceptance_chart(runs, names, prompts) for prompts in sets)),
+        Section("Where decoding time goes", share_chart(times, "s")),
+        Section("Environment and settings", settings_table(runs, results["environment"])),
+    ]
+
+
+def drafter_names(runs: Sequence[Record]) -> list[str]:
+    """The drafter of each run, with the settings in which the runs differ."""
+    marks = {"draft_length": "K", "temperature": "T", "batch_size": "B"}
+    spread: dict[str, set[tuple[str, Any]]] = {key: {(run["drafter"], run[key]) for run in runs} for key in marks}
+    drafters = {run["drafter"] for run in runs}
+    differing = [key for key in marks if len(spread[key]) > len(drafters)]
+    return [" ".join([run["drafter"], *(f"{marks[key]}={run[key]:g}" for key in differing)]) for run in runs]
+
+
+def shown(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def results_table(runs: Sequence[Record]) -> str:
+    header = "prompts,drafter,temp.,emitted length (95%),no loops,loops,plain tok/s,tok/s,speed-up,identical"
+    rows = []
+    for run in runs:
+        emitted, same = run["emitted_length"], run["identical_share"]
+        rows.append(
+            [
+                f"{run['prompts']} ({run['prompt_count']})",
+                f"{run['drafter']} K={run['draft_length']}",
+                f"{run['temperature']:g}",
+                f"{shown(emitted['micro'])} ({shown(emitted['low'])}–{shown(emitted['high'])})",
+                shown(emitted["non_looping"]),
+                f"{run['loop_share']:.0%}",
+                shown(run["plain_tokens_per_second"], 1),
+                shown(run["tokens_per_second"], 1),
+                "-" if run["speedup"] is None else f"{run['speedup']:.2f}×",
+                "sampled" if same is None else "yes" if run["identical"] else f"{same:.1%}",
+            ]
+        )
+    counting = (
+        "Emitted length: tokens per forward of the target, its own token of each round included (plain decoding is 1); "
+        "the interval comes from resampling prompts. No loops: the same without answers that repeat themselves; loops: "
+        "their share. Speeds are of decoding alone, prefill and first token excluded. Identical: share of answers "
+        "equal to plain decoding's, token for token."
+    )
+    return table(header.split(","), rows, numbers_from=2) + remark(counting) + "".join(differences(runs))
+
+
+def differences(runs: Sequence[Record]) -> list[str]:
+    """A line for each drafter that was compared with the first one on the same prompts."""
+    lines = []
+    for run in runs:
+        if against := run.get("against_first"):
+            change, low, high = (against[key] for key in ("emitted_length_difference", "low", "high"))
+            who = f"{run['drafter']} against {against['drafter']} on {run['prompts']}"
+            lines.append(remark(f"{who}: emitted length {change:+.2f} (95% interval {low:+.2f} to {high:+.2f})."))
+    return lines
+
+
+def acceptance_chart(runs: Sequence[Record], names: Sequence[str], prompts: str) -> str:
+    """Both acceptances of every drafter on one prompt set."""
+    colours = {name: colour_of(i) for i, name in enumerate(dict.fromkeys(names))}
+    lines = []
+    for run, name in zip(runs, names, strict=True):
+        if run["prompts"] == prompts:
+            for kind, dash in (("conditional", "solid"), ("unconditional", "dot")):
+                y = run["acceptance"][kind]
+                lines.append(Line(f"{name}, {kind}", range(1, len(y) + 1), y, colours[name], dash))
+    chart = line_chart(lines, "draft position", "accepted", percent=True, marks=True)
+    explanation = "Conditional: given that all drafts before it were accepted. Unconditional: of all rounds."
+    return f"<h3>{escape(prompts)}</h3>{chart}{remark(explanation)}"
+
+
+def settings_table(runs: Sequence[Record], environment: Record) -> str:
+    """All that is needed to repeat the figures; a setting that varies shows each of its values."""
+    rows = [[name, str(value)] for name, value in environment.items()]
+    for key in SETTINGS:
+        rows.append([key.replace("_", " "), ", ".join(dict.fromkeys(str(run[key]) for run in runs))])
+    hashes = {str(run["prompts"]): str(run["prompts_hash"]) for run in runs}
+    rows += [[f"hash of {prompts}", value] for prompts, value in hashes.items()]
+    rows.append(["hash of the template", ", ".join(dict.fromkeys(str(run["template_hash"]) for run in runs))])
+    return table([], rows, numbers_from=2)
+
+
+def training_sections(records: list[Record], name: str) -> list[Section]:
+    """How one run went: emitted length of real decoding, loss, and what happens at each draft position."""
+    evaluations, logged = kept(records, "emitted_length"), kept(records, "loss")
+    sections = [Section(f"{name}: emitted length", evaluation_html(evaluations))] if evaluations else []
+    if not logged:
+        return sections
+    size = -(-len(logged) // POINTS)
+    steps = [averaged(logged[start : start + size]) for start in range(0, len(logged), size)]
+    losses, entropies = scalar_chart(steps, "loss", 0), scalar_chart(steps, "cross_entropy", 1)
+    last = logged[-1]
+    divided = f"Loss: sum over the batch divided by {' and '.join(last['denominator'])}. "
+    means = f"Each point is the mean of {size} logged steps. " if size > 1 else ""
+    ended = f"At step {last['step']}: loss {last['loss']:.4g}, cross entropy {last['cross_entropy']:.4g}."
+    reached, accuracy = position_chart(steps, "reached", True), position_chart(steps, "accuracy", True)
+    weights = position_chart(steps, "weights", False) + remark("The mean weight of each position's loss, as it moves.")
+    explained = "Reached: share of training blocks right at this position and all before it. Accuracy: at this one."
+    return [
+        *sections,
+        Section(f"{name}: loss", pair(losses, entropies) + remark(divided + means + ended)),
+        Section(f"{name}: weights by draft position", weights),
+        Section(f"{name}: reached by draft position", pair(reached, accuracy) + remark(explained)),
+    ]
+
+
+def kept(records: Sequence[Record], key: str) -> list[Record]:
+    """Records with `key`, each step once: a run resumed from an earlier step replaces what came after it."""
+    found: list[Record] = []
+    for record in records:
+        if key in record:
+            while found and found[-1]["step"] >= record["step"]:
+                found.pop()
+            found.append(record)
+    return found
+
+
+def averaged(records: Sequence[Record]) -> Record:
+    """Neighbouring step records as one, at the last one's step."""
+    means: Record = {"step": records[-1]["step"]}
+    for key in ("loss", "cross_entropy"):
+        means[key] = sum(record[key] for record in records) / len(records)
+    for key in ("weights", "reached", "accuracy"):
+        columns = zip(*(record[key] for record in records), strict=True)
+        means[key] = [sum(column) / len(records) for column in columns]
+    return means
+
+
+def evaluation_html(evaluations: Sequence[Record]) -> str:
+    x = [record["step"] for record in evaluations]
+    lines = [Line("mean", x, [record["emitted_length"] for record in evaluations], colour_of(0))]
+    by_set = [record.get("emitted_length_by_set", {}) for record in evaluations]
+    sets = dict.fromkeys(name for lengths in by_set for name in lengths)
+    if len(sets) > 1:
+        lines += [Line(s, x, [found.get(s) for found in by_set], colour_of(i), "dot") for i, s in enumerate(sets, 1)]
+    best, last = max(evaluations, key=lambda record: float(record["emitted_length"])), evaluations[-1]
+    best_text, last_text = (f"{r['emitted_length']:.2f} at step {r['step']}" for r in (best, last))
+    counting = "Real decoding of the prompt sets: tokens per forward of the target, its own token included."
+    text = f"{counting} Best {best_text}, last {last_text}."
+    return line_chart(lines, "step", "emitted length", marks=True) + remark(text)
+
+
+def comparison_sections(sources: Sequence[Source]) -> list[Section]:
+    """Emitted length of several runs in one chart."""
+    runs = [(source.name, kept(source.records, "emitted_length")) for source in sources]
+    lines = [
+        Line(name, [r["step"] for r in evaluations], [r["emitted_length"] for r in evaluations], colour_of(i))
+        for i, (name, evaluations) in enumerate(runs)
+        if evaluations
+    ]
+    chart = line_chart(lines, "step", "emitted length", marks=True)
+    return [Section("Runs: emitted length", chart)] if len(lines) > 1 else []

@@ -1,0 +1,98 @@
+"""From rounds to figures: emitted length with intervals, acceptance by position, loops apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..decoding import Generation
+from .loops import is_looping
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class EmittedLength:
+    """Tokens emitted per verify forward, the target's own token counted; `low`, `high`: 95% interval of micro."""
+
+    micro: float | None
+    macro: float | None
+    low: float | None
+    high: float | None
+    non_looping: float | None
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """By draft position: given that all before it were accepted, and out of all rounds that drafted it."""
+
+    conditional: list[float | None]
+    unconditional: list[float | None]
+
+
+def rounds_and_tokens(generations: Sequence[Generation]) -> tuple[np.ndarray, np.ndarray]:
+    """Per generation: verify forwards and the tokens they emitted."""
+    rounds = np.array([len(g.rounds) for g in generations], dtype=float)
+    tokens = np.array([sum(r.emitted for r in g.rounds) for g in generations], dtype=float)
+    return rounds, tokens
+
+
+def ratio(tokens: np.ndarray, rounds: np.ndarray) -> float | None:
+    return float(tokens.sum() / rounds.sum()) if rounds.sum() else None
+
+
+def resampled(count: int, seed: int = 0) -> np.ndarray:
+    """[RESAMPLES, count] indices of a bootstrap over prompts."""
+    return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+
+
+def emitted_length(generations: Sequence[Generation]) -> EmittedLength:
+    """Micro: all tokens over all rounds; macro: mean over prompts; and micro again on what does not loop."""
+    rounds, tokens = rounds_and_tokens(generations)
+    used = rounds > 0
+    if not used.any():
+        return EmittedLength(None, None, None, None, None)
+    straight = np.array([not is_looping(g.tokens) for g in generations])
+    index = resampled(len(generations))
+    totals = rounds[index].sum(1)
+    samples = tokens[index].sum(1)[totals > 0] / totals[totals > 0]
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return EmittedLength(
+        micro=ratio(tokens, rounds),
+        macro=float((tokens[used] / rounds[used]).mean()),
+        low=float(low),
+        high=float(high),
+        non_looping=ratio(tokens[straight], rounds[straight]),
+    )
+
+
+def loop_share(generations: Sequence[Generation]) -> float:
+    return float(np.mean([is_looping(g.tokens) for g in generations])) if generations else 0.0
+
+
+def acceptance(generations: Sequence[Generation], steps: int) -> Acceptance:
+    """Rounds cut short by the end of the text count only as far as their tokens were emitted."""
+    drafted, reached, accepted = np.zeros(steps), np.zeros(steps), np.zeros(steps)
+    for generation in generations:
+        for r in generation.rounds:
+            kept = min(r.accepted, r.emitted)
+            judged = kept if r.clipped else len(r.drafted)
+            drafted[:judged] += 1
+            reached[: min(kept + 1, judged)] += 1
+            accepted[:kept] += 1
+
+    def shares(of: np.ndarray) -> list[float | None]:
+        return [float(a / n) if n else None for a, n in zip(accepted, of, strict=True)]
+
+    return Acceptance(shares(reached), shares(drafted))
+
+
+def paired_difference(first: Sequence[Generation], second: Sequence[Generation]) -> tuple[float, float, float]:
+    """Micro emitted length of `second` minus `first` on the same prompts, with its 95% bootstrap interval."""
+    (r1, t1), (r2, t2) = rounds_and_tokens(first), rounds_and_tokens(second)
+    index = resampled(len(first))
+    samples = t2[index].sum(1) / r2[index].sum(1).clip(min=1) - t1[index].sum(1) / r1[index].sum(1).clip(min=1)
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return float(t2.sum() / max(1, r2.sum()) - t1.sum() / max(1, r1.sum())), float(low), float(high)

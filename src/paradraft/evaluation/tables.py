@@ -1,0 +1,72 @@
+"""Results for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from ..decoding import Generation
+
+COLOURS = ("green", "cyan", "yellow", "magenta")
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def results_table(runs: Sequence[dict[str, Any]]) -> Table:
+    """One line a drafter and prompt set; emitted length counts the target's own token of each round."""
+    table = Table(title="plain and drafted decoding, same prompts, same run")
+    for column in ("prompts", "drafter", "temp.", "emitted (95% interval)", "no loops", "macro", "loops"):
+        table.add_column(column)
+    for column in ("plain tok/s", "tok/s", "speed-up", "draft/verify/other", "same text"):
+        table.add_column(column, justify="right")
+    for run in runs:
+        emitted, seconds = run["emitted_length"], run["seconds"]
+        total = sum(seconds.values()) or 1.0
+        same = run["identical_share"]
+        table.add_row(
+            f"{run['prompts']} ({run['prompt_count']})",
+            f"{run['drafter']} K={run['draft_length']}",
+            f"{run['temperature']:g}",
+            f"{number(emitted['micro'])} ({number(emitted['low'])}-{number(emitted['high'])})",
+            number(emitted["non_looping"]),
+            number(emitted["macro"]),
+            f"{run['loop_share']:.0%}",
+            number(run["plain_tokens_per_second"], 0),
+            number(run["tokens_per_second"], 0),
+            f"{number(run['speedup'])}x",
+            "/".join(f"{seconds[name] / total:.0%}" for name in ("draft", "verify", "other")),
+            "-" if same is None else f"{same:.1%}",
+        )
+    return table
+
+
+def acceptance_table(runs: Sequence[dict[str, Any]]) -> Table:
+    """Acceptance by draft position: conditional on all before it / out of all rounds."""
+    longest = max(run["draft_length"] for run in runs)
+    table = Table(title="acceptance by position: given those before it / of all rounds")
+    table.add_column("prompts")
+    table.add_column("drafter")
+    for k in range(1, longest + 1):
+        table.add_column(str(k), justify="right")
+    for run in runs:
+        pairs = zip(run["acceptance"]["conditional"], run["acceptance"]["unconditional"], strict=True)
+        table.add_row(run["prompts"], run["drafter"], *(f"{number(c)}\n{number(u)}" for c, u in pairs))
+    return table
+
+
+def rounds_text(tokenizer: Any, generation: Generation) -> Text:
+    """The answer, one colour a round; the target's own token of each round is underlined."""
+    text = Text(tokenizer.decode(generation.tokens[:1]), style="bold")
+    start = 1
+    for i, r in enumerate(generation.rounds):
+        colour = COLOURS[i % len(COLOURS)]
+        own, end = start + min(r.accepted, r.emitted), start + r.emitted
+        text.append(tokenizer.decode(generation.tokens[start:own]), style=colour)
+        text.append(tokenizer.decode(generation.tokens[own:end]), style=f"{colour} underline")
+        start = end
+    return text

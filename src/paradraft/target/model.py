@@ -1,0 +1,248 @@
+"""`Target`: any Hugging Face causal language model behind the few operations that drafting needs.
+
+Layer ids are 0-based outputs of decoder layers: id `i` is `hidden_states[i + 1]` in Transformers' counting, but
+for the last layer, where it is the output *before* the final norm (Transformers reports the one after it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import UserError
+from .cache import RaggedCache
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class TargetOutput:
+    """logits [rows, tokens, vocabulary], features [rows, tokens, layers * hidden] (None if none were asked for)."""
+
+    logits: Tensor
+    features: Tensor | None
+
+
+class Target:
+    """A frozen causal language model; `model` is never trained and stays in evaluation mode."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, name: str = ""
+    ) -> None:
+        self.name = name or str(getattr(model, "name_or_path", "")) or type(model).__name__
+        self.config = model.config.get_text_config()
+        refuse_unsupported(self.config, model, self.name)
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.base: nn.Module = model.base_model
+        found = getattr(self.base, "layers", None)
+        if found is None or model.get_output_embeddings() is None:
+            raise UserError(
+                f"target {self.name}: {type(model).__name__} keeps its decoder layers or its head where paradraft "
+                "does not find them; use a Llama- or Qwen-style causal language model"
+            )
+        self.layers: Sequence[nn.Module] = list(found)
+        self.softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
+        self._check_head()
+
+    # --- what it is -----------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.weight.dtype
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.config.hidden_size)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self.embedding.weight.shape[0])
+
+    @property
+    def context_length(self) -> int:
+        return int(getattr(self.config, "max_position_embeddings", 0) or 1 << 20)
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        embedding = self.model.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
+        return embedding
+
+    @property
+    def head_weight(self) -> Tensor:
+        weight = self.model.get_output_embeddings().weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """End tokens of the generation configuration and of the tokenizer."""
+        stops: set[int] = set()
+        generation = getattr(self.model, "generation_config", None)
+        for found in (getattr(generation, "eos_token_id", None), getattr(self.tokenizer, "eos_token_id", None)):
+            stops.update(found if isinstance(found, list | tuple) else [] if found is None else [found])
+        return frozenset(stops)
+
+    # --- what it does ---------------------------------------------------------------------------------------
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Final-normed hidden states [..., hidden] -> logits [..., vocabulary], soft cap included."""
+        logits = F.linear(hidden, self.head_weight)
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
+    def new_cache(self, rows: int, capacity: int) -> RaggedCache:
+        return RaggedCache(len(self.layers), rows, capacity, self.device)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        input_ids: Tensor,
+        cache: RaggedCache,
+        feature_layers: Sequence[int] = (),
+        logits_at: Tensor | None = None,
+    ) -> TargetOutput:
+        """Run [rows, tokens] behind each row's committed tokens; the caller commits what it accepts.
+
+        With `logits_at` [rows] the head runs on one position a row only (prefill), logits [rows, 1, vocabulary].
+        """
+        positions, visible = cache.reserve(input_ids.shape[1])
+        hidden, features = self._run(input_ids, positions, visible, feature_layers, cache)
+        if logits_at is not None:
+            hidden = hidden[torch.arange(len(hidden), device=hidden.device), logits_at][:, None]
+        return TargetOutput(self.head(hidden), features)
+
+    @torch.no_grad()
+    def features(self, input_ids: Tensor, document_ids: Tensor, feature_layers: Sequence[int]) -> Tensor:
+        """Features [batch, tokens, layers * hidden] of whole sequences; documents (id < 0: padding) don't mix."""
+        _, features = self._run(input_ids, *document_attention(document_ids), feature_layers, None)
+        assert features is not None
+        return features
+
+    @torch.no_grad()
+    def logits(self, input_ids: Tensor, document_ids: Tensor) -> Tensor:
+        """Logits [batch, tokens, vocabulary] of whole sequences, the documents apart."""
+        hidden, _ = self._run(input_ids, *document_attention(document_ids), (), None)
+        return self.head(hidden)
+
+    def check_layers(self, feature_layers: Sequence[int]) -> None:
+        wrong = [i for i in feature_layers if not 0 <= i < len(self.layers)]
+        if wrong:
+            raise UserError(
+                f"feature layer {wrong[0]} does not exist: target {self.name} has layers 0 to {len(self.layers) - 1}"
+            )
+
+    def _run(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        visible: Tensor,
+        feature_layers: Sequence[int],
+        cache: RaggedCache | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        mask = torch.zeros(visible.shape, dtype=self.dtype, device=visible.device)
+        mask.masked_fill_(~visible, torch.finfo(self.dtype).min)
+        collected: dict[int, Tensor] = {}
+
+        def collector(layer: int) -> Any:
+            def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                collected[layer] = output[0] if isinstance(output, tuple) else output
+
+            return keep
+
+        hooks = [self.layers[i].register_forward_hook(collector(i)) for i in set(feature_layers)]
+        try:
+            hidden = self.base(
+                input_ids=input_ids,
+                attention_mask=mask[:, None],
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            ).last_hidden_state
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not feature_layers:
+            return hidden, None
+        return hidden, torch.cat([collected[i] for i in feature_layers], dim=-1)
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        """Some models scale their logits; a drafter that shares the head would then be wrong in silence."""
+        ids = torch.arange(3, device=self.device)[None] % self.vocabulary_size
+        theirs = self.model(input_ids=ids, use_cache=False).logits.float()
+        ours = self.head(self.base(input_ids=ids, use_cache=False).last_hidden_state).float()
+        if not torch.allclose(theirs, ours, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
+            raise UserError(
+                f"target {self.name}: its logits are not its head applied to its last hidden state "
+                "(a scaled or adapted head), which paradraft does not support yet"
+            )
+
+    # --- where it comes from --------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, name: str, dtype: str = "auto", device: str | None = None, trust_remote_code: bool = False) -> Target:
+        """From a directory, a Hugging Face id, or the path that `demo` stands for.
+
+        `dtype` "auto" is float32 on a CPU and the checkpoint's own elsewhere.
+        """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if dtype != "auto" and dtype not in DTYPES:
+            raise UserError(f"dtype {dtype!r} is not known: use one of auto, {', '.join(DTYPES)}")
+        chosen: Any = DTYPES.get(dtype, torch.float32 if device == "cpu" else "auto")
+        if Path(name).exists() and not (Path(name) / "config.json").is_file():
+            raise UserError(f"target {name}: there is no config.json in it; give a Hugging Face model directory or id")
+        try:
+            config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+            refuse_unsupported(config.get_text_config(), None, name)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                name, dtype=chosen, trust_remote_code=trust_remote_code, use_safetensors=True, **attention(config)
+            )
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise UserError(f"target {name} cannot be loaded: {first}") from error
+        return cls(model.to(device), tokenizer, name)
+
+
+def attention(config: Any) -> dict[str, str]:
+    """Attention soft caps exist only in the eager implementation; everything else takes PyTorch's fused one."""
+    softcapped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return {"attn_implementation": "eager" if softcapped else "sdpa"}
+
+
+def document_attention(document_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions [B, S] counted within each document, and visibility [B, S, S]: causal, same document.
+
+    Padding (id < 0) sees the padding before it, so that no row of the mask is empty.
+    """
+    same = document_ids[:, :, None] == document_ids[:, None, :]
+    visible = same.tril()
+    return visible.sum(-1) - 1, visible
+
+
+def refuse_unsupported(config: Any, model: PreTrainedModel | None, name: str) -> None:
+    """Speculative decoding takes back rejected tokens, which recurrent and sliding-window caches cannot."""
+    kinds = set(getattr(config, "layer_types", None) or [])
+    sliding = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
+    if kinds - {"full_attention", "sliding_attention"} or getattr(model, "_is_stateful", False):
+        reason = "a recurrent or otherwise stateful cache"
+    elif "sliding_attention" in kinds or (not kinds and sliding):
+        reason = "sliding-window attention"
+    else:
+        return
+    raise UserError(
+        f"target {name} has {reason}, whose cache cannot be rolled back after a rejected draft; "
+        "choose a target with full attention in every layer"
+    )

@@ -1,0 +1,1 @@
+"""Training drafters: one loop, from a laptop to a GPU."""

@@ -1,0 +1,91 @@
+"""Tiny random models, made on the spot: every test runs on a CPU in seconds."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GemmaConfig,
+    GemmaForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+
+from paradraft.drafters import DFlash
+from paradraft.target import Target
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,
+    "eos_token_id": None,
+    "bos_token_id": None,
+    "pad_token_id": 0,
+}
+
+
+def make_model(family: str, seed: int = 0, **sizes: Any) -> Any:
+    """A random model of a family; `sizes` replaces entries of SIZES."""
+    torch.manual_seed(seed)
+    settings = SIZES | sizes
+    full = {"layer_types": ["full_attention"] * settings["num_hidden_layers"]}
+    if family == "qwen3":
+        return Qwen3ForCausalLM(Qwen3Config(**settings))
+    if family == "llama":
+        return LlamaForCausalLM(LlamaConfig(**settings))
+    if family == "gemma":
+        return GemmaForCausalLM(GemmaConfig(**settings))
+    if family == "gemma2":
+        config = Gemma2Config(**settings, **full, final_logit_softcapping=5.0, attn_logit_softcapping=9.0)
+        config._attn_implementation = "eager"
+        return Gemma2ForCausalLM(config)
+    if family == "qwen3_moe":
+        experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+        return Qwen3MoeForCausalLM(Qwen3MoeConfig(**settings, **experts))
+    raise ValueError(family)
+
+
+FAMILIES = ("qwen3", "llama", "gemma", "gemma2", "qwen3_moe")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def target() -> Target:
+    return Target(make_model("qwen3"))
+
+
+@pytest.fixture
+def drafter(target: Target) -> DFlash:
+    return make_drafter(target)
+
+
+def make_drafter(target: Target, block_size: int = 6, layers: int = 2, seed: int = 1) -> DFlash:
+    """A DFlash drafter with weights large enough that its drafts are not all the same."""
+    torch.manual_seed(seed)
+    drafter = DFlash.fresh(target, layers=layers, block_size=block_size)
+    with torch.no_grad():
+        for parameter in drafter.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=0.3)
+    return drafter.eval()

@@ -1,0 +1,151 @@
+"""DFlash: its attention mask, training tied to decoding, its directory, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from paradraft.drafters import Batch, DFlash, load_drafter
+from paradraft.drafters.attention import dense_mask, dflash_predicate
+from paradraft.drafters.dflash import default_feature_layers
+from paradraft.errors import UserError
+from paradraft.target import Target
+from tests.conftest import make_drafter, make_model
+
+
+def test_mask_equals_the_published_example() -> None:
+    """8 context tokens, blocks of 4 anchored at 2 and 5: context before the anchor, and one's own block."""
+    predicate = dflash_predicate(torch.tensor([[2, 5]]), torch.zeros(1, 8, dtype=torch.long), 4)
+    mask = dense_mask(predicate, 1, 8, 16, torch.device("cpu"))[0, 0].int()
+    first = [1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0]
+    second = [1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
+    assert mask.tolist() == [first] * 4 + [second] * 4
+
+
+def test_mask_stays_within_documents() -> None:
+    predicate = dflash_predicate(torch.tensor([[4]]), torch.tensor([[0, 0, 1, 1, 1, 1]]), 2)
+    mask = dense_mask(predicate, 1, 2, 8, torch.device("cpu"))[0, 0].int()
+    assert mask.tolist() == [[0, 0, 1, 1, 0, 0, 1, 1]] * 2
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma2", "qwen3_moe"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_training_logits_equal_decoding_logits(family: str, rows: int) -> None:
+    """The parity test: logits at (anchor, step) in training are the logits at decoding after the same prefix."""
+    target = Target(make_model(family))
+    drafter = make_drafter(target)
+    torch.manual_seed(5)
+    lengths = torch.tensor([17, 12, 15])[:rows]
+    ids = torch.randint(1, 40, (rows, 17))
+    document_ids = torch.where(torch.arange(17) < lengths[:, None], 0, -1)
+    mask = (torch.arange(17) >= 3) & (document_ids == 0)
+    batch = Batch(ids, mask, document_ids)
+    features = target.features(ids, document_ids, drafter.feature_layers)
+    grid = drafter.grid(batch, anchors=17, seeds=range(rows))
+    with torch.no_grad():
+        training = drafter.head(drafter(grid, features))
+    by_place = {(r, a): n for n, (r, a) in enumerate(zip(grid.rows.tolist(), grid.anchors.tolist(), strict=True))}
+    checked = 0
+    for first in range(4, 10):  # ragged: row r's anchor is first + r
+        anchors = [first + r for r in range(rows)]
+        state, cache = drafter.start(rows, 40), target.new_cache(rows, 40)
+        counts = torch.tensor(anchors)
+        output = target.forward(ids[:, : max(anchors)], cache, drafter.feature_layers)
+        assert output.features is not None
+        drafter.observe(state, output.features, ids[:, : max(anchors)], counts)
+        newest = ids[torch.arange(rows), counts]
+        decoding = drafter.head(drafter.draft_hidden(state, newest, drafter.max_draft))
+        for row, anchor in enumerate(anchors):
+            n = by_place[row, anchor]
+            assert grid.valid[n].any()
+            torch.testing.assert_close(decoding[row], training[n], rtol=1e-4, atol=1e-4)
+            checked += 1
+    assert checked == 6 * rows
+
+
+def test_parity_would_notice_a_feature_too_many(target: Target, drafter: DFlash) -> None:
+    """The anchor itself has no features yet: letting the context reach it changes the drafts."""
+    ids = torch.randint(1, 40, (1, 12))
+    results = []
+    for context in (8, 9):
+        state, cache = drafter.start(1, 40), target.new_cache(1, 40)
+        output = target.forward(ids[:, :context], cache, drafter.feature_layers)
+        assert output.features is not None
+        drafter.observe(state, output.features, ids[:, :context], torch.tensor([context]))
+        results.append(drafter.head(drafter.draft_hidden(state, ids[:, 8], 5)))
+    assert not torch.allclose(*results, rtol=1e-2, atol=1e-2)
+
+
+def test_default_feature_layers() -> None:
+    assert default_feature_layers(5, 36) == (1, 9, 17, 25, 33)
+    assert default_feature_layers(1, 36) == (18,)
+    assert default_feature_layers(2, 10) == (1, 7)
+    assert default_feature_layers(3, 4) == (1,)  # a tiny target: repeats are dropped
+
+
+def test_directory_round_trip(target: Target, drafter: DFlash, tmp_path: Path) -> None:
+    drafter.save_pretrained(tmp_path)
+    again = load_drafter(tmp_path, target)
+    assert isinstance(again, DFlash) and again.config == drafter.config
+    for name, tensor in drafter.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)
+
+
+def test_directory_is_what_engines_read(target: Target, drafter: DFlash, tmp_path: Path) -> None:
+    drafter.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["architectures"] == ["DFlashDraftModel"] and config["model_type"] == "qwen3"
+    assert config["block_size"] == 6 and config["num_target_layers"] == 4
+    assert config["dflash_config"] == {"mask_token_id": 39, "target_layer_ids": list(drafter.feature_layers)}
+    tensors = load_file(tmp_path / "model.safetensors")
+    layer = {f"self_attn.{n}_proj.weight" for n in "qkvo"} | {"self_attn.q_norm.weight", "self_attn.k_norm.weight"}
+    layer |= {f"mlp.{n}_proj.weight" for n in ("gate", "up", "down")}
+    layer |= {"input_layernorm.weight", "post_attention_layernorm.weight"}
+    wanted = {f"layers.{i}.{name}" for i in range(2) for name in layer}
+    assert set(tensors) == wanted | {"fc.weight", "hidden_norm.weight", "norm.weight"}
+    assert tensors["fc.weight"].shape == (32, 32 * len(drafter.feature_layers))
+
+
+def test_drafters_of_other_targets_are_refused(drafter: DFlash, tmp_path: Path) -> None:
+    drafter.save_pretrained(tmp_path)
+    for sizes, what in (
+        ({"hidden_size": 16}, "hidden size 32"),
+        ({"vocab_size": 50}, "vocabulary 40"),
+        ({"num_hidden_layers": 3}, "layer count 4"),
+    ):
+        with pytest.raises(UserError, match=f"{what}.*train a drafter for this one"):
+            load_drafter(tmp_path, Target(make_model("qwen3", **sizes)))
+
+
+def test_broken_directories_are_named(target: Target, drafter: DFlash, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no config\.json"):
+        load_drafter(tmp_path, target)
+    drafter.save_pretrained(tmp_path)
+    config, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
+    original, bytes_ = config.read_text(), weights.read_bytes()
+    weights.write_bytes(bytes_[: len(bytes_) // 2])
+    with pytest.raises(UserError, match="damaged or cut off"):
+        load_drafter(tmp_path, target)
+    weights.unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors is missing"):
+        load_drafter(tmp_path, target)
+    tensors = dict(drafter.state_dict())
+    save_file({n: t for n, t in tensors.items() if n != "fc.weight"}, weights)
+    with pytest.raises(UserError, match=r"lacks fc\.weight"):
+        load_drafter(tmp_path, target)
+    save_file(tensors | {"fc.weight": torch.zeros(3, 3)}, weights)
+    with pytest.raises(UserError, match=r"fc\.weight has shape \[3, 3\]"):
+        load_drafter(tmp_path, target)
+    config.write_text(original.replace("DFlashDraftModel", "Whatever"))
+    with pytest.raises(UserError, match="Whatever.*none of those"):
+        load_drafter(tmp_path, target)
+    config.write_text(original[:40])
+    with pytest.raises(UserError, match="not readable JSON"):
+        load_drafter(tmp_path, target)
+    config.write_text(json.dumps({"architectures": ["DFlashDraftModel"]}))
+    with pytest.raises(UserError, match="lacks 'hidden_size'"):
+        load_drafter(tmp_path, target)
