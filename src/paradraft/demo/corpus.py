@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .families import FAMILIES, examples
+from .families.base import ITEMS, NAMES
 
 Conversation = tuple[str, str]  # (prompt, answer)
-GENERATED_SHARE = 0.84
+COPYING_WORDS = (8, 40)  # of a text to copy
 
 
 def generated_conversations(seed: int) -> Iterator[Conversation]:
@@ -48,15 +49,31 @@ def library_conversations(longest: int = 700) -> list[Conversation]:
     return conversations
 
 
-def mixture(seed: int, real: list[Conversation]) -> Iterator[Conversation]:
-    """Generated conversations with a share of `real` ones in between, reshuffled every pass; endless."""
+def copying_conversations(seed: int) -> Iterator[Conversation]:
+    """Random words of the generated text, to be repeated: what teaches a small model to copy from its prompt."""
+    sample = itertools.islice(generated_conversations(seed), 3000)
+    words = sorted({word for conversation in sample for word in conversation[0].split() if word.isalpha()})
+    words += 3 * [*NAMES, *ITEMS]
+    rng = random.Random(f"copying/{seed}")
+    while True:
+        text = " ".join(rng.choices(words, k=rng.randint(*COPYING_WORDS)))
+        yield rng.choice(("Repeat this text: ", "Copy these words: ", "Say again: ")) + text, text
+
+
+def mixture(
+    seed: int, real: list[Conversation], real_share: float = 0.16, copying_share: float = 0.0
+) -> Iterator[Conversation]:
+    """Generated conversations with shares of `real` ones (reshuffled every pass) and of copying; endless."""
     rng = random.Random(seed)
-    generated = generated_conversations(seed)
+    generated, copying = generated_conversations(seed), copying_conversations(seed)
     queue: list[Conversation] = []
     while True:
-        if real and rng.random() > GENERATED_SHARE:
+        draw = rng.random()
+        if real and draw > 1 - real_share:
             if not queue:
                 queue = rng.sample(real, len(real))
             yield queue.pop()
+        elif draw < copying_share:
+            yield next(copying)
         else:
             yield next(generated)

@@ -123,6 +123,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--save-every", type=int, default=100)
+    parser.add_argument("--real-share", type=float, default=0.16, help="of conversations, where --extra is given")
+    parser.add_argument("--copying-share", type=float, default=0.0, help="of conversations: texts to be repeated")
+    parser.add_argument("--stop-at", type=int, help="stop after this step; the schedule still runs to --steps")
     parser.add_argument("--resume", type=Path, help="a state.pt written by an earlier run")
     arguments = parser.parse_args()
 
@@ -130,7 +133,10 @@ def main() -> None:
     real = [c for path in arguments.extra for c in read_conversations(path)]
     real += library_conversations() if real else []
     sample = itertools.islice(generated_conversations(arguments.seed), 20000)
-    tokenizer = train_tokenizer(text for c in itertools.chain(sample, real) for text in c)
+    if arguments.resume:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(arguments.resume.parent / "target")
+    else:
+        tokenizer = train_tokenizer(text for c in itertools.chain(sample, real) for text in c)
     model = build_model(tokenizer, arguments.layers)
     model.set_attn_implementation("eager")  # compiled, it beats the CPU's fused kernel on short rows
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(real):,} real conversations", flush=True)
@@ -170,11 +176,10 @@ def main() -> None:
     compiled_loss = torch.compile(batch_loss, dynamic=False)
     arguments.out.mkdir(parents=True, exist_ok=True)
     log = (arguments.out / "train.jsonl").open("a")
-    rows = packed_rows(tokenizer, mixture(arguments.seed, real))
-    for _ in range(first * ROWS):
-        next(rows)
+    stream = mixture(arguments.seed + first, real, arguments.real_share, arguments.copying_share)
+    rows = packed_rows(tokenizer, stream)
     tokens, started = 0, time.time()
-    for step in range(first, arguments.steps):
+    for step in range(first, arguments.stop_at or arguments.steps):
         batch = collate(list(itertools.islice(rows, ROWS)))
         for optimizer, rate in zip(optimizers, base_rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * learning_rate(step, arguments.steps)

@@ -1,0 +1,136 @@
+"""The round loop: exactly the target's own tokens, exact ends, batches whose rows end apart."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from paradraft.decoding import Engine, Sampling
+from paradraft.drafters import DFlash
+from paradraft.errors import UserError
+from paradraft.target import Target
+from tests.conftest import FAMILIES, make_drafter, make_model
+
+
+def transformers_greedy(target: Target, prompt: list[int], new: int, stop: int | None = None) -> list[int]:
+    output = target.model.generate(
+        torch.tensor([prompt]), max_new_tokens=new, do_sample=False, eos_token_id=stop, pad_token_id=0
+    )
+    return [int(token) for token in output[0, len(prompt) :]]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_plain_decoding_equals_transformers(family: str) -> None:
+    target = Target(make_model(family))
+    prompts = [[3, 7, 9], [1], [5, 5, 8, 2, 30, 4]]
+    for prompt, generation in zip(prompts, Engine(target).generate(prompts, 12, ()), strict=True):
+        assert generation.tokens == transformers_greedy(target, prompt, 12)
+        assert [r.emitted for r in generation.rounds] == [1] * 11
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_three_hundred_random_cases_are_lossless(family: str) -> None:
+    """60 cases a family: random target, drafter, prompts, batch size, draft length; token for token."""
+    rng = random.Random(family)
+    cases = 0
+    while cases < 60:
+        seed = rng.randrange(10_000)
+        target = Target(make_model(family, seed=seed, num_hidden_layers=rng.choice([2, 3, 4])))
+        drafter = make_drafter(target, block_size=rng.choice([2, 4, 8]), layers=rng.choice([1, 2]), seed=seed)
+        prompts = [[rng.randrange(1, 40) for _ in range(rng.randint(1, 9))] for _ in range(rng.choice([1, 2, 5]))]
+        steps = rng.randint(1, drafter.max_draft)
+        new = rng.randint(1, 24)
+        plain = Engine(target).generate(prompts, new, ())
+        drafted = Engine(target, drafter, draft_length=steps).generate(prompts, new, ())
+        for a, b in zip(plain, drafted, strict=True):
+            assert a.tokens == b.tokens and len(a.tokens) == new
+            assert sum(r.emitted for r in b.rounds) == new - 1
+            assert all(len(r.drafted) <= steps for r in b.rounds)
+            cases += 1
+
+
+class Oracle(DFlash):
+    """Drafts what it was told the target will say, up to a wrong token at every `wrong_every`-th place."""
+
+    def prepare(self, texts: list[list[int]], wrong_every: int) -> None:
+        self.texts, self.wrong_every = texts, wrong_every
+
+    def draft_hidden(self, state, anchors, steps):  # type: ignore[no-untyped-def]
+        raise AssertionError("not used")
+
+    def propose(self, state, anchors, steps, sampler):  # type: ignore[no-untyped-def]
+        rows = []
+        for length in state.lengths.tolist():
+            places = range(length + 1, length + 1 + steps)
+            ahead = [(p, self.texts[0][p] if p < len(self.texts[0]) else 0) for p in places]
+            rows.append([(t + 1) % 40 if p % self.wrong_every == 0 else t for p, t in ahead])
+        logits = torch.nn.functional.one_hot(torch.tensor(rows), 40).float()
+        from paradraft.drafters import Proposal
+
+        return Proposal(*sampler(logits * 100))
+
+
+def oracle(target: Target, text: list[int], wrong_every: int) -> Oracle:
+    drafter = Oracle(make_drafter(target).config, target).eval()
+    drafter.prepare([text], wrong_every)
+    return drafter
+
+
+def test_good_drafts_are_kept_and_counted(target: Target) -> None:
+    prompt = [4, 9, 2]
+    answer = transformers_greedy(target, prompt, 25)
+    generation = Engine(target, oracle(target, prompt + answer, 1000)).generate([prompt], 25, ())[0]
+    assert generation.tokens == answer
+    assert [r.emitted for r in generation.rounds] == [6, 6, 6, 6]
+    assert [r.accepted for r in generation.rounds] == [5, 5, 5, 5]
+    generation = Engine(target, oracle(target, prompt + answer, 4)).generate([prompt], 25, ())[0]
+    assert generation.tokens == answer
+    assert {r.accepted for r in generation.rounds[1:-1]} == {3}
+
+
+def test_stop_tokens_and_limits_are_exact(target: Target) -> None:
+    prompt = [4, 9, 2]
+    answer = transformers_greedy(target, prompt, 30)
+    for stop in sorted(set(answer)):
+        wanted = answer[: answer.index(stop) + 1]
+        for limit in (1, 2, 7, 30):
+            for drafter in (None, make_drafter(target), oracle(target, prompt + answer, 1000)):
+                generation = Engine(target, drafter).generate([prompt], limit, [stop])[0]
+                assert generation.tokens == wanted[:limit]
+                assert generation.stopped == (len(wanted) <= limit)
+                assert sum(r.emitted for r in generation.rounds) == len(generation.tokens) - 1
+    assert transformers_greedy(target, prompt, 30, stop=answer[5]) == answer[: answer.index(answer[5]) + 1]
+
+
+def test_rows_that_end_apart_do_not_disturb_each_other(target: Target) -> None:
+    prompts = [[4, 9, 2], [8], [1, 2, 3, 4, 5], [30, 30]]
+    answers = [transformers_greedy(target, prompt, 20) for prompt in prompts]
+    stops = [answers[0][3], answers[2][9]]
+    drafter = make_drafter(target)
+    together = Engine(target, drafter).generate(prompts, 20, stops)
+    for prompt, generation in zip(prompts, together, strict=True):
+        alone = Engine(target, drafter).generate([prompt], 20, stops)[0]
+        assert generation.tokens == alone.tokens and generation.stopped == alone.stopped
+        assert [r.accepted for r in generation.rounds] == [r.accepted for r in alone.rounds]
+    assert len({len(g.tokens) for g in together}) > 1
+
+
+def test_sampling_repeats_with_its_seed(target: Target) -> None:
+    drafter = make_drafter(target)
+    first, again, other = (
+        Engine(target, drafter, Sampling(1.0), seed=seed).generate([[1, 2]], 20, ())[0].tokens for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_requests_that_cannot_be_served(target: Target, drafter: DFlash) -> None:
+    with pytest.raises(UserError, match="draft length 6 is outside 1 to 5"):
+        Engine(target, drafter, draft_length=6)
+    with pytest.raises(UserError, match="more than the context of 256"):
+        Engine(target).generate([[1] * 250], 20)
+    with pytest.raises(UserError, match="prompt 2 is empty"):
+        Engine(target).generate([[1], []], 20)
+    with pytest.raises(UserError, match="at least 1"):
+        Engine(target).generate([[1]], 0)

@@ -1,0 +1,89 @@
+"""The losslessness checks pass for what is lossless and fail for what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from paradraft.decoding import Sampling, engine
+from paradraft.decoding.sampling import sample
+from paradraft.drafters import DFlash
+from paradraft.evaluation.lossless import check_distribution, check_exact, likely_continuations
+from paradraft.target import Target
+from tests.conftest import make_drafter, make_model
+
+PROMPTS = [[1, 2, 3], [7]]
+
+
+@pytest.fixture
+def small() -> Iterator[tuple[Target, DFlash]]:
+    """A vocabulary of 12, flat enough that drafts are accepted and rejected."""
+    target = Target(make_model("qwen3", vocab_size=12, initializer_range=0.15))
+    yield target, make_drafter(target, block_size=4)
+
+
+def accept_too_much(
+    tokens: Tensor, draft: Tensor | None, target: Tensor, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Broken on purpose: after a rejection it samples p, not the residual of p over q."""
+    p = target[:, : tokens.shape[1]].gather(-1, tokens[..., None]).squeeze(-1)
+    q = torch.ones_like(p) if draft is None else draft.gather(-1, tokens[..., None]).squeeze(-1)
+    accepted = (torch.rand(p.shape, generator=generator) * q < p).long().cumprod(-1).sum(-1)
+    return accepted, sample(target[torch.arange(len(tokens)), accepted], generator)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(1.0), Sampling(0.8, top_k=5, top_p=0.9)])
+def test_sampled_decoding_has_the_targets_distribution(small: tuple[Target, DFlash], sampling: Sampling) -> None:
+    target, drafter = small
+    result = check_distribution(target, drafter, PROMPTS, 200_000, sampling, batch_size=5000)
+    assert result.passed, result
+    assert result.cells > 50
+
+
+def test_a_broken_acceptance_rule_is_rejected(
+    small: tuple[Target, DFlash], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, drafter = small
+    monkeypatch.setattr(engine, "accept_sampled", accept_too_much)
+    result = check_distribution(target, drafter, PROMPTS, 200_000, Sampling(1.0), batch_size=5000)
+    assert not result.passed, result
+
+
+def test_likely_continuations_are_exact_probabilities(small: tuple[Target, DFlash]) -> None:
+    target, _ = small
+    every = likely_continuations(target, [1, 2], 2, Sampling(1.0), smallest=0.0)
+    assert len(every) == 144
+    assert abs(sum(every.values()) - 1) < 1e-5
+    likely = likely_continuations(target, [1, 2], 2, Sampling(1.0), smallest=0.01)
+    assert likely == pytest.approx({k: v for k, v in every.items() if v >= 0.01}, rel=1e-5)
+
+
+def test_exact_check_passes_and_fails(small: tuple[Target, DFlash], monkeypatch: pytest.MonkeyPatch) -> None:
+    target, drafter = small
+    assert check_exact(target, drafter, PROMPTS, 16).passed
+
+    def keep_all(tokens: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full((len(tokens),), tokens.shape[1]), logits[:, -1].argmax(-1)
+
+    monkeypatch.setattr(engine, "accept_greedy", keep_all)
+    result = check_exact(target, drafter, PROMPTS, 16)
+    assert not result.passed
+    assert any(d.gap > 1e-3 and not d.tie for d in result.divergences)
+
+
+def test_a_divergence_at_equal_logits_is_a_tie(small: tuple[Target, DFlash]) -> None:
+    from paradraft.evaluation.lossless import examine_divergence
+
+    target, _ = small
+    ids = torch.tensor([[1, 2, 3]])
+    logits = target.logits(ids, torch.zeros_like(ids))[0, -1]
+    best, second = logits.topk(2).indices.tolist()
+    with torch.no_grad():  # two tokens with the same embedding have the same logit
+        target.head_weight[second] = target.head_weight[best]
+    assert examine_divergence(target, 0, [1, 2, 3], [best], [second]).tie
+    third = next(t for t in range(12) if t not in (best, second))
+    assert not examine_divergence(target, 0, [1, 2, 3], [best], [third]).tie
+    assert not examine_divergence(target, 0, [1, 2, 3], [best], [best, third]).tie
