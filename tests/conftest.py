@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -22,6 +24,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from paradraft.demo.tokenizer import train_tokenizer
 from paradraft.drafters import DFlash
 from paradraft.target import Target
 
@@ -89,3 +92,36 @@ def make_drafter(target: Target, block_size: int = 6, layers: int = 2, seed: int
             if parameter.ndim == 2:
                 parameter.normal_(std=0.3)
     return drafter.eval()
+
+
+@pytest.fixture(scope="session")
+def target_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random target with a tokenizer and chat template, saved as Hugging Face saves them."""
+    directory = tmp_path_factory.mktemp("target")
+    tokenizer = train_tokenizer(["the cat sat on the mat", "a dog ran to the house", "1 2 3 4"] * 3)
+    model = make_model("qwen3", vocab_size=len(tokenizer) + 8, max_position_embeddings=128)
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def conversations(tmp_path: Path) -> Path:
+    """A training file of 24 short conversations."""
+    path = tmp_path / "train.jsonl"
+    lines = []
+    for i in range(24):
+        answer = " ".join(["the cat sat", "a dog ran"][(i + j) % 2] for j in range(2 + i % 5))
+        messages = [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": answer}]
+        lines.append(json.dumps({"messages": messages}))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.jsonl"
+    records = [{"id": "a", "turns": ["the cat", "and the dog?"]}, {"prompt": "a dog"}, {"prompt": "1 2 3"}]
+    path.write_text("\n".join(json.dumps(record) for record in records) + "\n", encoding="utf-8")
+    return path

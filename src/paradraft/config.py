@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -110,16 +110,19 @@ class RunConfig(Section):
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read YAML, apply `section.key=value` overrides, check everything."""
     try:
-        loaded = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(checked_overrides(overrides)))
-        values = OmegaConf.to_container(loaded, resolve=True)
+        loaded = OmegaConf.load(path)
+        if not isinstance(loaded, DictConfig):
+            raise UserError(f"configuration {path} must hold sections (target, drafter, ...), not a list or a value")
+        merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(checked_overrides(overrides)))
+        values = OmegaConf.to_container(merged, resolve=True)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"configuration {path} does not exist") from None
     except (OmegaConfBaseException, OSError, ValueError) as error:
         raise UserError(f"configuration {path} cannot be read: {str(error).splitlines()[0]}") from None
     except Exception as error:  # the YAML parser's own errors share no importable base with OmegaConf's
         raise UserError(f"configuration {path} is not valid YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"configuration {path} must hold sections (target, drafter, ...), not a list or a value")
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:

@@ -141,7 +141,7 @@ def test_broken_directories_are_named(target: Target, drafter: DFlash, tmp_path:
     with pytest.raises(UserError, match=r"fc\.weight has shape \[3, 3\]"):
         load_drafter(tmp_path, target)
     config.write_text(original.replace("DFlashDraftModel", "Whatever"))
-    with pytest.raises(UserError, match="Whatever.*none of those"):
+    with pytest.raises(UserError, match=r"Whatever.*none of those"):
         load_drafter(tmp_path, target)
     config.write_text(original[:40])
     with pytest.raises(UserError, match="not readable JSON"):

@@ -43,9 +43,7 @@ def test_sampled_decoding_has_the_targets_distribution(small: tuple[Target, DFla
     assert result.cells > 50
 
 
-def test_a_broken_acceptance_rule_is_rejected(
-    small: tuple[Target, DFlash], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_acceptance_rule_is_rejected(small: tuple[Target, DFlash], monkeypatch: pytest.MonkeyPatch) -> None:
     target, drafter = small
     monkeypatch.setattr(engine, "accept_sampled", accept_too_much)
     result = check_distribution(target, drafter, PROMPTS, 200_000, Sampling(1.0), batch_size=5000)

@@ -90,7 +90,7 @@ def test_features_of_the_last_layer_come_before_the_final_norm(target: Target) -
 
 def test_unsupported_targets_are_refused_in_a_sentence() -> None:
     sliding = Qwen3Config(**SIZES, use_sliding_window=True, sliding_window=8, max_window_layers=0)
-    with pytest.raises(UserError, match="sliding-window attention.*cannot be rolled back"):
+    with pytest.raises(UserError, match=r"sliding-window attention.*cannot be rolled back"):
         Target(Qwen3ForCausalLM(sliding))
     with pytest.raises(UserError, match="sliding-window"):
         Target(MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8)))
@@ -115,7 +115,7 @@ def test_a_scaled_head_is_refused() -> None:
 
 
 def test_layers_out_of_range_are_named(target: Target) -> None:
-    with pytest.raises(UserError, match="feature layer 9 does not exist.*layers 0 to 3"):
+    with pytest.raises(UserError, match=r"feature layer 9 does not exist.*layers 0 to 3"):
         target.check_layers((1, 9))
 
 

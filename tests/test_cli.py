@@ -1,0 +1,148 @@
+"""Commands as a user types them: the help is quick, what works works, mistakes are one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from paradraft import cli
+from paradraft.drafters import DFlash
+from paradraft.errors import UserError
+from paradraft.target import Target
+
+
+@pytest.fixture(scope="module")
+def drafter_directory(target_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("drafter")
+    DFlash.fresh(Target.load(str(target_directory)), layers=2, block_size=4).save_pretrained(directory)
+    return directory
+
+
+def run(*arguments: object) -> str:
+    """Run a command in this process; a UserError comes through as itself."""
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], env={"COLUMNS": "300"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_help_answers_in_a_second() -> None:
+    subprocess.run([sys.executable, "-m", "paradraft.cli", "--help"], check=True, capture_output=True)  # warm caches
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "paradraft.cli", "--help"], check=True, capture_output=True)
+    assert time.perf_counter() - started < 1.0
+    for command in ("demo", "train", "eval", "verify", "generate", "report"):
+        assert command in done.stdout.decode()
+
+
+def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "paradraft.cli", "train", str(tmp_path / "none.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("none.yaml does not exist") and "Traceback" not in done.stderr
+
+
+def test_eval_writes_results(target_directory: Path, drafter_directory: Path, prompts: Path, tmp_path: Path) -> None:
+    arguments = ["eval", "--target", target_directory, "--drafter", drafter_directory, "--prompts", prompts]
+    output = run(*arguments, "--max-new-tokens", 12, "--out", tmp_path / "out")
+    assert "plain and drafted decoding" in output and "acceptance by position" in output
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    (row,) = results["runs"]
+    assert row["identical"] is True and row["draft_length"] == 3 and row["prompt_count"] == 3
+    assert row["emitted_length"]["micro"] >= 1 and row["speedup"] > 0
+    assert len(row["acceptance"]["conditional"]) == 3
+    assert row["tokens"] == 4 * 12  # three prompts, one of them with a second turn
+    assert set(row["seconds"]) == {"draft", "verify", "other"}
+    assert {"torch", "transformers", "dtype", "device", "threads"} <= set(results["environment"])
+    page = tmp_path / "report.html"
+    run("report", tmp_path / "out", "--out", page)
+    assert page.stat().st_size > 1_000_000
+
+
+def test_verify_and_generate(target_directory: Path, drafter_directory: Path, prompts: Path) -> None:
+    pair = ["--target", target_directory, "--drafter", drafter_directory]
+    output = run("verify", *pair, "--prompts", prompts, "--max-new-tokens", 8, "--samples", 500)
+    assert output.count("passed") == 2
+    output = run("generate", *pair, "the cat", "--max-new-tokens", 9, "--show-rounds")
+    assert "9 tokens" in output and "kept" in output
+
+
+def test_verify_fails_with_exit_code_1(
+    target_directory: Path, drafter_directory: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paradraft.evaluation.lossless.ExactResult.passed", False)
+    arguments = ["verify", "--target", target_directory, "--drafter", drafter_directory, "--prompts", prompts]
+    command = [str(a) for a in [*arguments, "--temperature", 0, "--max-new-tokens", 4]]
+    result = CliRunner().invoke(cli.app, command)
+    assert result.exit_code == 1 and "FAILED" in result.output
+
+
+def test_train_from_a_file_with_overrides(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("drafter: {layers: 1, block_size: 4}\ntraining: {max_steps: 3, batch_size: 2, anchors: 4}\n")
+    overrides = [f"target.model={target_directory}", f"data.train=[{conversations}]", f"output={tmp_path / 'run'}"]
+    output = run("train", config, *overrides)
+    assert "drafter in" in output
+    assert "nothing to do" in run("train", config, *overrides)
+    assert (tmp_path / "run" / "drafter" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("yaml", "overrides", "complaint"),
+    [
+        ("training: {learning_rat: 1}", [], "unknown key training.learning_rat; known here: epochs"),
+        ("trainig: {}", [], "unknown key trainig; known here: target"),
+        ("drafter: {kind: medusa}", [], "drafter.kind: input should be 'dflash'"),
+        ("objective: {alpha: 0}", [], "objective.alpha: input should be greater than 0"),
+        ("training: {batch_size: 2, micro_batch_size: 4}", [], "micro_batch_size is larger"),
+        ("target: [", [], "is not valid YAML"),
+        ("- 1", [], "must hold sections"),
+        ("{}", ["training.max_steps"], "not of the form section.key=value"),
+        ("{}", ["data.train=[nowhere.jsonl]"], "nowhere.jsonl cannot be read"),
+        ("{}", ["evaluation.prompts=[demo:poetry]"], "demo:poetry does not ship with paradraft"),
+    ],
+)
+def test_wrong_configurations(
+    yaml: str, overrides: list[str], complaint: str, target_directory: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml)
+    with pytest.raises(UserError, match=complaint.replace("[", r"\[")):
+        extra = [f"output={tmp_path / 'run'}"]
+        if not yaml.startswith(("target", "-")):
+            extra.append(f"target.model={target_directory}")
+        run("train", config, *overrides, *extra)
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_evaluations(target_directory: Path, drafter_directory: Path, prompts: Path, tmp_path: Path) -> None:
+    empty, broken, long = tmp_path / "empty.jsonl", tmp_path / "broken.jsonl", tmp_path / "long.jsonl"
+    empty.write_text("\n")
+    broken.write_text('{"question": "x"}\n')
+    long.write_text(json.dumps({"prompt": "the cat sat " * 200}) + "\n")
+    pair = ["eval", "--target", target_directory, "--drafter", drafter_directory]
+    short = ["--max-new-tokens", 8]
+    for arguments, complaint in (
+        ([*pair, "--prompts", tmp_path / "none.jsonl"], "cannot be read"),
+        ([*pair, "--prompts", empty], "is empty"),
+        ([*pair, "--prompts", broken], "line 1: a prompt needs"),
+        ([*pair, "--prompts", long, *short], "more than the context of 128"),
+        ([*pair, "--prompts", long, *short, "--skip-long"], "no prompt of long fits"),
+        ([*pair, "--prompts", prompts, "--draft-length", 9], "outside 1 to 3"),
+        ([*pair, "--prompts", prompts, "--temperature", -1], "temperature must be 0 or more"),
+        ([*pair, "--prompts", prompts, "--dtype", "int4"], "dtype 'int4' is not known"),
+        (["eval", "--target", "demo", "--drafter", "demo:none", "--prompts", prompts], "demo:none does not ship"),
+        (["eval", "--drafter", tmp_path / "no", "--prompts", prompts], "no does not exist"),
+        (["eval", "--target", tmp_path / "no", "--drafter", drafter_directory, "--prompts", prompts], "cannot be"),
+        (["generate", "--target", target_directory, " "], "prompt is empty"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            run(*arguments, *(["--out", tmp_path / "out"] if arguments[0] == "eval" else []))
+    assert not (tmp_path / "out").exists()

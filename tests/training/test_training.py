@@ -1,0 +1,166 @@
+"""The loop: it learns, splits and resumes without a trace, keeps the best drafter, and dies politely."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from paradraft.config import RunConfig
+from paradraft.drafters import load_drafter
+from paradraft.errors import UserError
+from paradraft.target import Target
+from paradraft.training.checkpoint import complete_checkpoints, find_checkpoint
+from paradraft.training.loop import Trainer
+from paradraft.training.optim import learning_rate_at
+
+
+def config_for(target: Path, data: Path, output: Path, **training: Any) -> RunConfig:
+    settings = {
+        "epochs": 10,
+        "max_steps": 8,
+        "batch_size": 4,
+        "anchors": 6,
+        "learning_rate": 3e-3,
+        "save_every": 4,
+        "log_every": 1,
+    }
+    return RunConfig.model_validate(
+        {
+            "target": {"model": str(target)},
+            "drafter": {"layers": 2, "block_size": 4},
+            "data": {"train": [str(data)], "max_length": 100},
+            "training": settings | training,
+            "output": str(output),
+        }
+    )
+
+
+def weights(drafter: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in drafter.state_dict().items()}
+
+
+def records(run: Path, key: str) -> list[Any]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line[key] for line in lines if key in line]
+
+
+def test_training_lowers_the_loss_and_leaves_a_drafter(
+    target_directory: Path, conversations: Path, tmp_path: Path
+) -> None:
+    config = config_for(target_directory, conversations, tmp_path / "run", max_steps=40)
+    Trainer(config).run()
+    losses = records(tmp_path / "run", "cross_entropy")
+    assert len(losses) == 40 and sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    target = Target.load(str(target_directory))
+    assert load_drafter(tmp_path / "run" / "drafter", target).max_draft == 3
+    assert (tmp_path / "run" / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize("weighting", ["dpace", "decay", "uniform"])
+def test_a_step_does_not_depend_on_micro_batches(
+    target_directory: Path, conversations: Path, tmp_path: Path, weighting: str
+) -> None:
+    results = []
+    for micro in (4, 2, 1):
+        config = config_for(target_directory, conversations, tmp_path / "x", micro_batch_size=micro)
+        config = config.model_copy(update={"objective": config.objective.model_copy(update={"weighting": weighting})})
+        trainer = Trainer(config)
+        record = trainer.train_step([0, 5, 9, 23])
+        results.append((record["loss"], record["gradient_norm"], weights(trainer.drafter)))
+    for loss, norm, after in results[1:]:
+        assert loss == pytest.approx(results[0][0], rel=1e-5)
+        assert norm == pytest.approx(results[0][1], rel=1e-4)
+        for name, tensor in after.items():
+            torch.testing.assert_close(tensor, results[0][2][name], rtol=1e-3, atol=2e-4)
+
+
+def test_resuming_equals_going_on(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
+    whole = Trainer(config_for(target_directory, conversations, tmp_path / "whole"))
+    whole.run()
+    halved = config_for(target_directory, conversations, tmp_path / "halved")
+
+    class Interrupted(Trainer):
+        def train_step(self, indices: Any) -> dict[str, Any]:
+            if self.progress.step == 5:
+                raise KeyboardInterrupt
+            return super().train_step(indices)
+
+    with pytest.raises(KeyboardInterrupt):
+        Interrupted(halved).run()
+    assert complete_checkpoints(tmp_path / "halved" / "checkpoints")[-1].name == "step-5"
+    assert (tmp_path / "halved" / "drafter" / "model.safetensors").is_file()
+    resumed = Trainer(halved)
+    assert resumed.progress.step == 5
+    resumed.run()
+    for name, tensor in weights(whole.drafter).items():
+        assert torch.equal(tensor, resumed.drafter.state_dict()[name])
+    assert records(tmp_path / "halved", "loss") == records(tmp_path / "whole", "loss")
+
+
+def test_the_best_drafter_by_emitted_length_is_kept(
+    target_directory: Path, conversations: Path, prompts: Path, tmp_path: Path
+) -> None:
+    config = config_for(target_directory, conversations, tmp_path / "run", max_steps=6)
+    section = {"prompts": (str(prompts),), "every": 2, "max_new_tokens": 12, "batch_size": 2}
+    config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update=section)})
+    scripted = {0: 1.0, 2: 2.5, 4: 1.5, 6: 2.0}
+    kept: dict[int, dict[str, torch.Tensor]] = {}
+
+    class Scripted(Trainer):
+        def emitted_length(self, *arguments: Any) -> float:
+            assert super().emitted_length(*arguments) >= 1
+            kept[self.progress.step] = weights(self.drafter)
+            return scripted[self.progress.step]
+
+    trainer = Scripted(config)
+    progress = trainer.run()
+    assert (progress.best_step, progress.best_emitted_length) == (2, 2.5)
+    best = load_drafter(tmp_path / "run" / "drafter", trainer.target).state_dict()
+    assert all(torch.equal(best[name], tensor) for name, tensor in kept[2].items())
+    assert records(tmp_path / "run", "emitted_length") == list(scripted.values())
+
+
+def test_old_checkpoints_are_pruned_and_torn_ones_skipped(
+    target_directory: Path, conversations: Path, tmp_path: Path
+) -> None:
+    config = config_for(target_directory, conversations, tmp_path / "run", save_every=2, keep_checkpoints=2)
+    Trainer(config).run()
+    found = complete_checkpoints(tmp_path / "run" / "checkpoints")
+    assert [path.name for path in found] == ["step-6", "step-8"]
+    (found[1] / "COMPLETE").unlink()
+    assert find_checkpoint(tmp_path / "run", "auto") == found[0]
+    assert find_checkpoint(tmp_path / "run", "never") is None
+    with pytest.raises(UserError, match="missing or incomplete"):
+        find_checkpoint(tmp_path / "run", str(found[1]))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
+    trainer = Trainer(config_for(target_directory, conversations, tmp_path / "run"))
+    with torch.no_grad():
+        next(trainer.drafter.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match="no longer finite at step 1"):
+        trainer.train_step([0, 1, 2, 3])
+
+
+def test_wrong_layers_and_data_are_refused(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
+    config = config_for(target_directory, conversations, tmp_path / "run")
+    wrong = config.model_copy(update={"drafter": config.drafter.model_copy(update={"feature_layers": (1, 7)})})
+    with pytest.raises(UserError, match="feature layer 7 does not exist"):
+        Trainer(wrong)
+    silent = tmp_path / "silent.jsonl"
+    silent.write_text('{"prompt": "x", "response": ""}\n')
+    with pytest.raises(UserError, match="loss mask is zero everywhere"):
+        Trainer(config_for(target_directory, silent, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_schedule() -> None:
+    rates = [learning_rate_at(step, 100, 1.0, 0.04) for step in range(100)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0 and rates[52] == pytest.approx(0.5) and rates[99] < 0.001
+    assert all(a >= b for a, b in itertools.pairwise(rates[4:]))
