@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "src" / "paradraft"
 # A part may import from its own level and from those below it.
 LEVELS = [
-    {"config", "errors", "assets"},
+    {"config", "errors", "assets", "files"},
     {"target", "objectives"},
     {"drafters"},
     {"data"},

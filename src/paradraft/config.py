@@ -66,7 +66,7 @@ class TrainingSection(Section):
     anchors: int = Field(512, ge=1, description="anchors sampled per conversation")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the drafter's forward; auto: bfloat16 on a GPU, float32 on a CPU"
+        "auto", description="of the forward passes; auto: bfloat16 on a GPU, float32 on a CPU"
     )
     save_every: int = Field(500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="older ones are removed")

@@ -61,6 +61,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
     for name, content, complaint in (
         ("empty.jsonl", b"\n", "holds no conversation"),
         ("latin.jsonl", b'{"prompt": "\xe9"}', "not UTF-8"),
+        ("rotten.jsonl.gz", gzip.compress(b"x" * 999)[:20] + b"\xff" * 40, "cannot be read"),
         ("torn.jsonl.gz", gzip.compress(b'{"prompt": "c", "response": "d"}\n' * 99)[:-9], "cannot be read"),
     ):
         (tmp_path / name).write_bytes(content)
@@ -75,13 +76,27 @@ def test_the_mask_covers_what_the_target_wrote(tokenizer: PreTrainedTokenizerFas
         {"role": "user", "content": "12"},
         {"role": "assistant", "content": "345"},
     ]
-    rendered = render_conversation(tokenizer, messages, frozenset([tokenizer.eos_token_id]))
+    (rendered,) = render_conversation(tokenizer, messages, frozenset([tokenizer.eos_token_id]))
     learned = [i for i, m in zip(rendered.input_ids, rendered.loss_mask, strict=True) if m]
     assert tokenizer.decode(learned) == "sat on<|im_end|>345<|im_end|>"
     whole = tokenizer.apply_chat_template(messages, tokenize=False)
     assert tokenizer.decode(rendered.input_ids) == whole
     asked = render_prompt(tokenizer, messages[:1])
     assert rendered.input_ids[: len(asked)] == asked and not any(rendered.loss_mask[: len(asked)])
+
+
+def test_templates_that_drop_old_thoughts_make_an_example_of_every_answer(tokenizer: PreTrainedTokenizerFast) -> None:
+    thinking = train_tokenizer(["the cat sat on the mat"])
+    thinking.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+        "{% if m['role'] == 'assistant' and loop.last %}(hm)\n{% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    messages = [{"role": ("user", "assistant")[i % 2], "content": word} for i, word in enumerate("abcd")]
+    first, second = render_conversation(thinking, messages, frozenset([thinking.eos_token_id]))
+    learned = [[i for i, m in zip(r.input_ids, r.loss_mask, strict=True) if m] for r in (first, second)]
+    assert [thinking.decode(ids) for ids in learned] == ["(hm)\nb<|im_end|>", "(hm)\nd<|im_end|>"]
+    assert "(hm)\nb" not in thinking.decode(second.input_ids) and "b<|im_end|>" in thinking.decode(second.input_ids)
 
 
 def test_unstable_templates_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from paradraft.drafters import Batch, DFlash, load_drafter
 from paradraft.drafters.attention import dense_mask, dflash_predicate
+from paradraft.drafters.checkpoint import unused_token
 from paradraft.drafters.dflash import default_feature_layers
 from paradraft.errors import UserError
 from paradraft.target import Target
@@ -80,6 +81,47 @@ def test_parity_would_notice_a_feature_too_many(target: Target, drafter: DFlash)
     assert not torch.allclose(*results, rtol=1e-2, atol=1e-2)
 
 
+def test_bfloat16_drafters_keep_their_positions_exact(tmp_path: Path) -> None:
+    """Loaded in bfloat16, positions of 2,000 tokens and more are still rotated by float32 angles."""
+    model = make_model("qwen3", max_position_embeddings=4096)
+    exact = make_drafter(Target(model))
+    exact.save_pretrained(tmp_path)
+    rounded = load_drafter(tmp_path, Target(model.to(torch.bfloat16)))
+    assert isinstance(rounded, DFlash) and rounded.norm.weight.dtype == torch.bfloat16
+    positions = torch.tensor([[2000, 4000]])
+    for wanted, found in zip(exact._rotation(positions), rounded._rotation(positions), strict=True):
+        torch.testing.assert_close(found.float(), wanted, atol=0.01, rtol=0)
+
+
+def test_training_starts_from_float32_weights_whatever_the_target(tmp_path: Path) -> None:
+    exact = make_drafter(Target(make_model("qwen3")))
+    exact.save_pretrained(tmp_path)
+    half = Target(make_model("qwen3").to(torch.bfloat16))
+    again = DFlash.from_pretrained(tmp_path, half, torch.float32)
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in exact.state_dict().items())
+
+
+def test_mask_tokens_are_reserved_entries_not_words() -> None:
+    class Tokenizer:
+        def __init__(self, *tokens: str) -> None:
+            self.tokens = tokens
+
+        def get_vocab(self) -> dict[str, int]:
+            return {token: i for i, token in enumerate(self.tokens)}
+
+        def __len__(self) -> int:
+            return len(self.tokens)
+
+    target = Target(make_model("qwen3"))
+    target.tokenizer = Tokenizer("unused", "\u0120reserved", "a")  # type: ignore[assignment]
+    assert unused_token(target) == 3
+    target.tokenizer = Tokenizer("a", "<|reserved_special_token_7|>", "b")  # type: ignore[assignment]
+    assert unused_token(target) == 1
+    target.tokenizer = Tokenizer(*(str(i) for i in range(40)))  # type: ignore[assignment]
+    with pytest.raises(UserError, match="no unused token"):
+        unused_token(target)
+
+
 def test_default_feature_layers() -> None:
     assert default_feature_layers(5, 36) == (1, 9, 17, 25, 33)
     assert default_feature_layers(1, 36) == (18,)
@@ -143,6 +185,14 @@ def test_broken_directories_are_named(target: Target, drafter: DFlash, tmp_path:
     config.write_text(original.replace("DFlashDraftModel", "Whatever"))
     with pytest.raises(UserError, match=r"Whatever.*none of those"):
         load_drafter(tmp_path, target)
+    config.write_text(original.replace('"num_hidden_layers": 2', '"num_hidden_layers": "2"'))
+    with pytest.raises(UserError, match="layers must be a positive number"):
+        load_drafter(tmp_path, target)
+    config.write_text(original.replace('"is_causal": false', '"is_causal": true'))
+    with pytest.raises(UserError, match="causal or sliding-window DFlash blocks are not supported"):
+        load_drafter(tmp_path, target)
+    with pytest.raises(UserError, match=r"no config\.json"):
+        load_drafter(config, target)
     config.write_text(original[:40])
     with pytest.raises(UserError, match="not readable JSON"):
         load_drafter(tmp_path, target)

@@ -26,7 +26,7 @@ def test_eligible_anchors_have_a_supervised_token_and_successor() -> None:
 def test_labels_and_validity() -> None:
     grid = anchor_grid(batch_of(["0011110111"]), steps=3, anchors=20, seeds=[0])
     found = {a: (grid.labels[i].tolist(), grid.valid[i].tolist()) for i, a in enumerate(grid.anchors.tolist())}
-    del found[0]  # unused slots stand at position 0 with nothing valid
+    assert 0 not in found  # no slot is left over
     assert set(found) == {2, 3, 4, 7, 8}
     assert found[2] == ([3, 4, 5], [True, True, True])
     assert found[3][1] == [True, True, False]  # stops at the end of the answer ...

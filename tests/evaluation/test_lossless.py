@@ -11,6 +11,7 @@ from torch import Tensor
 from paradraft.decoding import Sampling, engine
 from paradraft.decoding.sampling import sample
 from paradraft.drafters import DFlash
+from paradraft.errors import UserError
 from paradraft.evaluation.lossless import check_distribution, check_exact, likely_continuations
 from paradraft.target import Target
 from tests.conftest import make_drafter, make_model
@@ -48,6 +49,29 @@ def test_a_broken_acceptance_rule_is_rejected(small: tuple[Target, DFlash], monk
     monkeypatch.setattr(engine, "accept_sampled", accept_too_much)
     result = check_distribution(target, drafter, PROMPTS, 200_000, Sampling(1.0), batch_size=5000)
     assert not result.passed, result
+
+
+def test_a_rule_broken_only_behind_the_first_draft_is_rejected(
+    small: tuple[Target, DFlash], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, drafter = small
+    right = engine.accept_sampled
+
+    def keeps_all_behind_the_first(
+        tokens: Tensor, draft: Tensor | None, target: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        accepted, following = right(tokens, draft, target, generator)
+        return torch.where(accepted > 0, tokens.shape[1], accepted), following
+
+    monkeypatch.setattr(engine, "accept_sampled", keeps_all_behind_the_first)
+    result = check_distribution(target, drafter, PROMPTS, 40_000, Sampling(1.0), batch_size=5000)
+    assert not result.passed, result
+
+
+def test_too_few_samples_are_no_pass(small: tuple[Target, DFlash]) -> None:
+    target, drafter = small
+    with pytest.raises(UserError, match="raise --samples"):
+        check_distribution(target, drafter, PROMPTS, 100, Sampling(5.0))
 
 
 def test_likely_continuations_are_exact_probabilities(small: tuple[Target, DFlash]) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from paradraft.errors import UserError
@@ -119,8 +123,24 @@ def test_layers_out_of_range_are_named(target: Target) -> None:
         target.check_layers((1, 9))
 
 
-def test_loading_says_what_is_wrong(tmp_path: object) -> None:
+def test_a_checkpoint_with_missing_weights_is_refused(target_directory: Path, tmp_path: Path) -> None:
+    shutil.copytree(target_directory, tmp_path / "target")
+    weights = tmp_path / "target" / "model.safetensors"
+    tensors = load_file(weights)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lack model\.layers\.1\.mlp\.up_proj"):
+        Target.load(str(tmp_path / "target"))
+
+
+def test_loading_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no config\.json"):
+        Target.load(str(tmp_path))
+    make_model("qwen3").save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    assert Target.load(str(tmp_path)).tokenizer is None
+    weights.write_bytes(weights.read_bytes()[:2000])
+    with pytest.raises(UserError, match="cannot be loaded"):
         Target.load(str(tmp_path))
     with pytest.raises(UserError, match="cannot be loaded"):
         Target.load("no/such-model")

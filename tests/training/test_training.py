@@ -139,6 +139,25 @@ def test_old_checkpoints_are_pruned_and_torn_ones_skipped(
         find_checkpoint(tmp_path / "run", str(found[1]))
 
 
+def test_starting_over_forgets_the_old_run(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    Trainer(config_for(target_directory, conversations, output, save_every=2)).run()
+    Trainer(config_for(target_directory, conversations, output, save_every=2, max_steps=4), resume="never").run()
+    assert [path.name for path in complete_checkpoints(output / "checkpoints")] == ["step-2", "step-4"]
+    assert len(records(output, "loss")) == 4
+
+
+def test_resuming_another_run_is_refused(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
+    config = config_for(target_directory, conversations, tmp_path / "run")
+    Trainer(config).run()
+    other = config.model_copy(update={"drafter": config.drafter.model_copy(update={"block_size": 8})})
+    with pytest.raises(UserError, match=r"another drafter\.block_size \(4, now 8\).*--resume never"):
+        Trainer(other)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be made a directory"):
+        Trainer(config_for(target_directory, conversations, tmp_path / "file")).run()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
     trainer = Trainer(config_for(target_directory, conversations, tmp_path / "run"))
     with torch.no_grad():

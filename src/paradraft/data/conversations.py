@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def read_records(path: Path) -> Iterator[tuple[int, Any]]:
                         raise UserError(f"{path}, line {number}: this is not JSON ({error}); mend the line") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text; convert it first") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 

@@ -39,34 +39,42 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
 
 def render_conversation(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], stop_tokens: frozenset[int]
-) -> Rendered:
-    """Ids and mask of a conversation; an answer ends with its stop token, template text behind that is not learned."""
-    input_ids: list[int] = []
-    loss_mask: list[bool] = []
+) -> list[Rendered]:
+    """Ids and mask of a conversation; an answer ends with its stop token, template text behind that is not learned.
+
+    Usually one example. Where the template renders earlier turns differently once the conversation goes on (as
+    those do that drop old thoughts), every answer becomes an example of its own, behind the history it was given.
+    """
+    examples: list[Rendered] = []
     done = ""
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         asked = _text(tokenizer, messages[:i], answer_next=True)
         answered = _text(tokenizer, messages[: i + 1], answer_next=False)
-        if not asked.startswith(done) or not answered.startswith(asked):
+        if not answered.startswith(asked):
             raise UserError(
-                "the chat template is unstable: an answer does not simply follow the rendered history "
-                f"(message {i + 1}); give a template whose earlier text does not change"
+                f"the chat template is unstable: message {i + 1} does not simply follow the rendered history, so what "
+                "the target wrote cannot be told from the template's own text"
             )
-        prompt_ids = encode(tokenizer, asked[len(done) :])
+        goes_on = bool(examples) and asked.startswith(done)
+        prompt_ids = encode(tokenizer, asked[len(done) :] if goes_on else asked)
         answer_ids = encode(tokenizer, answered[len(asked) :])
         stops = [n for n, token in enumerate(answer_ids) if token in stop_tokens]
         written = stops[-1] + 1 if stops else len(answer_ids)
-        input_ids += prompt_ids + answer_ids
-        loss_mask += [False] * len(prompt_ids) + [n < written for n in range(len(answer_ids))]
+        before = examples.pop() if goes_on else Rendered([], [])
+        mask = [False] * len(prompt_ids) + [n < written for n in range(len(answer_ids))]
+        examples.append(Rendered(before.input_ids + prompt_ids + answer_ids, before.loss_mask + mask))
         done = answered
-    return Rendered(input_ids, loss_mask)
+    return examples
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of already rendered text, nothing added."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    try:
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    except TypeError:
+        raise UserError("a text holds half of a surrogate pair, which is no character; mend it") from None
     return ids
 
 

@@ -8,7 +8,7 @@ import itertools
 import json
 import random
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .families import FAMILIES, examples
@@ -18,10 +18,11 @@ Conversation = tuple[str, str]  # (prompt, answer)
 COPYING_WORDS = (8, 40)  # of a text to copy
 
 
-def generated_conversations(seed: int) -> Iterator[Conversation]:
-    """The three families in equal parts, endless, training prompts only."""
+def generated_conversations(seed: int, parts: Sequence[int] = (1, 1, 1)) -> Iterator[Conversation]:
+    """The families (math, code, chat) in these proportions, in turn, endless, training prompts only."""
     streams = [examples(family, seed, held_out=False) for family in FAMILIES]
-    for stream in itertools.cycle(streams):
+    turns = [stream for stream, count in zip(streams, parts, strict=True) for _ in range(count)]
+    for stream in itertools.cycle(turns):
         _, example = next(stream)
         yield example.prompt, example.answer
 
@@ -61,11 +62,15 @@ def copying_conversations(seed: int) -> Iterator[Conversation]:
 
 
 def mixture(
-    seed: int, real: list[Conversation], real_share: float = 0.16, copying_share: float = 0.0
+    seed: int,
+    real: list[Conversation],
+    real_share: float = 0.16,
+    copying_share: float = 0.0,
+    parts: Sequence[int] = (1, 1, 1),
 ) -> Iterator[Conversation]:
     """Generated conversations with shares of `real` ones (reshuffled every pass) and of copying; endless."""
     rng = random.Random(seed)
-    generated, copying = generated_conversations(seed), copying_conversations(seed)
+    generated, copying = generated_conversations(seed, parts), copying_conversations(seed)
     queue: list[Conversation] = []
     while True:
         draw = rng.random()

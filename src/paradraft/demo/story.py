@@ -10,6 +10,7 @@ from typing import Any
 from rich.columns import Columns
 from rich.console import Console
 from rich.panel import Panel
+from rich.text import Text
 
 from ..config import DataSection, DrafterSection, EvaluationSection, RunConfig, TrainingSection
 from ..data.render import render_prompt
@@ -91,10 +92,10 @@ def show_answer(console: Console, target: Target, drafter: Drafter, prompt_set: 
     same = "identical text" if plain.tokens == drafted.tokens else "DIFFERENT TEXT"
     rounds = f"{len(drafted.rounds)} rounds, {(len(drafted.tokens) - 1) / max(1, len(drafted.rounds)):.1f} tokens each"
     panels = [
-        Panel(str(tokenizer.decode(plain.tokens)), title=f"plain: {seconds[0]:.2f} s", width=58),
+        Panel(Text(str(tokenizer.decode(plain.tokens))), title=f"plain: {seconds[0]:.2f} s", width=58),
         Panel(rounds_text(tokenizer, drafted), title=f"drafted: {seconds[1]:.2f} s, {rounds}", width=58),
     ]
-    console.print(f"[bold]{prompt_set.name}[/bold]: {question}", highlight=False)
+    console.print(Text(f"{prompt_set.name}: {question}"))
     console.print(Columns(panels))
     verdict = f"{seconds[0] / seconds[1]:.2f} times as fast, {same}"
     console.print(verdict)

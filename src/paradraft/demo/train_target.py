@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--real-share", type=float, default=0.16, help="of conversations, where --extra is given")
     parser.add_argument("--copying-share", type=float, default=0.0, help="of conversations: texts to be repeated")
+    parser.add_argument("--parts", type=int, nargs=3, default=(1, 1, 1), help="of math, code and chat")
     parser.add_argument("--stop-at", type=int, help="stop after this step; the schedule still runs to --steps")
     parser.add_argument("--resume", type=Path, help="a state.pt written by an earlier run")
     arguments = parser.parse_args()
@@ -176,7 +177,7 @@ def main() -> None:
     compiled_loss = torch.compile(batch_loss, dynamic=False)
     arguments.out.mkdir(parents=True, exist_ok=True)
     log = (arguments.out / "train.jsonl").open("a")
-    stream = mixture(arguments.seed + first, real, arguments.real_share, arguments.copying_share)
+    stream = mixture(arguments.seed + first, real, arguments.real_share, arguments.copying_share, arguments.parts)
     rows = packed_rows(tokenizer, stream)
     tokens, started = 0, time.time()
     for step in range(first, arguments.stop_at or arguments.steps):

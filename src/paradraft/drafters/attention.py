@@ -56,7 +56,7 @@ def attention_mask(predicate: Predicate, rows: int, queries: int, keys: int, dev
         return dense_mask(predicate, rows, queries, keys, device)
     from torch.nn.attention.flex_attention import create_block_mask
 
-    return create_block_mask(predicate, rows, None, queries, keys, device=device)
+    return create_block_mask(predicate, rows, None, queries, keys, device=device, _compile=True)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Any) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from ..target import Target
@@ -76,5 +77,5 @@ class Drafter(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_pretrained(cls, directory: Path, target: Target) -> Drafter:
-        """Read it back, on the target's device and in its dtype, and refuse a target it was not made for."""
+    def from_pretrained(cls, directory: Path, target: Target, dtype: torch.dtype | None = None) -> Drafter:
+        """Read it back on the target's device, in `dtype` or the target's; refuse a target it was not made for."""

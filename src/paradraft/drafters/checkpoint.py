@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..target import Target
 
+RESERVED = re.compile(r"[<\[].*(reserved|unused).*[>\]]")  # as <|reserved_0|> or [unused7], never the plain words
+
 
 def read_config(directory: Path) -> dict[str, Any]:
     """config.json of a drafter directory."""
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"drafter {directory}: there is no config.json in it; give a drafter's directory") from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"drafter {directory}: config.json is not readable JSON ({error})") from None
     if not isinstance(config, dict):
         raise UserError(f"drafter {directory}: config.json does not hold an object")
@@ -54,7 +57,7 @@ def unused_token(target: Target) -> int:
     tokenizer = target.tokenizer
     if tokenizer is None:
         return target.vocabulary_size - 1
-    reserved = [i for token, i in tokenizer.get_vocab().items() if "reserved" in token or "unused" in token]
+    reserved = [i for token, i in tokenizer.get_vocab().items() if RESERVED.fullmatch(token)]
     if reserved:
         return min(reserved)
     if len(tokenizer) < target.vocabulary_size:

@@ -45,14 +45,23 @@ class DFlashConfig:
     rope_theta: float = 1e6
     max_positions: int = 40960
 
+    def __post_init__(self) -> None:
+        sizes = {name: value for name, value in vars(self).items() if name not in ("feature_layers", "mask_token")}
+        for name, value in sizes.items():
+            if not isinstance(value, int | float) or value <= 0:
+                raise ValueError(f"{name} must be a positive number, not {value!r}")
+        ids = list(self.feature_layers)
+        if not ids or not all(isinstance(i, int) for i in ids) or ids != sorted(set(ids)):
+            raise ValueError(f"feature layers must be ascending ids without repeats (engines sort them), not {ids}")
+
 
 def default_feature_layers(drafter_layers: int, target_layers: int) -> tuple[int, ...]:
     """n ids evenly spaced from 1 to N - 3 inclusive, rounded; a single one is N // 2."""
     if drafter_layers == 1:
         return (target_layers // 2,)
     span = max(0, target_layers - 4)
-    ids = {round(1 + i * span / (drafter_layers - 1)) for i in range(drafter_layers)}
-    return tuple(sorted(i for i in ids if i < target_layers))
+    ids = {min(round(1 + i * span / (drafter_layers - 1)), target_layers - 1) for i in range(drafter_layers)}
+    return tuple(sorted(ids))
 
 
 class DFlashState(DraftState):
@@ -99,10 +108,7 @@ class DFlash(Drafter):
         self.fc = nn.Linear(len(config.feature_layers) * config.hidden_size, config.hidden_size, bias=False)
         self.hidden_norm = RMSNorm(config.hidden_size, config.norm_epsilon)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
-        self.frequencies: Tensor
         self.norm = RMSNorm(config.hidden_size, config.norm_epsilon)
-        frequencies = config.rope_theta ** -(torch.arange(0, config.head_dim, 2) / config.head_dim)
-        self.register_buffer("frequencies", frequencies, persistent=False)
         for matrix in (p for p in self.parameters() if p.ndim == 2):
             nn.init.normal_(matrix, std=0.02)
 
@@ -142,7 +148,8 @@ class DFlash(Drafter):
 
     def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin [rows, 1, T, head_dim] for positions [rows, T]."""
-        angles = positions[..., None].float() * self.frequencies
+        exponents = torch.arange(0, self.config.head_dim, 2, device=positions.device) / self.config.head_dim
+        angles = positions[..., None].float() * self.config.rope_theta**-exponents  # never in lower precision
         angles = torch.cat((angles, angles), dim=-1)[:, None]
         dtype = self.norm.weight.dtype
         return angles.cos().to(dtype), angles.sin().to(dtype)
@@ -234,7 +241,7 @@ class DFlash(Drafter):
         feature_layers: tuple[int, ...] | None = None,
         mask_token: int | None = None,
     ) -> DFlash:
-        """A new drafter with the target's width, heads and feed-forward size (a mixture's: of one expert)."""
+        """A new drafter with the target's width, heads and feed-forward size."""
         config = target.config
         theta = (getattr(config, "rope_parameters", None) or {}).get("rope_theta", 1e6)
         heads = int(config.num_attention_heads)
@@ -242,20 +249,20 @@ class DFlash(Drafter):
             hidden_size=target.hidden_size,
             vocabulary_size=target.vocabulary_size,
             target_layers=len(target.layers),
-            feature_layers=feature_layers or default_feature_layers(layers, len(target.layers)),
+            feature_layers=default_feature_layers(layers, len(target.layers))
+            if feature_layers is None
+            else feature_layers,
             mask_token=unused_token(target) if mask_token is None else mask_token,
             layers=layers,
             block_size=block_size,
             heads=heads,
             key_value_heads=int(getattr(config, "num_key_value_heads", None) or heads),
             head_dim=int(getattr(config, "head_dim", None) or target.hidden_size // heads),
-            intermediate_size=int(config.intermediate_size),
+            intermediate_size=int(config.intermediate_size),  # a mixture of experts: its dense layers' size
             norm_epsilon=float(getattr(config, "rms_norm_eps", 1e-6)),
             rope_theta=float(theta),
             max_positions=target.context_length,
         )
-        if list(chosen.feature_layers) != sorted(set(chosen.feature_layers)):
-            raise UserError("feature layers must be ascending and without repeats: serving engines sort them")
         return cls(chosen, target).to(target.device)
 
     def save_pretrained(self, directory: Path) -> None:
@@ -296,8 +303,10 @@ class DFlash(Drafter):
         }
 
     @classmethod
-    def from_pretrained(cls, directory: Path, target: Target) -> DFlash:
+    def from_pretrained(cls, directory: Path, target: Target, dtype: torch.dtype | None = None) -> DFlash:
         saved = read_config(directory)
+        if saved.get("is_causal") or set(saved.get("layer_types", [])) - {"full_attention"}:
+            raise UserError(f"drafter {directory}: causal or sliding-window DFlash blocks are not supported")
         try:
             config = DFlashConfig(
                 hidden_size=saved["hidden_size"],
@@ -315,8 +324,10 @@ class DFlash(Drafter):
                 rope_theta=saved.get("rope_theta") or saved["rope_parameters"]["rope_theta"],
                 max_positions=saved["max_position_embeddings"],
             )
-        except (KeyError, TypeError) as error:
+        except KeyError as error:
             raise UserError(f"drafter {directory}: config.json lacks {error}") from None
+        except (TypeError, ValueError) as error:
+            raise UserError(f"drafter {directory}: config.json does not describe a DFlash drafter: {error}") from None
         drafter = cls(config, target)
         drafter.load_state_dict(read_weights(directory, drafter))
-        return drafter.to(device=target.device, dtype=target.dtype).eval()
+        return drafter.to(device=target.device, dtype=dtype or target.dtype).eval()

@@ -70,7 +70,8 @@ def sample_anchors(eligible: Tensor, anchors: int, seeds: Sequence[int]) -> tupl
         generator = torch.Generator().manual_seed(seed)
         keys[row, mask] = torch.rand(int(mask.sum()), generator=generator, dtype=torch.float32)
     keys = keys.to(eligible.device)
-    chosen = keys.topk(min(anchors, eligible.shape[1]), dim=1)
+    most = max(1, int(eligible.sum(1).max()))  # no empty slots that every row would pay for
+    chosen = keys.topk(min(anchors, most), dim=1)
     present = chosen.values >= 0
     positions, order = torch.where(present, chosen.indices, eligible.shape[1]).sort(dim=1)
     present = present.gather(1, order)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,15 +11,27 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from ..assets import drafter_directory, target_name
 from ..data.render import render_prompt
 from ..decoding import Engine, Sampling
+from ..decoding.engine import check_draft_length
 from ..drafters import Drafter, load_drafter
 from ..errors import UserError
+from ..files import make_directory, write_text
 from ..target import Target
 from .lossless import check_distribution, check_exact
-from .measure import Settings, environment, measure, require_tokenizer, result_rows
+from .measure import (
+    Settings,
+    check_first_turns,
+    environment,
+    first_turn_ids,
+    fits,
+    measure,
+    require_tokenizer,
+    result_rows,
+)
 from .prompts import PromptSet, load_prompts
 from .tables import acceptance_table, results_table, rounds_text
 
@@ -86,13 +97,8 @@ def load_pair(
 
 def fitting(prompt_set: PromptSet, target: Target, max_new_tokens: int, console: Console) -> PromptSet:
     """The prompts whose first turn fits the context with its answer; how many were left out is said."""
-    tokenizer = require_tokenizer(target)
-    room = target.context_length - max_new_tokens
-    kept = tuple(
-        prompt
-        for prompt in prompt_set.prompts
-        if len(render_prompt(tokenizer, [{"role": "user", "content": prompt.turns[0]}])) <= room
-    )
+    pairs = zip(prompt_set.prompts, first_turn_ids(target, prompt_set), strict=True)
+    kept = tuple(prompt for prompt, ids in pairs if fits(target, ids, max_new_tokens))
     if len(kept) < len(prompt_set.prompts):
         left_out = len(prompt_set.prompts) - len(kept)
         console.print(f"{prompt_set.name}: {left_out} prompts are longer than the context allows and were left out")
@@ -107,13 +113,19 @@ def run_eval(request: EvalRequest) -> list[dict[str, Any]]:
     prompt_sets = [load_prompts(name, request.limit) for name in request.prompts]
     target, drafters = load_pair(request.target, request.drafters, request.dtype, request.trust_remote_code)
     settings = request.settings
+    if request.skip_long:
+        prompt_sets = [fitting(s, target, settings.max_new_tokens, console) for s in prompt_sets]
+    for prompt_set in prompt_sets:
+        check_first_turns(target, prompt_set, settings.max_new_tokens)
+    for drafter in drafters.values():
+        check_draft_length(drafter, settings.draft_length)
+    if request.out is not None:
+        make_directory(request.out)
     rows: list[dict[str, Any]] = []
     for prompt_set in prompt_sets:
-        if request.skip_long:
-            prompt_set = fitting(prompt_set, target, settings.max_new_tokens, console)
         answers = sum(len(prompt.turns) for prompt in prompt_set.prompts) * (1 + len(drafters))
         with progress_bar(console, prompt_set.name, answers) as advance:
-            measured = measure(target, drafters, prompt_set, settings, advance)
+            measured = measure(target, drafters, prompt_set, settings, advance, request.skip_long)
         rows += result_rows(target, request.target, measured, prompt_set, settings)
         if request.out is not None:  # after every set, so that a long run that is stopped leaves what it measured
             write_results(request.out, rows, environment(target))
@@ -125,11 +137,8 @@ def run_eval(request: EvalRequest) -> list[dict[str, Any]]:
 
 
 def write_results(directory: Path, rows: list[dict[str, Any]], where: dict[str, Any]) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"runs": rows, "environment": where}, indent=2) + "\n"
-    temporary = directory / ".results.json.tmp"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, directory / "results.json")
+    write_text(directory / "results.json", text)
 
 
 def run_verify(request: VerifyRequest) -> bool:
@@ -138,6 +147,8 @@ def run_verify(request: VerifyRequest) -> bool:
     sets = [load_prompts(name) for name in request.prompts]
     target, drafters = load_pair(request.target, [request.drafter], request.dtype, request.trust_remote_code)
     drafter = drafters[request.drafter]
+    for prompt_set in sets:
+        check_first_turns(target, prompt_set, request.max_new_tokens)
     prompts = interleaved(target, sets, request.count)
     passed = True
     for temperature in request.temperatures:
@@ -216,13 +227,13 @@ def run_generate(request: GenerateRequest) -> None:
     prompt = render_prompt(tokenizer, [{"role": "user", "content": request.prompt}])
     generation = engine.generate([prompt], request.max_new_tokens)[0]
     if not request.show_rounds:
-        console.print(tokenizer.decode(generation.tokens, skip_special_tokens=True), markup=False, highlight=False)
+        print(tokenizer.decode(generation.tokens, skip_special_tokens=True))
         return
     console.print(rounds_text(tokenizer, generation))
     emitted = sum(r.emitted for r in generation.rounds)
     for i, r in enumerate(generation.rounds, 1):
         drafted = tokenizer.decode(list(r.drafted))
-        console.print(f"{i:4d}  kept {min(r.accepted, r.emitted)} of {len(r.drafted)}: {drafted!r}", markup=False)
+        console.print(Text(f"{i:4d}  kept {min(r.accepted, r.emitted)} of {len(r.drafted)}: {drafted!r}"))
     console.print(
         f"{len(generation.tokens)} tokens, {len(generation.rounds)} rounds, "
         f"{emitted / max(1, len(generation.rounds)):.2f} tokens a round, {engine.seconds.decode:.2f} s"

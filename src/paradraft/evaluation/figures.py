@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -111,7 +112,8 @@ def write_page(title: str, sections: Sequence[Section], out: Path) -> None:
         temporary.write_text(page_html(title, sections), encoding="utf-8")
         os.replace(temporary, out)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise UserError(f"cannot write {out} ({error.strerror}); choose another file") from error
 
 

@@ -16,6 +16,7 @@ from scipy.special import chdtrc
 from ..decoding import Engine, Sampling
 from ..decoding.sampling import distribution
 from ..drafters import Drafter
+from ..errors import UserError
 from ..target import Target
 
 REJECT_BELOW = 1e-4
@@ -143,8 +144,9 @@ def check_distribution(
         counts = dict.fromkeys(expected, 0)
         for start in range(0, each, batch_size):
             rows = min(batch_size, each - start)
-            for generation in engine.generate([prompt] * rows, depth, ()):
-                found = tuple(generation.tokens)
+            # Room for whole rounds: a limit at `depth` would shorten the drafts that are to be tested.
+            for generation in engine.generate([prompt] * rows, depth + engine.draft_length, ()):
+                found = tuple(generation.tokens[:depth])
                 if found in counts:
                     counts[found] += 1
             advance(rows)
@@ -156,4 +158,9 @@ def check_distribution(
         statistic += sum((o - w) ** 2 / w for o, w in zip(observed, wanted, strict=True) if w > 0)
         degrees += len(wanted) - 1
         cells += len(wanted)
+    if degrees == 0:
+        raise UserError(
+            f"{each} samples a prompt are too few for a target this undecided: no continuation is expected "
+            f"{SMALLEST_EXPECTED:g} times; raise --samples"
+        )
     return DistributionResult(samples, cells, statistic, degrees, float(chdtrc(max(1, degrees), statistic)))

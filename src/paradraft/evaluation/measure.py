@@ -58,10 +58,12 @@ def measure(
     prompt_set: PromptSet,
     settings: Settings,
     advance: Callable[[int], None] = lambda answers: None,
+    skip_long: bool = False,
 ) -> list[Measured]:
     """Plain decoding first, then each drafter, on every batch in turn: what drifts on the machine hits all alike.
 
     Later turns of a conversation follow the *plain* answers, so that all ways of decoding see the same prompts.
+    With `skip_long` a conversation ends where its next turn no longer fits the context.
     """
     ways: dict[str, Drafter | None] = {PLAIN: None, **drafters}
     measured = [
@@ -70,15 +72,22 @@ def measure(
     ]
     tokenizer = require_tokenizer(target)
     histories: list[list[dict[str, str]]] = [[] for _ in prompt_set.prompts]
-    warm_up(measured, tokenizer_ids(target, prompt_set))
+    warm_up(measured, first_turn_ids(target, prompt_set)[0])
     for turn in range(max(len(prompt.turns) for prompt in prompt_set.prompts)):
         asked = [i for i, prompt in enumerate(prompt_set.prompts) if turn < len(prompt.turns)]
         for start in range(0, len(asked), settings.batch_size):
             part = asked[start : start + settings.batch_size]
             for i in part:
                 histories[i].append({"role": "user", "content": prompt_set.prompts[i].turns[turn]})
-            prompts = [render_prompt(tokenizer, histories[i]) for i in part]
-            check_lengths(prompts, part, prompt_set, settings, target)
+            asked_ids = {i: render_prompt(tokenizer, histories[i]) for i in part}
+            if skip_long:
+                advance(sum(not fits(target, asked_ids[i], settings.max_new_tokens) for i in part) * len(measured))
+                part = [i for i in part if fits(target, asked_ids[i], settings.max_new_tokens)]
+                if not part:
+                    continue
+            for i in part:
+                check_fits(target, asked_ids[i], prompt_set, i, settings.max_new_tokens)
+            prompts = [asked_ids[i] for i in part]
             for way in measured:
                 way.engine.generator.manual_seed(settings.seed + 1_000_003 * turn + start)
                 way.generations += way.engine.generate(prompts, settings.max_new_tokens)
@@ -87,11 +96,6 @@ def measure(
                 answer = tokenizer.decode(generation.tokens, skip_special_tokens=True)
                 histories[i].append({"role": "assistant", "content": str(answer)})
     return measured
-
-
-def tokenizer_ids(target: Target, prompt_set: PromptSet) -> list[int]:
-    first = [{"role": "user", "content": prompt_set.prompts[0].turns[0]}]
-    return render_prompt(require_tokenizer(target), first)
 
 
 def warm_up(measured: Sequence[Measured], prompt: list[int]) -> None:
@@ -109,16 +113,28 @@ def require_tokenizer(target: Target) -> Any:
     return target.tokenizer
 
 
-def check_lengths(
-    prompts: Sequence[list[int]], part: Sequence[int], prompt_set: PromptSet, settings: Settings, target: Target
-) -> None:
-    for ids, i in zip(prompts, part, strict=True):
-        if len(ids) + settings.max_new_tokens > target.context_length:
-            raise UserError(
-                f"prompt {prompt_set.prompts[i].id} of {prompt_set.name} has {len(ids)} tokens; with "
-                f"{settings.max_new_tokens} new ones that is more than the context of {target.context_length}: "
-                "shorten it, lower --max-new-tokens, or skip it with --skip-long"
-            )
+def fits(target: Target, ids: Sequence[int], max_new_tokens: int) -> bool:
+    return len(ids) + max_new_tokens <= target.context_length
+
+
+def check_fits(target: Target, ids: Sequence[int], prompt_set: PromptSet, number: int, max_new_tokens: int) -> None:
+    if not fits(target, ids, max_new_tokens):
+        raise UserError(
+            f"prompt {prompt_set.prompts[number].id} of {prompt_set.name} has {len(ids)} tokens; with "
+            f"{max_new_tokens} new ones that is more than the context of {target.context_length}: "
+            "shorten it, lower the new tokens, or skip it (eval: --skip-long)"
+        )
+
+
+def first_turn_ids(target: Target, prompt_set: PromptSet) -> list[list[int]]:
+    tokenizer = require_tokenizer(target)
+    return [render_prompt(tokenizer, [{"role": "user", "content": p.turns[0]}]) for p in prompt_set.prompts]
+
+
+def check_first_turns(target: Target, prompt_set: PromptSet, max_new_tokens: int) -> None:
+    """Before anything is run or written: every first turn fits the context with its answer."""
+    for number, ids in enumerate(first_turn_ids(target, prompt_set)):
+        check_fits(target, ids, prompt_set, number, max_new_tokens)
 
 
 def result_rows(

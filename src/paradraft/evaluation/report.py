@@ -66,7 +66,10 @@ def write_report(paths: Sequence[Path], out: Path) -> None:
     sources = [read_source(path, name if unique else str(path)) for path, name in zip(paths, names, strict=True)]
     sections = comparison_sections(sources)
     for source in sources:
-        own = results_sections(source.results) if source.results else []
+        try:
+            own = results_sections(source.results) if source.results else []
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"the results of {source.name} do not have the expected form: {error}") from error
         if len(sources) > 1:
             own = [replace(section, title=f"{source.name}: {section.title}") for section in own]
         if source.records:

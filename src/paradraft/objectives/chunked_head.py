@@ -22,7 +22,12 @@ def unchunked_head(
 ) -> ObjectiveSums:
     """The obvious version, kept as the oracle: hidden [N, K, H], labels and valid [N, K], rows [N]."""
     scale, share = objective.block_scale(valid, rows), objective.sequence_share(valid, rows)
-    return objective.sums(head(hidden), labels, valid, scale, share)
+    return objective.sums(logits_of(head, hidden), labels, valid, scale, share)
+
+
+def logits_of(head: Head, hidden: Tensor) -> Tensor:
+    """The head on [N, K, H], as one matrix product: a batched one over N is several times slower on a CPU."""
+    return head(hidden.reshape(-1, hidden.shape[-1])).unflatten(0, hidden.shape[:2])
 
 
 def chunked_head(
@@ -38,7 +43,7 @@ def chunked_head(
     scale, share = objective.block_scale(valid, rows), objective.sequence_share(valid, rows)
 
     def chunk_sums(chunk: Tensor, *targets: Tensor) -> tuple[Tensor, ...]:
-        return objective.sums(head(chunk), *targets).values()
+        return objective.sums(logits_of(head, chunk), *targets).values()
 
     blocks = max(1, positions_per_chunk // max(1, labels.shape[-1]))
     total: ObjectiveSums | None = None

@@ -92,7 +92,7 @@ class Objective:
             "tokens": valid.sum().float(),
             "weights": weights.sum(),
         }
-        hit = (logits.argmax(-1) == labels) & valid
+        hit = (log_probs.detach().argmax(-1) == labels) & valid
         return ObjectiveSums(
             loss=(loss * scale).sum(),
             denominator=denominators[self.denominator],

@@ -206,13 +206,26 @@ class Target:
         try:
             config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
             refuse_unsupported(config.get_text_config(), None, name)
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                name, dtype=chosen, trust_remote_code=trust_remote_code, use_safetensors=True, **attention(config)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name,
+                dtype=chosen,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                output_loading_info=True,
+                **attention(config),
             )
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
+            model, loading = loaded
+            # Without files Transformers makes up an empty tokenizer for some architectures.
+            bare = Path(name).exists() and not any(Path(name).glob("*token*")) and not any(Path(name).glob("vocab*"))
+            tokenizer = None if bare else AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        except UserError:
+            raise
+        except Exception as error:  # damaged files surface as errors of many libraries
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"target {name} cannot be loaded: {first}") from error
+        absent = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
+        if absent:
+            raise UserError(f"target {name}: its weights lack {absent[0]}; the checkpoint is incomplete")
         return cls(model.to(device), tokenizer, name)
 
 

@@ -66,13 +66,20 @@ def find_checkpoint(run: Path, resume: str) -> Path | None:
     if resume == "auto":
         return next(reversed(complete_checkpoints(run / "checkpoints")), None)
     path = Path(resume)
-    if not (path / MARKER).is_file():
-        raise UserError(f"checkpoint {path} is missing or incomplete; name one that holds a file called {MARKER}")
+    if not (path / MARKER).is_file() or not (path / "progress.json").is_file():
+        raise UserError(f"checkpoint {path} is missing or incomplete; name a directory such as checkpoints/step-500")
     return path
+
+
+def forget_later_checkpoints(directory: Path, step: int) -> None:
+    """Checkpoints beyond `step` belong to a run that is being replaced; they must not be resumed from."""
+    for path in directory.glob("step-*"):
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
 
 
 def load_training_state(path: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Restore the optimiser and return the saved progress."""
-    optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True))
+    optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
     progress: dict[str, Any] = json.loads((path / "progress.json").read_text(encoding="utf-8"))
     return progress

@@ -16,17 +16,19 @@ from typing import Any
 
 import torch
 
-from ..config import RunConfig, dump_config
+from ..config import RunConfig, dump_config, load_config
 from ..data.batches import batches_from, collate, steps_per_epoch
 from ..data.render import Rendered
 from ..drafters import Drafter
 from ..errors import UserError
+from ..evaluation.measure import check_first_turns
 from ..evaluation.prompts import PromptSet, load_prompts
 from ..evaluation.quick import emitted_length_of
+from ..files import make_directory, write_text
 from ..objectives import ObjectiveSums
 from ..objectives.chunked_head import chunked_head
 from ..target import Target
-from .checkpoint import find_checkpoint, load_training_state, save_checkpoint, save_drafter
+from .checkpoint import find_checkpoint, forget_later_checkpoints, load_training_state, save_checkpoint, save_drafter
 from .optim import learning_rate_at, make_optimizer
 from .setup import load_examples, load_target, make_drafter, make_objective
 
@@ -49,8 +51,12 @@ class Trainer:
         self.config, self.report = config, report
         self.prompt_sets = [load_prompts(name, config.evaluation.limit) for name in config.evaluation.prompts]
         self.target: Target = load_target(config)
+        for prompt_set in self.prompt_sets:
+            check_first_turns(self.target, prompt_set, config.evaluation.max_new_tokens)
         self.examples: list[Rendered] = load_examples(config, self.target)
         checkpoint = find_checkpoint(config.output, resume)
+        if checkpoint is not None:
+            check_same_run(config, checkpoint.parent.parent / "config.yaml")
         self.drafter: Drafter = seeded_drafter(config, self.target, checkpoint)
         self.objective = make_objective(config)
         section = config.training
@@ -97,10 +103,10 @@ class Trainer:
         """Sums of one micro-batch; gradients of the summed loss are added to the parameters'."""
         section, drafter = self.config.training, self.drafter
         batch = collate([self.examples[i] for i in indices]).to(self.target.device)
-        features = self.target.features(batch.input_ids, batch.document_ids, drafter.feature_layers)
         seeds = [anchor_seed(section.seed, self.progress.step, i) for i in indices]
         grid = drafter.grid(batch, section.anchors, seeds)
         with torch.autocast(self.target.device.type, torch.bfloat16, enabled=self.reduced_precision):
+            features = self.target.features(batch.input_ids, batch.document_ids, drafter.feature_layers)
             hidden = drafter(grid, features)
             sums = chunked_head(hidden, grid.labels, grid.valid, grid.rows, drafter.head, self.objective)
         sums.loss.backward()
@@ -116,8 +122,11 @@ class Trainer:
     def run(self) -> Progress:
         """Train to the end; Ctrl-C writes a checkpoint and stops."""
         output, section = self.config.output, self.config.training
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "config.yaml").write_text(dump_config(self.config), encoding="utf-8")
+        make_directory(output)
+        forget_later_checkpoints(output / "checkpoints", self.progress.step)
+        if self.progress.step == 0:
+            (output / "metrics.jsonl").unlink(missing_ok=True)
+        write_text(output / "config.yaml", dump_config(self.config))
         remaining = self.steps - self.progress.step
         batches = batches_from(self.lengths, section.batch_size, section.seed, self.progress.step)
         started, first = time.time(), self.progress.step
@@ -171,6 +180,21 @@ class Trainer:
         with (self.config.output / "metrics.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(record) + "\n")
         self.report(record)
+
+
+def check_same_run(config: RunConfig, saved: Path) -> None:
+    """A checkpoint goes on only with what it was trained for; its schedule may be made longer or shorter."""
+    if not saved.is_file():
+        return
+    before = load_config(saved)
+    for section in ("target", "drafter", "objective", "data"):
+        old, new = getattr(before, section), getattr(config, section)
+        changed = [name for name in type(new).model_fields if getattr(old, name) != getattr(new, name)]
+        if changed:
+            raise UserError(
+                f"{saved.parent} holds a run with another {section}.{changed[0]} ({getattr(old, changed[0])}, now "
+                f"{getattr(new, changed[0])}); choose another output, or start over with --resume never"
+            )
 
 
 def seeded_drafter(config: RunConfig, target: Target, checkpoint: Path | None) -> Drafter:

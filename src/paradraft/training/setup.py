@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from ..assets import target_name, training_file
 from ..config import RunConfig
 from ..data.batches import check_supervision, cut
@@ -26,11 +28,14 @@ def make_drafter(config: RunConfig, target: Target, start_from: Path | None) -> 
     section = config.drafter
     source = start_from or section.init_from
     if source is not None:
-        return DRAFTERS[section.kind].from_pretrained(source, target).float().train()
+        return DRAFTERS[section.kind].from_pretrained(source, target, torch.float32).train()
     layers = None if section.feature_layers == "auto" else section.feature_layers
     if layers is not None:
         target.check_layers(layers)
-    return DFlash.fresh(target, section.layers, section.block_size, layers, section.mask_token).train()
+    try:
+        return DFlash.fresh(target, section.layers, section.block_size, layers, section.mask_token).train()
+    except ValueError as error:
+        raise UserError(f"drafter: {error}") from None
 
 
 def make_objective(config: RunConfig) -> Objective:
@@ -46,6 +51,6 @@ def load_examples(config: RunConfig, target: Target) -> list[Rendered]:
         raise UserError(f"target {target.name} has no tokenizer; put its tokenizer files beside its weights")
     conversations = [c for name in section.train for c in read_conversations(training_file(name), section.limit)]
     stops = target.stop_tokens
-    rendered = [render_conversation(target.tokenizer, messages, stops) for messages in conversations]
+    rendered = [r for messages in conversations for r in render_conversation(target.tokenizer, messages, stops)]
     longest = min(section.max_length, target.context_length)
     return check_supervision([cut(example, longest) for example in rendered], ", ".join(section.train))
