@@ -113,12 +113,12 @@ def run_eval(request: EvalRequest) -> list[dict[str, Any]]:
     prompt_sets = [load_prompts(name, request.limit) for name in request.prompts]
     target, drafters = load_pair(request.target, request.drafters, request.dtype, request.trust_remote_code)
     settings = request.settings
+    for drafter in drafters.values():
+        check_draft_length(drafter, settings.draft_length)
     if request.skip_long:
         prompt_sets = [fitting(s, target, settings.max_new_tokens, console) for s in prompt_sets]
     for prompt_set in prompt_sets:
         check_first_turns(target, prompt_set, settings.max_new_tokens)
-    for drafter in drafters.values():
-        check_draft_length(drafter, settings.draft_length)
     if request.out is not None:
         make_directory(request.out)
     rows: list[dict[str, Any]] = []
