@@ -60,7 +60,10 @@ class TrainingSection(Section):
     max_steps: int | None = Field(None, ge=1, description="stop after so many optimiser steps; null: by epochs")
     batch_size: int = Field(4, ge=1, description="conversations a step")
     micro_batch_size: int | None = Field(None, ge=1, description="conversations a forward; null: batch_size")
-    learning_rate: float = Field(6e-4, gt=0, description="peak of AdamW's rate")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: for the matrices, with AdamW for the rest; its rates are larger, about 0.02"
+    )
+    learning_rate: float = Field(6e-4, gt=0, description="peak of the rate")
     warmup_ratio: float = Field(0.04, ge=0, lt=1, description="share of the steps with a rising rate")
     weight_decay: float = Field(0.0, ge=0)
     anchors: int = Field(512, ge=1, description="anchors sampled per conversation")

@@ -152,7 +152,14 @@ def fresh_config(output: Path, steps: int, prompts: tuple[str, ...], every: int)
         drafter=DrafterSection(layers=2, block_size=8),
         data=DataSection(max_length=512, limit=3000),
         training=TrainingSection(
-            epochs=100, max_steps=steps, batch_size=8, anchors=32, learning_rate=5e-3, save_every=10**6, log_every=5
+            epochs=100,
+            max_steps=steps,
+            batch_size=8,
+            anchors=24,
+            optimizer="muon",
+            learning_rate=0.02,
+            save_every=10**6,
+            log_every=5,
         ),
         evaluation=EvaluationSection(prompts=prompts, every=every, limit=4, max_new_tokens=80, batch_size=4),
         output=output,

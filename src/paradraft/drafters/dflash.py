@@ -110,7 +110,7 @@ class DFlash(Drafter):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_epsilon)
         for matrix in (p for p in self.parameters() if p.ndim == 2):
-            nn.init.normal_(matrix, std=0.02)
+            nn.init.normal_(matrix, std=matrix.shape[1] ** -0.5)  # 0.02 at a width of 2,560
 
     def _check_target(self, target: Target) -> None:
         config = self.config

@@ -12,6 +12,7 @@ import torch
 
 from ..drafters import Drafter
 from ..errors import UserError
+from .optim import Optimizers
 
 MARKER = "COMPLETE"
 
@@ -37,7 +38,7 @@ def save_drafter(drafter: Drafter, path: Path) -> None:
 
 
 def save_checkpoint(
-    directory: Path, drafter: Drafter, optimizer: torch.optim.Optimizer, progress: dict[str, Any], keep: int
+    directory: Path, drafter: Drafter, optimizer: Optimizers, progress: dict[str, Any], keep: int
 ) -> Path:
     """checkpoints/step-N: the drafter's directory plus what training needs to go on; older ones are pruned."""
 
@@ -78,7 +79,7 @@ def forget_later_checkpoints(directory: Path, step: int) -> None:
             shutil.rmtree(path)
 
 
-def load_training_state(path: Path, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load_training_state(path: Path, optimizer: Optimizers) -> dict[str, Any]:
     """Restore the optimiser and return the saved progress."""
     optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
     progress: dict[str, Any] = json.loads((path / "progress.json").read_text(encoding="utf-8"))

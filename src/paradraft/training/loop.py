@@ -60,7 +60,9 @@ class Trainer:
         self.drafter: Drafter = seeded_drafter(config, self.target, checkpoint)
         self.objective = make_objective(config)
         section = config.training
-        self.optimizer = make_optimizer(self.drafter.parameters(), section.learning_rate, section.weight_decay)
+        self.optimizer = make_optimizer(
+            section.optimizer, self.drafter.parameters(), section.learning_rate, section.weight_decay
+        )
         self.progress = Progress()
         if checkpoint is not None:
             self.progress = Progress(**load_training_state(checkpoint, self.optimizer))
@@ -74,8 +76,6 @@ class Trainer:
         """One optimiser step on the examples `indices`; returns its record."""
         section, step = self.config.training, self.progress.step
         rate = learning_rate_at(step, self.steps, section.learning_rate, section.warmup_ratio)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         self.optimizer.zero_grad()
         total: ObjectiveSums | None = None
         micro = section.micro_batch_size or section.batch_size
@@ -95,7 +95,7 @@ class Trainer:
                 f"the loss is no longer finite at step {step + 1}; start again from the last checkpoint under "
                 f"{self.config.output / 'checkpoints'} with a lower training.learning_rate"
             )
-        self.optimizer.step()
+        self.optimizer.step(rate)
         self.progress.step += 1
         return step_record(total, loss, norm, rate, self.config.denominator)
 

@@ -1,0 +1,134 @@
+"""Every GPU check and benchmark: `python benchmarks/gpu.py --out benchmarks/results/gpu.json`.
+
+Random weights only, nothing is fetched. `--small` runs the same code at toy sizes, on a CPU too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from paradraft import DFlash, Engine, Objective, Target
+from paradraft.drafters import Batch
+from paradraft.drafters.attention import attend, attention_mask, dense_mask, dflash_predicate
+from paradraft.evaluation.measure import environment
+from paradraft.objectives.chunked_head import chunked_head
+
+
+def random_target(small: bool, device: str, layers: int) -> Target:
+    """Qwen3-4B's widths with few layers, or toy ones: training cost beside the target's forward is the drafter's."""
+    sizes: dict[str, int] = (
+        {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "head_dim": 16}
+        if small
+        else {
+            "vocab_size": 151936,
+            "hidden_size": 2560,
+            "intermediate_size": 9728,
+            "num_attention_heads": 32,
+            "head_dim": 128,
+        }
+    )
+    config = Qwen3Config(
+        **sizes,
+        num_hidden_layers=layers,
+        num_key_value_heads=sizes["num_attention_heads"] // 4,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        eos_token_id=None,
+    )
+    torch.manual_seed(0)
+    dtype = torch.float32 if small else torch.bfloat16
+    return Target(Qwen3ForCausalLM(config).to(device, dtype))
+
+
+def flex_equals_dense(device: str, small: bool) -> dict[str, Any]:
+    """Largest difference between the flex block mask and the dense oracle, float32."""
+    rows, context, blocks, size, heads, dim = (2, 96, 4, 4, 4, 16) if small else (2, 1024, 64, 16, 8, 128)
+    torch.manual_seed(0)
+    anchors = torch.randint(1, context, (rows, blocks), device=device).sort(1).values
+    documents = torch.zeros(rows, context, dtype=torch.long, device=device)
+    predicate = dflash_predicate(anchors, documents, size)
+    queries, keys = blocks * size, context + blocks * size
+    q = torch.randn(rows, heads, queries, dim, device=device)
+    k, v = (torch.randn(rows, heads // 2, keys, dim, device=device) for _ in range(2))
+    fast = attend(q, k, v, attention_mask(predicate, rows, queries, keys, q.device))
+    oracle = attend(q, k, v, dense_mask(predicate, rows, queries, keys, q.device))
+    difference = float((fast - oracle).abs().max())
+    return {"largest_difference": difference, "passed": difference < 1e-3}
+
+
+def decoding_is_lossless(device: str) -> dict[str, Any]:
+    """Drafted against plain decoding of random tiny models in float32, batch 4."""
+    target = random_target(True, device, 4)
+    drafter = DFlash.fresh(target, layers=2, block_size=8).eval()
+    prompts = [[i + 1, 2 * i + 3, 7] for i in range(4)]
+    plain = Engine(target).generate(prompts, 64, ())
+    drafted = Engine(target, drafter).generate(prompts, 64, ())
+    return {"passed": [g.tokens for g in plain] == [g.tokens for g in drafted]}
+
+
+def timed(run: Callable[[], None], device: str, repeats: int = 5) -> tuple[float, int]:
+    """Best seconds of `repeats` after two warm-ups, and the peak of allocated bytes."""
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    for _ in range(2):
+        run()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    best = float("inf")
+    for _ in range(repeats):
+        wait()
+        started = time.perf_counter()
+        run()
+        wait()
+        best = min(best, time.perf_counter() - started)
+    return best, torch.cuda.max_memory_allocated() if device == "cuda" else 0
+
+
+def training_step(device: str, small: bool, weighting: str) -> dict[str, Any]:
+    """Seconds and peak memory of a drafter's forward and backward on one sequence, features given."""
+    length, anchors, layers = (96, 8, 2) if small else (3072, 512, 5)
+    target = random_target(small, device, 8)
+    drafter = DFlash.fresh(target, layers=layers, block_size=16).float().train()
+    ids = torch.randint(1, 500, (1, length), device=device)
+    batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids))
+    features = torch.randn(1, length, len(drafter.feature_layers) * target.hidden_size, device=device)
+    grid = drafter.grid(batch, anchors, seeds=[0])
+    objective = Objective("ce", weighting, "weights" if weighting == "decay" else "anchors")
+
+    def step() -> None:
+        drafter.zero_grad()
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            hidden = drafter(grid, features)
+            sums = chunked_head(hidden, grid.labels, grid.valid, grid.rows, drafter.head, objective)
+        sums.loss.backward()
+
+    seconds, peak = timed(step, device)
+    return {"weighting": weighting, "seconds": seconds, "peak_bytes": peak, "length": length, "anchors": anchors}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--small", action="store_true", help="toy sizes")
+    arguments = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and not arguments.small:
+        raise SystemExit("no GPU here; --small runs the same code at toy sizes")
+    results: dict[str, Any] = {"environment": environment(random_target(True, device, 2)), "small": arguments.small}
+    results["flex_equals_dense"] = flex_equals_dense(device, arguments.small)
+    results["decoding_is_lossless"] = decoding_is_lossless(device)
+    results["training_step"] = [training_step(device, arguments.small, w) for w in ("decay", "dpace")]
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()
