@@ -79,10 +79,11 @@ def test_a_step_does_not_depend_on_micro_batches(
             torch.testing.assert_close(tensor, results[0][2][name], rtol=1e-3, atol=2e-4)
 
 
-def test_resuming_equals_going_on(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
-    whole = Trainer(config_for(target_directory, conversations, tmp_path / "whole"))
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resuming_equals_going_on(target_directory: Path, conversations: Path, tmp_path: Path, optimizer: str) -> None:
+    whole = Trainer(config_for(target_directory, conversations, tmp_path / "whole", optimizer=optimizer))
     whole.run()
-    halved = config_for(target_directory, conversations, tmp_path / "halved")
+    halved = config_for(target_directory, conversations, tmp_path / "halved", optimizer=optimizer)
 
     class Interrupted(Trainer):
         def train_step(self, indices: Any) -> dict[str, Any]:

@@ -1,0 +1,76 @@
+"""What ships: small enough, held out, loadable, lossless, and the recipes that made it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from paradraft.assets import ASSETS, drafter_directory, target_name, training_file
+from paradraft.config import load_config
+from paradraft.data.conversations import read_conversations
+from paradraft.data.render import render_prompt
+from paradraft.decoding import Engine
+from paradraft.demo.families import is_held_out
+from paradraft.drafters import load_drafter
+from paradraft.evaluation.loops import is_looping
+from paradraft.evaluation.lossless import check_exact
+from paradraft.evaluation.prompts import load_prompts
+from paradraft.target import Target
+
+DRAFTERS = ("demo:dflash-dpace", "demo:dflash-decay")
+SETS = ("demo:math", "demo:code", "demo:chat")
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def demo_target() -> Target:
+    return Target.load(target_name("demo"))
+
+
+def test_shipped_weights_stay_small() -> None:
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*.safetensors")) < 60e6
+
+
+def test_prompt_sets_are_held_out_and_training_text_is_not() -> None:
+    for name in SETS:
+        prompts = load_prompts(name).prompts
+        assert len(prompts) == 100 and all(is_held_out(prompt.turns[0]) for prompt in prompts)
+    conversations = read_conversations(training_file("demo:train"))
+    assert len(conversations) > 1000
+    assert not any(is_held_out(messages[0]["content"]) for messages in conversations)
+
+
+def test_the_target_ends_its_answers(demo_target: Target) -> None:
+    tokenizer = demo_target.tokenizer
+    assert tokenizer is not None
+    for name in SETS:
+        asked = [
+            render_prompt(tokenizer, [{"role": "user", "content": p.turns[0]}]) for p in load_prompts(name, 6).prompts
+        ]
+        answers = Engine(demo_target).generate(asked, 256)
+        assert sum(answer.stopped and not is_looping(answer.tokens) for answer in answers) >= 5
+
+
+@pytest.mark.parametrize("name", DRAFTERS)
+def test_shipped_drafters_are_lossless_and_pay(demo_target: Target, name: str) -> None:
+    drafter = load_drafter(drafter_directory(name), demo_target)
+    tokenizer = demo_target.tokenizer
+    assert tokenizer is not None
+    asked = [
+        render_prompt(tokenizer, [{"role": "user", "content": p.turns[0]}])
+        for s in SETS
+        for p in load_prompts(s, 3).prompts
+    ]
+    result = check_exact(demo_target, drafter, asked, 96)
+    assert result.passed and not result.divergences
+    answers = Engine(demo_target, drafter).generate(asked, 96)
+    emitted = sum(r.emitted for a in answers for r in a.rounds) / sum(len(a.rounds) for a in answers)
+    assert emitted > 2.5
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_are_valid(path: Path) -> None:
+    config = load_config(path)
+    assert config.output == Path("runs") / path.stem
+    assert config.drafter.block_size >= 2
