@@ -161,7 +161,7 @@ def fresh_config(output: Path, steps: int, prompts: tuple[str, ...], every: int)
             save_every=10**6,
             log_every=5,
         ),
-        evaluation=EvaluationSection(prompts=prompts, every=every, limit=4, max_new_tokens=80, batch_size=4),
+        evaluation=EvaluationSection(prompts=prompts, every=every, limit=3, max_new_tokens=64, batch_size=3),
         output=output,
     )
 
@@ -175,9 +175,9 @@ def train_fresh(console: Console, seconds: int) -> list[dict[str, Any]]:
         trial.train_step(range(8))
         trial.train_step(range(8, 16))
         per_step = (time.perf_counter() - started) / 2
-        steps = max(10, int(0.8 * seconds / per_step))
+        steps = max(10, int(0.6 * seconds / per_step))  # the rest goes to evaluation
         output = Path(directory) / "run"
-        trainer = Trainer(fresh_config(output, steps, SETS, max(1, steps // 5)))
+        trainer = Trainer(fresh_config(output, steps, SETS, max(1, steps // 4)))
         with progress_bar(console, "training", steps) as advance:
             done = 0
 
