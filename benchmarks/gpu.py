@@ -19,6 +19,7 @@ from paradraft import DFlash, Engine, Objective, Target
 from paradraft.drafters import Batch
 from paradraft.drafters.attention import attend, attention_mask, dense_mask, dflash_predicate
 from paradraft.evaluation.measure import environment
+from paradraft.objectives import Blocks
 from paradraft.objectives.chunked_head import chunked_head
 
 
@@ -106,7 +107,7 @@ def training_step(device: str, small: bool, weighting: str) -> dict[str, Any]:
         drafter.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             hidden = drafter(grid, features)
-            sums = chunked_head(hidden, grid.labels, grid.valid, grid.rows, drafter.head, objective)
+            sums = chunked_head(hidden, Blocks(grid.labels, grid.valid, grid.rows), drafter.head, objective)
         sums.loss.backward()
 
     seconds, peak = timed(step, device)

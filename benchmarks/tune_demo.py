@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[1.5e-3, 3e-3, 6e-3])
     parser.add_argument("--clips", type=float, nargs="+", default=[0.5, 5.0])
+    parser.add_argument("--prompts", type=int, default=32, help="of each set")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
@@ -37,6 +38,9 @@ def main() -> None:
                 f"training.max_steps={arguments.steps}",
                 f"training.precision={arguments.precision}",
                 f"evaluation.every={arguments.steps}",
+                "evaluation.at_start=false",
+                f"evaluation.limit={arguments.prompts}",
+                "evaluation.batch_size=32",
                 f"output={output}",
             ]
             progress = Trainer(load_config(arguments.recipe, overrides), "never").run()

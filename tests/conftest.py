@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from paradraft.demo.tokenizer import train_tokenizer
-from paradraft.drafters import DFlash
+from paradraft.drafters import DFlash, Drafter, Pard, Pard2, Vanilla
 from paradraft.target import Target
 
 SIZES: dict[str, Any] = {
@@ -92,6 +92,25 @@ def make_drafter(target: Target, block_size: int = 6, layers: int = 2, seed: int
             if parameter.ndim == 2:
                 parameter.normal_(std=0.3)
     return drafter.eval()
+
+
+KINDS = ("dflash", "pard", "pard2", "vanilla")
+
+
+def make_drafter_of(kind: str, target: Target, draft_length: int = 5, layers: int = 2, seed: int = 1) -> Drafter:
+    """A random drafter of any kind, its drafts not all the same; language models have an architecture of their own."""
+    if kind == "dflash":
+        return make_drafter(target, draft_length + 1, layers, seed)
+    model = make_model("llama", seed, num_hidden_layers=layers, hidden_size=24, vocab_size=target.vocabulary_size)
+    mask = target.vocabulary_size - 1
+    if kind == "vanilla":
+        return Vanilla(model, target, draft_length).eval()
+    if kind == "pard":
+        return Pard(model, target, draft_length, mask, cod_ratio=1.0).eval()
+    layers_read = (len(target.layers), 0)
+    width = 2 * target.hidden_size
+    torch.manual_seed(seed)
+    return Pard2(model, target, draft_length, mask, layers_read, width, 0.3, feature_dropout=0.0, cod_ratio=1.0).eval()
 
 
 @pytest.fixture(scope="session")

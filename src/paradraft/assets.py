@@ -35,7 +35,11 @@ def drafter_directory(name: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         try:
-            return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+            return Path(
+                snapshot_download(
+                    name, allow_patterns=["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "warp_model.bin"]
+                )
+            )
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
             first = str(error).strip().splitlines()[0]
             raise UserError(f"drafter {name} is no directory here and cannot be fetched: {first}") from None

@@ -25,6 +25,10 @@ DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores")]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with a checkpoint")]
 DraftLengthOption = Annotated[int | None, typer.Option("--draft-length", help="drafts a round; default: as trained")]
+ModesOption = Annotated[
+    list[str] | None, typer.Option("--mode", help="dependent or independent of the target's features; repeatable")
+]
+ModeOption = Annotated[str | None, typer.Option("--mode", help="dependent or independent of the target's features")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="only the first so many prompts of each set")]
 
 
@@ -65,6 +69,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 1,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 256,
     draft_length: DraftLengthOption = None,
+    mode: ModesOption = None,
     limit: LimitOption = None,
     skip_long: Annotated[bool, typer.Option("--skip-long", help="leave out prompts beyond the context")] = False,
     seed: Annotated[int, typer.Option("--seed")] = 0,
@@ -78,7 +83,9 @@ def evaluate(
     from .evaluation.command import EvalRequest, run_eval
     from .evaluation.measure import Settings
 
-    settings = Settings(Sampling(temperature, top_k, top_p), batch_size, max_new_tokens, draft_length, seed)
+    settings = Settings(
+        Sampling(temperature, top_k, top_p), batch_size, max_new_tokens, draft_length, seed, tuple(mode or ())
+    )
     drafters = drafter or ["demo:dflash-dpace"]
     set_threads(threads)
     run_eval(EvalRequest(target, drafters, prompts, settings, limit, skip_long, dtype, trust_remote_code, out))
@@ -94,6 +101,7 @@ def verify(
     samples: Annotated[int, typer.Option("--samples", min=100, help="sampled continuations above 0")] = 20000,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 128,
     draft_length: DraftLengthOption = None,
+    mode: ModeOption = None,
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
     trust_remote_code: TrustOption = False,
@@ -104,7 +112,17 @@ def verify(
     temperatures = [0.0, 1.0] if temperature is None else [temperature]
     set_threads(threads)
     request = VerifyRequest(
-        target, drafter, prompts, temperatures, count, samples, max_new_tokens, draft_length, dtype, trust_remote_code
+        target,
+        drafter,
+        prompts,
+        temperatures,
+        count,
+        samples,
+        max_new_tokens,
+        draft_length,
+        mode,
+        dtype,
+        trust_remote_code,
     )
     if not run_verify(request):
         raise typer.Exit(1)
@@ -121,6 +139,7 @@ def generate(
     top_p: Annotated[float, typer.Option("--top-p")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 256,
     draft_length: DraftLengthOption = None,
+    mode: ModeOption = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
@@ -134,9 +153,46 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p)
     run_generate(
         GenerateRequest(
-            target, drafter, prompt, sampling, max_new_tokens, draft_length, seed, show_rounds, dtype, trust_remote_code
+            target,
+            drafter,
+            prompt,
+            sampling,
+            max_new_tokens,
+            draft_length,
+            seed,
+            show_rounds,
+            mode,
+            dtype,
+            trust_remote_code,
         )
     )
+
+
+@app.command("import")
+def import_(
+    checkpoint: Annotated[str, typer.Argument(help="directory or Hugging Face id of a published drafter")],
+    out: Annotated[Path, typer.Option("--out", help="new directory")],
+) -> None:
+    """A published DFlash, PARD or PARD-2 checkpoint as a directory to train on or decode with."""
+    from .assets import drafter_directory
+    from .export.formats import import_published
+
+    typer.echo(f"wrote {out} ({import_published(drafter_directory(checkpoint), out)})")
+
+
+@app.command()
+def export(
+    drafter: Annotated[str, typer.Argument(help="directory or demo:NAME")],
+    out: Annotated[Path, typer.Option("--out", help="new directory")],
+    to: Annotated[str, typer.Option("--to", help="published: the layout of the drafter's authors")] = "published",
+) -> None:
+    """A drafter in the layout its authors publish. Example: `paradraft export demo:pard2 --to published --out x`"""
+    from .assets import drafter_directory
+    from .export.formats import export_published
+
+    if to != "published":
+        raise UserError(f"--to {to!r} is not known; what is: published")
+    typer.echo(f"wrote {out} ({export_published(drafter_directory(drafter), out)})")
 
 
 @app.command()

@@ -26,26 +26,38 @@ class TargetSection(Section):
 
 
 class DrafterSection(Section):
-    kind: Literal["dflash"] = Field("dflash", description="which drafter")
-    layers: int = Field(5, ge=1, description="decoder layers of the drafter")
-    block_size: int = Field(16, ge=2, description="slots of a block: the anchor and block_size - 1 drafts")
+    kind: Literal["dflash", "pard", "pard2", "vanilla"] = Field("dflash", description="which drafter")
+    layers: int = Field(5, ge=1, description="decoder layers of a fresh drafter")
+    hidden_size: int | None = Field(None, ge=8, description="pard, pard2, vanilla: width; null: the target's")
+    block_size: int = Field(16, ge=2, description="dflash: slots of a block: the anchor and block_size - 1 drafts")
+    draft_length: int = Field(16, ge=1, description="pard, pard2, vanilla: most tokens drafted a round")
     feature_layers: Literal["auto"] | tuple[int, ...] = Field(
-        "auto", description="0-based target layers whose outputs are read; auto spaces them evenly"
+        "auto", description="dflash, pard2: 0-based target layers whose outputs are read; auto: as published"
     )
     mask_token: int | None = Field(None, ge=0, description="id of the mask; null finds an unused one")
-    init_from: Path | None = Field(None, description="start from this drafter's weights instead of fresh ones")
+    init_from: str | None = Field(
+        None, description="start from these weights: a drafter, or (pard, pard2, vanilla) any causal language model"
+    )
+    cod_ratio: float = Field(0.7, gt=0, le=1, description="pard, pard2: share of the steps i + 1 kept is ratio^i ...")
+    cod_least: float = Field(0.1, ge=0, le=1, description="pard, pard2: ... but at least this")
+    feature_scale: float = Field(0.02, gt=0, description="pard2: factor of the projected features")
+    feature_dropout: float = Field(0.1, ge=0, le=1, description="pard2: share of sequences trained without features")
 
 
 class ObjectiveSection(Section):
-    token_loss: Literal["ce"] = Field("ce", description="loss of one token")
-    weighting: Literal["uniform", "decay", "head", "dpace", "dpace_prefix", "dpace_continuation"] = Field(
+    token_loss: Literal["ce", "kl", "reverse_kl", "tv", "ce_kd"] = Field(
+        "ce", description="loss of one token; ce_kd: ce_weight * CE + kd_weight * KL(target || drafter)"
+    )
+    ce_weight: float = Field(0.1, ge=0, description="ce_kd")
+    kd_weight: float = Field(1.0, ge=0, description="ce_kd")
+    weighting: Literal["uniform", "decay", "head", "dpace", "dpace_prefix", "dpace_continuation", "cat"] = Field(
         "dpace", description="weights over the positions of a block"
     )
     alpha: float = Field(0.5, gt=0, le=1, description="D-PACE: smoothing of the confidence")
     gamma: float = Field(7.0, gt=0, description="decay: w = exp(-(k-1)/gamma); 7, 5, 4 for blocks of 16, 10, 8")
     base: float = Field(0.8, gt=0, le=1, description="head: w = base^(k-1)")
     denominator: Literal["auto", "anchors", "tokens", "weights", "sequences"] = Field(
-        "auto", description="what the summed loss is divided by; auto: weights for decay and head, else anchors"
+        "auto", description="what the summed loss is divided by; auto: weights for decay, head and cat, else anchors"
     )
 
 
@@ -80,6 +92,7 @@ class TrainingSection(Section):
 class EvaluationSection(Section):
     prompts: tuple[str, ...] = Field((), description="prompt sets decoded while training; empty: no evaluation")
     every: int = Field(500, ge=1, description="steps between evaluations")
+    at_start: bool = Field(True, description="also before the first step")
     limit: int = Field(64, ge=1, description="prompts of each set")
     max_new_tokens: int = Field(128, ge=1)
     batch_size: int = Field(16, ge=1)
@@ -107,7 +120,7 @@ class RunConfig(Section):
     def denominator(self) -> str:
         if self.objective.denominator != "auto":
             return self.objective.denominator
-        return "weights" if self.objective.weighting in ("decay", "head") else "anchors"
+        return "weights" if self.objective.weighting in ("decay", "head", "cat") else "anchors"
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

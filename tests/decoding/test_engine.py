@@ -11,7 +11,7 @@ from paradraft.decoding import Engine, Sampling
 from paradraft.drafters import DFlash
 from paradraft.errors import UserError
 from paradraft.target import Target
-from tests.conftest import FAMILIES, make_drafter, make_model
+from tests.conftest import FAMILIES, KINDS, make_drafter, make_drafter_of, make_model
 
 
 def transformers_greedy(target: Target, prompt: list[int], new: int, stop: int | None = None) -> list[int]:
@@ -31,14 +31,16 @@ def test_plain_decoding_equals_transformers(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_three_hundred_random_cases_are_lossless(family: str) -> None:
-    """60 cases a family: random target, drafter, prompts, batch size, draft length; token for token."""
-    rng = random.Random(family)
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_cases_are_lossless(family: str, kind: str) -> None:
+    """Hundreds in all: random target, drafter, prompts, batch size, draft length; token for token."""
+    rng = random.Random(family + kind)
     cases = 0
-    while cases < 60:
+    while cases < (60 if kind == "dflash" else 20):
         seed = rng.randrange(10_000)
         target = Target(make_model(family, seed=seed, num_hidden_layers=rng.choice([2, 3, 4])))
-        drafter = make_drafter(target, block_size=rng.choice([2, 4, 8]), layers=rng.choice([1, 2]), seed=seed)
+        drafter = make_drafter_of(kind, target, rng.choice([1, 3, 7]), layers=rng.choice([1, 2]), seed=seed)
+        drafter.set_mode(rng.choice(drafter.modes))
         prompts = [[rng.randrange(1, 40) for _ in range(rng.randint(1, 9))] for _ in range(rng.choice([1, 2, 5]))]
         steps = rng.randint(1, drafter.max_draft)
         new = rng.randint(1, 24)
@@ -123,6 +125,25 @@ def test_sampling_repeats_with_its_seed(target: Target) -> None:
         Engine(target, drafter, Sampling(1.0), seed=seed).generate([[1, 2]], 20, ())[0].tokens for seed in (1, 1, 2)
     )
     assert first == again != other
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_of_a_prompt_share_its_prefill_and_nothing_else(kind: str, target: Target) -> None:
+    drafter = make_drafter_of(kind, target)
+    prompts = [[4, 9, 2], [8]]
+    alone = Engine(target, drafter).generate(prompts, 12, ())
+    together = Engine(target, drafter).generate(prompts, 12, (), samples=3)
+    assert [g.tokens for g in together] == [g.tokens for g in alone for _ in range(3)]
+    sampled = Engine(target, drafter, Sampling(1.0)).generate(prompts, 12, (), samples=3)
+    assert len({tuple(g.tokens) for g in sampled}) == 6
+
+
+def test_rows_may_leave_early_without_shorter_drafts(target: Target) -> None:
+    drafter = make_drafter(target)
+    generation = Engine(target, drafter).generate([[4, 9, 2]], 20, (), enough=3)[0]
+    whole = Engine(target, drafter).generate([[4, 9, 2]], 20, ())[0]
+    assert 3 <= len(generation.tokens) < 20 and generation.tokens == whole.tokens[: len(generation.tokens)]
+    assert {len(r.drafted) for r in generation.rounds} == {drafter.max_draft}
 
 
 def test_requests_that_cannot_be_served(target: Target, drafter: DFlash) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from paradraft.drafters.grid import Batch, anchor_grid, eligible_anchors
+from paradraft.drafters.grid import Batch, anchor_grid, conditional_drop, eligible_anchors
 
 
 def batch_of(masks: list[str], documents: list[str] | None = None) -> Batch:
@@ -37,7 +37,7 @@ def test_labels_and_validity() -> None:
 def test_every_valid_label_is_the_token_that_many_steps_on() -> None:
     batch = batch_of(["1" * 30, "0" * 10 + "1" * 20])
     grid = anchor_grid(batch, steps=5, anchors=8, seeds=[1, 2])
-    assert len(grid.rows) == 16 and grid.anchors_per_row == 8
+    assert len(grid.rows) == 16
     for n in range(16):
         row, anchor = int(grid.rows[n]), int(grid.anchors[n])
         assert grid.anchor_tokens[n] == batch.input_ids[row, anchor]
@@ -70,3 +70,26 @@ def test_anchors_cover_all_eligible_positions_evenly() -> None:
         counts[anchor_grid(batch, 1, 5, seeds=[seed]).anchors] += 1
     assert counts[20] == 0  # no next token
     assert (counts[:20] - 500).abs().max() < 5 * (2000 * 0.25 * 0.75) ** 0.5
+
+
+def test_conditional_drop_is_nested_and_keeps_its_shares() -> None:
+    batch = batch_of(["1" * 61, "0" * 20 + "1" * 41])
+    kept = torch.zeros(8)
+    for seed in range(300):
+        grid = anchor_grid(batch, 8, 61, seeds=[seed, seed + 1])
+        cut = conditional_drop(grid, 0.7, 0.2, seeds=[seed, seed + 1])
+        assert torch.equal(cut.valid[:, 0], grid.valid[:, 0])  # step 1 always stays
+        assert not (cut.valid & ~grid.valid).any()  # nothing beyond the text comes back: no wrap around its end
+        assert (cut.valid.long().diff(dim=1) <= 0).all()  # nested
+        whole = torch.arange(60) < 60 - 7  # anchors of row 0 with all their steps in the text
+        kept += cut.valid[:60][whole].float().mean(0)
+    wanted = torch.tensor([max(0.7**i, 0.2) for i in range(8)])
+    torch.testing.assert_close(kept / 300, wanted, rtol=0, atol=0.01)
+
+
+def test_conditional_drop_draws_for_each_row_alone() -> None:
+    two, one = batch_of(["1" * 30, "1" * 30]), batch_of(["1" * 30])
+    both = conditional_drop(anchor_grid(two, 6, 30, [5, 6]), 0.5, 0.1, [5, 6])
+    alone = conditional_drop(anchor_grid(one, 6, 30, [6]), 0.5, 0.1, [6])
+    assert torch.equal(both.valid[29:], alone.valid)
+    assert not torch.equal(both.valid[:29], both.valid[29:])

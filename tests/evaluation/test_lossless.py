@@ -14,7 +14,7 @@ from paradraft.drafters import DFlash
 from paradraft.errors import UserError
 from paradraft.evaluation.lossless import check_distribution, check_exact, likely_continuations
 from paradraft.target import Target
-from tests.conftest import make_drafter, make_model
+from tests.conftest import make_drafter, make_drafter_of, make_model
 
 PROMPTS = [[1, 2, 3], [7]]
 
@@ -42,6 +42,16 @@ def test_sampled_decoding_has_the_targets_distribution(small: tuple[Target, DFla
     result = check_distribution(target, drafter, PROMPTS, 200_000, sampling, batch_size=5000)
     assert result.passed, result
     assert result.cells > 50
+
+
+@pytest.mark.parametrize("kind", ["pard", "pard2", "vanilla"])
+def test_every_drafter_is_lossless_as_a_distribution(small: tuple[Target, DFlash], kind: str) -> None:
+    target, _ = small
+    drafter = make_drafter_of(kind, target, draft_length=3)
+    for mode in drafter.modes:
+        drafter.set_mode(mode)
+        result = check_distribution(target, drafter, PROMPTS, 60_000, Sampling(1.0), batch_size=5000)
+        assert result.passed and result.cells > 50, result
 
 
 def test_a_broken_acceptance_rule_is_rejected(small: tuple[Target, DFlash], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,25 +8,33 @@ import pytest
 import torch
 from torch import Tensor
 
-from paradraft.objectives import DENOMINATORS, WEIGHTINGS, Objective, ObjectiveSums
+from paradraft.objectives import DENOMINATORS, TOKEN_LOSSES, WEIGHTINGS, Blocks, Objective, ObjectiveSums
 from paradraft.objectives.chunked_head import chunked_head, unchunked_head
 
 N, K, H, V = 11, 4, 6, 9
 
 
-def problem() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """hidden, labels, valid, rows (of four sequences, one without a valid block), head weight."""
+def problem() -> tuple[Tensor, Blocks, Tensor]:
+    """hidden, blocks (of four sequences, one without a valid block) with the target's opinion, head weight."""
     torch.manual_seed(3)
     rows = torch.tensor([0, 0, 0, 0, 0, 1, 2, 2, 2, 3, 3])
     valid = (torch.rand(N, K) > 0.3).long().cumprod(-1).bool()
     valid[0], valid[5], valid[6], valid[9:] = True, True, True, False
-    return torch.randn(N, K, H), torch.randint(0, V, (N, K)), valid, rows, torch.randn(V, H)
+    labels, gold = torch.randint(0, V, (N, K)), torch.rand(N, K)
+    blocks = Blocks(labels, valid, rows, gold, torch.randn(7, V), torch.randint(0, 7, (N, K)))
+    return torch.randn(N, K, H), blocks, torch.randn(V, H)
 
 
-@pytest.mark.parametrize(("weighting", "denominator"), list(itertools.product(WEIGHTINGS, DENOMINATORS)))
-def test_chunked_head_is_exact_in_value_and_gradient(weighting: str, denominator: str) -> None:
-    hidden, labels, valid, rows, weight = problem()
-    objective = Objective("ce", weighting, denominator)
+COMBINATIONS = [
+    *itertools.product(["ce"], WEIGHTINGS, DENOMINATORS),
+    *itertools.product(sorted(set(TOKEN_LOSSES) - {"ce"}), ["dpace", "cat"], ["weights"]),
+]
+
+
+@pytest.mark.parametrize(("token_loss", "weighting", "denominator"), COMBINATIONS)
+def test_chunked_head_is_exact_in_value_and_gradient(token_loss: str, weighting: str, denominator: str) -> None:
+    hidden, blocks, weight = problem()
+    objective = Objective(token_loss, weighting, denominator)
     results: list[tuple[ObjectiveSums, Tensor, Tensor]] = []
     for chunked in (False, True):
         x, matrix = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
@@ -35,9 +43,9 @@ def test_chunked_head_is_exact_in_value_and_gradient(weighting: str, denominator
             return part @ matrix.T
 
         if chunked:
-            sums = chunked_head(x, labels, valid, rows, head, objective, positions_per_chunk=3 * K)
+            sums = chunked_head(x, blocks, head, objective, positions_per_chunk=3 * K)
         else:
-            sums = unchunked_head(x, labels, valid, rows, head, objective)
+            sums = unchunked_head(x, blocks, head, objective)
         sums.loss.backward()
         assert x.grad is not None and matrix.grad is not None
         results.append((sums.detached(), x.grad, matrix.grad))
@@ -49,31 +57,56 @@ def test_chunked_head_is_exact_in_value_and_gradient(weighting: str, denominator
 
 @pytest.mark.parametrize(("weighting", "denominator"), list(itertools.product(WEIGHTINGS, DENOMINATORS)))
 def test_micro_batches_of_whole_sequences_add_up(weighting: str, denominator: str) -> None:
-    hidden, labels, valid, rows, weight = problem()
+    hidden, blocks, weight = problem()
     objective = Objective("ce", weighting, denominator)
 
-    def gradient(parts: list[Tensor]) -> Tensor:
+    def gradient(parts: list[slice]) -> Tensor:
         x = hidden.clone().requires_grad_()
         denominators = torch.zeros(())
         for part in parts:
-            local = rows[part] - rows[part].min()
-            sums = unchunked_head(x[part], labels[part], valid[part], local, lambda h: h @ weight.T, objective)
+            some = blocks[part]
+            local = Blocks(some.labels, some.valid, some.rows - some.rows.min(), some.gold)
+            sums = unchunked_head(x[part], local, lambda h: h @ weight.T, objective)
             sums.loss.backward()
             denominators += sums.denominator
         assert x.grad is not None
         return x.grad / denominators
 
-    whole = gradient([torch.arange(N)])
-    split = gradient([(rows == 0).nonzero().flatten(), (rows > 0).nonzero().flatten()])
+    whole = gradient([slice(0, N)])
+    split = gradient([slice(0, 5), slice(5, N)])
     torch.testing.assert_close(whole, split, rtol=1e-5, atol=1e-7)
 
 
+def test_the_mixed_loss_is_its_two_terms_against_torch() -> None:
+    hidden, blocks, weight = problem()
+    assert blocks.teacher is not None and blocks.teacher_rows is not None
+    logits = hidden @ weight.T
+    teacher = blocks.teacher[blocks.teacher_rows]
+    ce = torch.nn.functional.cross_entropy(logits.flatten(0, 1), blocks.labels.flatten(), reduction="none").view(N, K)
+    kl = torch.nn.functional.kl_div(logits.log_softmax(-1), teacher.softmax(-1), reduction="none").sum(-1)
+    tv = 1 - torch.minimum(logits.softmax(-1), teacher.softmax(-1)).sum(-1)
+    reverse = torch.nn.functional.kl_div(teacher.log_softmax(-1), logits.softmax(-1), reduction="none").sum(-1)
+    for name, wanted in (("ce_kd", 0.1 * ce + kl), ("kl", kl), ("tv", tv), ("reverse_kl", reverse)):
+        sums = unchunked_head(hidden, blocks, lambda h: h @ weight.T, Objective(name, "uniform", "tokens"))
+        torch.testing.assert_close(sums.loss, wanted[blocks.valid].sum())
+
+
+def test_losses_that_need_the_target_say_so() -> None:
+    hidden, blocks, weight = problem()
+    bare = Blocks(blocks.labels, blocks.valid, blocks.rows)
+    for objective in (Objective("ce_kd"), Objective("ce", "cat")):
+        assert objective.needs_teacher or objective.needs_gold
+        with pytest.raises(ValueError, match="needs the target's"):
+            unchunked_head(hidden, bare, lambda h: h @ weight.T, objective)
+
+
 def test_anchor_denominator_is_a_mean_over_anchors_then_over_sequences() -> None:
-    hidden, labels, valid, rows, weight = problem()
-    sums = unchunked_head(hidden, labels, valid, rows, lambda h: h @ weight.T, Objective("ce", "uniform", "anchors"))
-    losses = torch.nn.functional.cross_entropy((hidden @ weight.T).flatten(0, 1), labels.flatten(), reduction="none")
-    per_block = (losses.view(N, K) * valid).sum(-1)
-    means = [per_block[(rows == r) & valid.any(-1)].mean() for r in (0, 1, 2)]
+    hidden, blocks, weight = problem()
+    sums = unchunked_head(hidden, blocks, lambda h: h @ weight.T, Objective("ce", "uniform", "anchors"))
+    logits = (hidden @ weight.T).flatten(0, 1)
+    losses = torch.nn.functional.cross_entropy(logits, blocks.labels.flatten(), reduction="none")
+    per_block = (losses.view(N, K) * blocks.valid).sum(-1)
+    means = [per_block[(blocks.rows == r) & blocks.valid.any(-1)].mean() for r in (0, 1, 2)]
     torch.testing.assert_close(sums.loss / sums.denominator, torch.stack(means).mean())
 
 
@@ -81,8 +114,8 @@ def test_reached_counts_only_unbroken_runs() -> None:
     logits = torch.zeros(1, 3, 2)
     logits[0, :, 1] = 1
     labels = torch.tensor([[1, 0, 1]])
-    ones = torch.ones(1)
-    sums = Objective("ce", "uniform", "tokens").sums(logits, labels, torch.ones(1, 3, dtype=torch.bool), ones, ones)
+    blocks = Blocks(labels, torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, dtype=torch.long))
+    sums = Objective("ce", "uniform", "tokens").sums(logits[0], blocks, torch.ones(1), torch.ones(1))
     assert sums.correct.tolist() == [1, 0, 1] and sums.reached.tolist() == [1, 0, 0]
 
 

@@ -11,6 +11,7 @@ import torch
 from paradraft.objectives import weightings as w
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "dpace_weights.json"
+CAT_GOLDEN = GOLDEN.with_name("cat_weights.json")
 
 # Two rows of one golden case: all valid, and a hole at the second position.
 CONFIDENCE = torch.tensor([[0.2794, 0.2737, 0.8621, 0.6567], [0.763, 0.7594, 0.063, 0.0576]], dtype=torch.float64)
@@ -36,6 +37,26 @@ def test_all_golden_cases() -> None:
         ):
             wanted = torch.tensor(case[name])
             torch.testing.assert_close(function(confidence, valid, case["alpha"]), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_cat_gives_the_golden_numbers() -> None:
+    """Row a of the golden case: the target's probabilities of the tokens behind anchor a, and their weights."""
+    gold = torch.tensor([[0.5725, 0.1249, 0.997, 0.1648], [0.6088, 0.0677, 1.0, 1.0]])
+    valid = torch.tensor([[True] * 4, [True, True, False, False]])
+    wanted = torch.tensor([[1.0, 0.5725, 0.071505, 0.071291], [1.0, 0.6088, 0.0, 0.0]])
+    torch.testing.assert_close(w.cat(gold, valid), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not CAT_GOLDEN.exists(), reason="the shared golden file is not beside this checkout")
+def test_all_golden_cat_weights() -> None:
+    golden = json.loads(CAT_GOLDEN.read_text())
+    gold = torch.tensor(golden["gold_prob"])
+    for anchor, row in enumerate(golden["weights"]):
+        steps = [anchor + 1 + k for k in range(len(row))]
+        valid = torch.tensor([value is not None for value in row])
+        confidence = torch.tensor([float(gold[t]) if t < len(gold) else 0.5 for t in steps])
+        wanted = torch.tensor([value or 0.0 for value in row])
+        torch.testing.assert_close(w.cat(confidence, valid), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_dpace_is_the_gradient_of_expected_accepted_length() -> None:

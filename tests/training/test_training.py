@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from paradraft.config import RunConfig
-from paradraft.drafters import load_drafter
+from paradraft.drafters import Batch, anchor_grid, load_drafter
 from paradraft.errors import UserError
+from paradraft.objectives import Objective
 from paradraft.target import Target
 from paradraft.training.checkpoint import complete_checkpoints, find_checkpoint
 from paradraft.training.loop import Trainer
 from paradraft.training.optim import learning_rate_at
+from paradraft.training.read_target import read_target
 
 
 def config_for(target: Path, data: Path, output: Path, **training: Any) -> RunConfig:
@@ -77,6 +79,52 @@ def test_a_step_does_not_depend_on_micro_batches(
         assert norm == pytest.approx(results[0][1], rel=1e-4)
         for name, tensor in after.items():
             torch.testing.assert_close(tensor, results[0][2][name], rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["pard", "pard2", "vanilla"])
+def test_language_model_drafters_learn_and_their_steps_do_not_depend_on_micro_batches(
+    target_directory: Path, conversations: Path, tmp_path: Path, kind: str
+) -> None:
+    def config(**training: Any) -> RunConfig:
+        made = config_for(target_directory, conversations, tmp_path / kind, **training)
+        drafter = {"kind": kind, "layers": 1, "draft_length": 4, "feature_dropout": 0.5}
+        objective = {"weighting": "cat", "token_loss": "ce_kd"}
+        return RunConfig.model_validate(made.model_dump() | {"drafter": drafter, "objective": objective})
+
+    results = []
+    for micro in (4, 1):
+        trainer = Trainer(config(micro_batch_size=micro))
+        record = trainer.train_step([0, 5, 9, 23])
+        results.append((record["loss"], record["gradient_norm"]))
+    assert results[1] == pytest.approx(results[0], rel=1e-4)
+    Trainer(config(max_steps=30, learning_rate=1e-2), "never").run()
+    losses = records(tmp_path / kind, "cross_entropy")
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert load_drafter(tmp_path / kind / "drafter", Target.load(str(target_directory))).kind == kind
+
+
+def test_the_targets_opinion_is_that_of_its_own_logits(target_directory: Path) -> None:
+    target = Target.load(str(target_directory))
+    torch.manual_seed(0)
+    ids = torch.randint(1, 60, (2, 14))
+    documents = torch.where(torch.arange(14) < torch.tensor([[14], [9]]), 0, -1)
+    batch = Batch(ids, (torch.arange(14) > 2) & (documents == 0), documents)
+    grid = anchor_grid(batch, 4, 14, [0, 1])
+    features, blocks = read_target(target, grid, (0, 2), Objective("ce_kd", "cat"))
+    torch.testing.assert_close(features, target.features(ids, documents, (0, 2)))
+    assert blocks.gold is not None and blocks.teacher is not None and blocks.teacher_rows is not None
+    logits = target.logits(ids, documents)
+    for n in range(len(grid.rows)):
+        for k in range(4):
+            if grid.valid[n, k]:
+                there = logits[grid.rows[n], grid.anchors[n] + k]
+                torch.testing.assert_close(blocks.teacher[blocks.teacher_rows[n, k]], there, rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(
+                    blocks.gold[n, k], there.softmax(-1)[grid.labels[n, k]], rtol=1e-4, atol=1e-6
+                )
+    assert len(blocks.teacher) < ids.numel()  # asked-for positions only, each once
+    plain, bare = read_target(target, grid, (), Objective("ce", "dpace"))
+    assert plain.shape[-1] == 0 and bare.gold is None and bare.teacher is None
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

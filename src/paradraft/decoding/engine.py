@@ -65,6 +65,15 @@ class Seconds:
             setattr(self, name, getattr(self, name) + value)
 
 
+@dataclass(frozen=True)
+class Ends:
+    """When a row leaves: at a stop token, at `limit` tokens (drafts are shortened to end there), or with `enough`."""
+
+    limit: int
+    enough: int
+    stops: Collection[int]
+
+
 @dataclass
 class Rows:
     """The rows still running: outputs[i] belongs to row i of every tensor."""
@@ -80,9 +89,7 @@ class Rows:
         index = torch.tensor(going_on, dtype=torch.long, device=self.anchors.device)
         self.outputs = [self.outputs[i] for i in going_on]
         self.anchors = self.anchors[index]
-        self.cache.keep_rows(index)
-        if self.draft_state is not None:
-            self.draft_state.keep_rows(index)
+        keep_rows(index, self.cache, self.draft_state)
 
 
 class Engine:
@@ -112,25 +119,30 @@ class Engine:
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
         stop_tokens: Collection[int] | None = None,
+        samples: int = 1,
+        enough: int | None = None,
     ) -> list[Generation]:
-        """Answers in the order of `prompts` (token ids), which run as one batch; at most `max_new_tokens` each."""
+        """Answers in the order of `prompts` (token ids), which run as one batch; at most `max_new_tokens` each.
+
+        `samples` answers a prompt, one after the other, share its prefill. A row may leave with `enough` tokens,
+        while its drafts are still as long as `max_new_tokens` lets them be.
+        """
         stops = self.target.stop_tokens if stop_tokens is None else frozenset(stop_tokens)
         check_prompts(prompts, max_new_tokens, self.target)
-        outputs = [Generation() for _ in prompts]
-        rows = self._prefill(prompts, outputs, max_new_tokens, stops)
+        ends = Ends(max_new_tokens, enough or max_new_tokens, stops)
+        outputs = [Generation() for _ in prompts for _ in range(samples)]
+        rows = self._prefill(prompts, outputs, ends)
         while rows.outputs:
-            self._round(rows, max_new_tokens, stops)
+            self._round(rows, ends)
         return outputs
 
-    def _prefill(
-        self, prompts: Sequence[Sequence[int]], outputs: list[Generation], limit: int, stops: Collection[int]
-    ) -> Rows:
+    def _prefill(self, prompts: Sequence[Sequence[int]], outputs: list[Generation], ends: Ends) -> Rows:
         """Consume the prompts (padded on the right, padding forgotten) and emit each row's first token."""
         clock = Clock(self.target.device)
         device = self.target.device
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         longest = max(len(prompt) for prompt in prompts)
-        capacity = longest + limit + self.draft_length + 1
+        capacity = longest + ends.limit + self.draft_length + 1
         input_ids = torch.tensor([[*p, *[0] * (longest - len(p))] for p in prompts], device=device)
         cache = self.target.new_cache(len(prompts), capacity)
         layers = self.drafter.feature_layers if self.drafter else ()
@@ -139,18 +151,22 @@ class Engine:
         state = None
         if self.drafter is not None:
             state = self.drafter.start(len(prompts), capacity)
-            features = input_ids[..., :0] if output.features is None else output.features
-            self.drafter.observe(state, features, input_ids, lengths)
-        _, first = self._accept(input_ids[:, :0], None, output.logits)
+            self.drafter.observe(state, output.features, input_ids, lengths)
+        logits = output.logits
+        if len(outputs) > len(prompts):
+            index = torch.arange(len(prompts), device=device).repeat_interleave(len(outputs) // len(prompts))
+            keep_rows(index, cache, state)
+            logits = logits[index]
+        _, first = self._accept(torch.empty(len(logits), 0, dtype=torch.long, device=device), None, logits)
         rows = Rows(list(outputs), first, cache, state)
-        self._commit(rows, [[token] for token in first.tolist()], None, limit, stops)
+        self._commit(rows, [[token] for token in first.tolist()], None, ends)
         self.seconds.prefill += clock.lap()
         return rows
 
-    def _round(self, rows: Rows, limit: int, stops: Collection[int]) -> None:
+    def _round(self, rows: Rows, ends: Ends) -> None:
         """One draft, one target forward, one accept or reject, one commit."""
         clock = Clock(self.target.device)
-        room = limit - min(len(output.tokens) for output in rows.outputs)
+        room = ends.limit - min(len(output.tokens) for output in rows.outputs)
         steps = min(self.draft_length, room - 1)
         drafts, probabilities = rows.anchors[:, None][:, :0], None
         if self.drafter is not None and rows.draft_state is not None and steps > 0:
@@ -169,12 +185,11 @@ class Engine:
         self.seconds.other += clock.lap()
 
         if self.drafter is not None and rows.draft_state is not None:
-            features = consumed[..., :0] if output.features is None else output.features
-            self.drafter.observe(rows.draft_state, features, consumed, accepted + 1)
+            self.drafter.observe(rows.draft_state, output.features, consumed, accepted + 1)
         self.seconds.draft += clock.lap()
 
         emitted = [[*tokens[:count], token] for tokens, count, token in zip(drafted, kept, new, strict=True)]
-        self._commit(rows, emitted, drafted, limit, stops)
+        self._commit(rows, emitted, drafted, ends)
         self.seconds.other += clock.lap()
 
     def _sample_drafts(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -188,28 +203,28 @@ class Engine:
             return accept_greedy(drafts, logits)
         return accept_sampled(drafts, probabilities, distribution(logits, self.sampling), self.generator)
 
-    def _commit(
-        self,
-        rows: Rows,
-        emitted: list[list[int]],
-        drafted: list[list[int]] | None,
-        limit: int,
-        stops: Collection[int],
-    ) -> None:
+    def _commit(self, rows: Rows, emitted: list[list[int]], drafted: list[list[int]] | None, ends: Ends) -> None:
         """Append each row's tokens up to its stop token or limit, and let the rows that ended leave."""
         going_on = []
         for i, (output, tokens) in enumerate(zip(rows.outputs, emitted, strict=True)):
             accepted = len(tokens) - 1
-            tokens = tokens[: limit - len(output.tokens)]
-            stop = next((n for n, token in enumerate(tokens, 1) if token in stops), None)
+            tokens = tokens[: ends.limit - len(output.tokens)]
+            stop = next((n for n, token in enumerate(tokens, 1) if token in ends.stops), None)
             tokens = tokens[:stop]
             output.tokens.extend(tokens)
             output.stopped = stop is not None
             if drafted is not None:
                 output.rounds.append(Round(tuple(drafted[i]), accepted, len(tokens)))
-            if not output.stopped and len(output.tokens) < limit:
+            if not output.stopped and len(output.tokens) < ends.enough:
                 going_on.append(i)
         rows.keep(going_on)
+
+
+def keep_rows(index: Tensor, cache: RaggedCache, state: DraftState | None) -> None:
+    """Go on with the rows `index`, which may repeat one."""
+    cache.keep_rows(index)
+    if state is not None:
+        state.keep_rows(index)
 
 
 class Clock:

@@ -29,7 +29,7 @@ from ..evaluation.report import (
     training_sections,
     write_page,
 )
-from ..evaluation.tables import results_table, rounds_text
+from ..evaluation.tables import emitted_table, rounds_text, speed_table
 from ..target import Target
 from ..training.loop import Trainer
 
@@ -124,7 +124,8 @@ def measure_sets(
         with progress_bar(console, part.name, 2 * len(part.prompts)) as advance:
             measured = measure(target, drafters, part, settings, advance)
         rows += result_rows(target, "demo", measured, part, settings)
-    console.print(results_table(rows))
+    console.print(emitted_table(rows))
+    console.print(speed_table(rows))
     return rows
 
 

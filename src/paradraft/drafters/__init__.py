@@ -10,18 +10,32 @@ from .base import Drafter, DraftState, Proposal, Sampler
 from .checkpoint import read_config
 from .dflash import DFlash
 from .grid import Batch, Grid, anchor_grid
+from .pard import Pard
+from .pard2 import Pard2
+from .vanilla import Vanilla
 
-DRAFTERS: dict[str, type[Drafter]] = {"dflash": DFlash}
+DRAFTERS: dict[str, type[Drafter]] = {"dflash": DFlash, "pard2": Pard2, "pard": Pard, "vanilla": Vanilla}
+
+
+def kind_of(directory: Path) -> str:
+    """Which drafter a directory holds, by what its config.json says in the engines' own terms."""
+    config = read_config(directory)
+    architectures = config.get("architectures") or []
+    if DFlash.architecture in architectures:
+        return "dflash"
+    if "pard_token" in config:
+        return "pard2" if config.get("pard2") else "pard"
+    if any(str(name).endswith("ForCausalLM") for name in architectures):
+        return "vanilla"
+    raise UserError(
+        f"drafter {directory}: its config.json (architectures {architectures}) is none of those paradraft reads: "
+        "DFlash, PARD, PARD-2, or a Hugging Face causal language model"
+    )
 
 
 def load_drafter(directory: Path, target: Target) -> Drafter:
     """The drafter saved in `directory`, whatever its kind, bound to `target`."""
-    architectures = read_config(directory).get("architectures") or []
-    for kind in DRAFTERS.values():
-        if kind.architecture in architectures:
-            return kind.from_pretrained(directory, target)
-    known = ", ".join(kind.architecture for kind in DRAFTERS.values())
-    raise UserError(f"drafter {directory}: its architecture {architectures} is none of those paradraft reads: {known}")
+    return DRAFTERS[kind_of(directory)].from_pretrained(directory, target)
 
 
 __all__ = [
@@ -31,8 +45,12 @@ __all__ = [
     "DraftState",
     "Drafter",
     "Grid",
+    "Pard",
+    "Pard2",
     "Proposal",
     "Sampler",
+    "Vanilla",
     "anchor_grid",
+    "kind_of",
     "load_drafter",
 ]

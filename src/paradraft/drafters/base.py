@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..config import DrafterSection
+from ..errors import UserError
 from ..target import Target
 from .grid import Batch, Grid
 
@@ -31,21 +33,36 @@ class DraftState(ABC):
 
     @abstractmethod
     def keep_rows(self, rows: Tensor) -> None:
-        """Go on with these rows only, in this order."""
+        """Go on with these rows only, in this order; a row may be repeated."""
 
 
 class Drafter(nn.Module, ABC):
     """A draft model bound to one target.
 
     `feature_layers`: 0-based target layers whose outputs it reads (empty: none). `max_draft`: the most tokens it
-    was trained to draft in a round. Training uses `grid` and `forward`, decoding `start`, `observe`, `propose`;
+    was trained to draft in a round. `modes`: how it can draft, with the target's features (dependent) or without
+    (independent), the one it prefers first. Training uses `grid` and `forward`, decoding `start`, `observe`, `propose`;
     a test ties the two: logits at (anchor, step) equal the logits at decoding after the same prefix.
     """
 
     kind: str
-    architecture: str  # the name that config.json files of this kind carry
     feature_layers: tuple[int, ...]
     max_draft: int
+    modes: tuple[str, ...] = ("dependent",)
+
+    @property
+    def mode(self) -> str:
+        return self._mode or self.modes[0]
+
+    def set_mode(self, mode: str) -> None:
+        """Draft in this mode from the next `start` on."""
+        if mode not in self.modes:
+            raise UserError(f"this drafter works in mode {' or '.join(self.modes)}, not {mode!r}")
+        self._mode = mode
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._mode = ""
 
     @abstractmethod
     def grid(self, batch: Batch, anchors: int, seeds: Sequence[int]) -> Grid:
@@ -74,6 +91,11 @@ class Drafter(nn.Module, ABC):
     @abstractmethod
     def save_pretrained(self, directory: Path) -> None:
         """Write the directory that serving engines read."""
+
+    @classmethod
+    @abstractmethod
+    def create(cls, section: DrafterSection, target: Target) -> Drafter:
+        """An untrained drafter in float32 as a run's configuration describes it."""
 
     @classmethod
     @abstractmethod

@@ -17,6 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..assets import drafter_directory
+from ..config import DrafterSection
 from ..errors import UserError
 from ..target import Target
 from .attention import attention_mask, dflash_predicate
@@ -164,7 +166,7 @@ class DFlash(Drafter):
 
     def forward(self, grid: Grid, features: Tensor) -> Tensor:
         steps = grid.labels.shape[1]
-        rows, length = grid.document_ids.shape
+        rows, length = grid.batch.document_ids.shape
         block = 1 + steps
         anchors = grid.anchors.view(rows, -1)
         positions = (anchors[..., None] + torch.arange(block, device=anchors.device)).flatten(1)
@@ -173,7 +175,7 @@ class DFlash(Drafter):
         context = self._context(features)
         hidden = self._embed(self._blocks(grid.anchor_tokens.view(rows, -1), steps).flatten(1))
         queries = hidden.shape[1]
-        predicate = dflash_predicate(anchors, grid.document_ids, block)
+        predicate = dflash_predicate(anchors, grid.batch.document_ids, block)
         mask = attention_mask(predicate, rows, queries, length + queries, hidden.device)
         for layer in self.decoder:
             normed = layer.input_layernorm(hidden)
@@ -231,6 +233,17 @@ class DFlash(Drafter):
         return self.norm(hidden[:, 1:])
 
     # --- on disk ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, section: DrafterSection, target: Target) -> DFlash:
+        if section.init_from is not None:
+            return cls.from_pretrained(drafter_directory(section.init_from), target, torch.float32)
+        layers = None if section.feature_layers == "auto" else section.feature_layers
+        target.check_layers(layers or ())
+        try:
+            return cls.fresh(target, section.layers, section.block_size, layers, section.mask_token)
+        except ValueError as error:
+            raise UserError(f"drafter: {error}") from None
 
     @classmethod
     def fresh(

@@ -7,12 +7,13 @@ the target's features of positions before a. Steps are 1-based; column k - 1 of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 PADDING = -1  # document id of padding
+COD_STREAM = 0x5EED  # keeps COD's draws apart from those of the anchors, which share the row's seed
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,20 @@ class Batch:
 class Grid:
     """N = B * A query blocks, row by row.
 
-    rows, anchors, anchor_tokens [N]: where each block stands (unused slots: anchor 0, nothing valid);
-    labels, valid [N, K]; document_ids [B, S].
+    rows, anchors [N]: where each block stands in `batch` (unused slots: anchor 0, nothing valid); labels, valid
+    [N, K]. `keep_features` [B]: rows that see the target's features; None: all do.
     """
 
     rows: Tensor
     anchors: Tensor
-    anchor_tokens: Tensor
     labels: Tensor
     valid: Tensor
-    document_ids: Tensor
+    batch: Batch
+    keep_features: Tensor | None = None
 
     @property
-    def anchors_per_row(self) -> int:
-        return len(self.rows) // len(self.document_ids)
+    def anchor_tokens(self) -> Tensor:
+        return self.batch.input_ids[self.rows, self.anchors]
 
 
 def eligible_anchors(batch: Batch) -> Tensor:
@@ -100,8 +101,27 @@ def anchor_grid(batch: Batch, steps: int, anchors: int, seeds: Sequence[int]) ->
     return Grid(
         rows=rows,
         anchors=positions.flatten(),
-        anchor_tokens=batch.input_ids.gather(1, positions).flatten(),
         labels=look_up(batch.input_ids).flatten(0, 1),
         valid=valid.flatten(0, 1),
-        document_ids=batch.document_ids,
+        batch=batch,
     )
+
+
+def conditional_drop(grid: Grid, ratio: float, least: float, seeds: Sequence[int]) -> Grid:
+    """COD (PARD, arXiv 2504.18583): step i + 1 stays for a share max(ratio^i, least) of each row's anchors.
+
+    Nested: an anchor that loses a step loses all later ones, so every anchor gets a random draft length. In
+    expectation the share is exact. D-PACE's sums over later positions end where the steps were dropped.
+    """
+    rows, steps = len(grid.batch.input_ids), grid.labels.shape[1]
+    present = grid.valid[:, 0].view(rows, -1).cpu()
+    shares = torch.tensor([max(ratio**i, least) for i in range(steps)])
+    place = torch.ones(present.shape)
+    for row, seed in enumerate(seeds):
+        count = int(present[row].sum())
+        generator = torch.Generator().manual_seed(seed ^ COD_STREAM)
+        ranks = torch.randperm(count, generator=generator) + torch.rand(1, generator=generator)
+        place[row, present[row]] = ranks / max(1, count)
+    kept = place.flatten()[:, None] < shares
+    kept[:, 0] = True
+    return replace(grid, valid=grid.valid & kept.to(grid.valid.device))

@@ -33,7 +33,7 @@ from .measure import (
     result_rows,
 )
 from .prompts import PromptSet, load_prompts
-from .tables import acceptance_table, results_table, rounds_text
+from .tables import acceptance_table, emitted_table, rounds_text, speed_table
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class VerifyRequest:
     samples: int = 20000
     max_new_tokens: int = 128
     draft_length: int | None = None
+    mode: str | None = None
     dtype: str = "auto"
     trust_remote_code: bool = False
 
@@ -73,6 +74,7 @@ class GenerateRequest:
     draft_length: int | None = None
     seed: int = 0
     show_rounds: bool = False
+    mode: str | None = None
     dtype: str = "auto"
     trust_remote_code: bool = False
 
@@ -115,6 +117,7 @@ def run_eval(request: EvalRequest) -> list[dict[str, Any]]:
     settings = request.settings
     for drafter in drafters.values():
         check_draft_length(drafter, settings.draft_length)
+    check_modes(settings.modes, drafters)
     if request.skip_long:
         prompt_sets = [fitting(s, target, settings.max_new_tokens, console) for s in prompt_sets]
     for prompt_set in prompt_sets:
@@ -123,17 +126,26 @@ def run_eval(request: EvalRequest) -> list[dict[str, Any]]:
         make_directory(request.out)
     rows: list[dict[str, Any]] = []
     for prompt_set in prompt_sets:
-        answers = sum(len(prompt.turns) for prompt in prompt_set.prompts) * (1 + len(drafters))
+        ways = 1 + sum(len(settings.modes_of(drafter)) for drafter in drafters.values())
+        answers = sum(len(prompt.turns) for prompt in prompt_set.prompts) * ways
         with progress_bar(console, prompt_set.name, answers) as advance:
             measured = measure(target, drafters, prompt_set, settings, advance, request.skip_long)
         rows += result_rows(target, request.target, measured, prompt_set, settings)
         if request.out is not None:  # after every set, so that a long run that is stopped leaves what it measured
             write_results(request.out, rows, environment(target))
-    console.print(results_table(rows))
-    console.print(acceptance_table(rows))
+    for table in (emitted_table(rows), speed_table(rows), acceptance_table(rows)):
+        console.print(table)
     if request.out is not None:
         console.print(f"wrote {request.out / 'results.json'}")
     return rows
+
+
+def check_modes(modes: Sequence[str], drafters: dict[str, Drafter]) -> None:
+    """Every mode asked for is one that some drafter works in."""
+    known = sorted({mode for drafter in drafters.values() for mode in drafter.modes})
+    for mode in modes:
+        if mode not in known:
+            raise UserError(f"no drafter given here works in mode {mode!r}; theirs: {', '.join(known)}")
 
 
 def write_results(directory: Path, rows: list[dict[str, Any]], where: dict[str, Any]) -> None:
@@ -147,6 +159,8 @@ def run_verify(request: VerifyRequest) -> bool:
     sets = [load_prompts(name) for name in request.prompts]
     target, drafters = load_pair(request.target, [request.drafter], request.dtype, request.trust_remote_code)
     drafter = drafters[request.drafter]
+    if request.mode is not None:
+        drafter.set_mode(request.mode)
     for prompt_set in sets:
         check_first_turns(target, prompt_set, request.max_new_tokens)
     prompts = interleaved(target, sets, request.count)
@@ -222,6 +236,8 @@ def run_generate(request: GenerateRequest) -> None:
     names = [request.drafter] if request.drafter else []
     target, drafters = load_pair(request.target, names, request.dtype, request.trust_remote_code)
     drafter = drafters[request.drafter] if request.drafter else None
+    if drafter is not None and request.mode is not None:
+        drafter.set_mode(request.mode)
     tokenizer = require_tokenizer(target)
     engine = Engine(target, drafter, request.sampling, request.draft_length, request.seed)
     prompt = render_prompt(tokenizer, [{"role": "user", "content": request.prompt}])

@@ -145,7 +145,7 @@ def check_distribution(
         for start in range(0, each, batch_size):
             rows = min(batch_size, each - start)
             # Room for whole rounds: a limit at `depth` would shorten the drafts that are to be tested.
-            for generation in engine.generate([prompt] * rows, depth + engine.draft_length, ()):
+            for generation in engine.generate([prompt], depth + engine.draft_length, (), rows, enough=depth):
                 found = tuple(generation.tokens[:depth])
                 if found in counts:
                     counts[found] += 1

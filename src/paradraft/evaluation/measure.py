@@ -31,6 +31,10 @@ class Settings:
     max_new_tokens: int = 256
     draft_length: int | None = None
     seed: int = 0
+    modes: tuple[str, ...] = ()  # of drafters that work in several; empty: the one each prefers
+
+    def modes_of(self, drafter: Drafter) -> tuple[str, ...]:
+        return tuple(mode for mode in drafter.modes if mode in self.modes) or drafter.modes[:1]
 
 
 @dataclass
@@ -38,8 +42,14 @@ class Measured:
     """Everything one way of decoding produced on one prompt set."""
 
     name: str
+    mode: str
     engine: Engine
     generations: list[Generation] = field(default_factory=list)
+
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generation]:
+        if self.engine.drafter is not None:
+            self.engine.drafter.set_mode(self.mode)  # a drafter may be measured in two modes
+        return self.engine.generate(prompts, max_new_tokens)
 
     @property
     def tokens_per_second(self) -> float:
@@ -65,11 +75,10 @@ def measure(
     Later turns of a conversation follow the *plain* answers, so that all ways of decoding see the same prompts.
     With `skip_long` a conversation ends where its next turn no longer fits the context.
     """
-    ways: dict[str, Drafter | None] = {PLAIN: None, **drafters}
-    measured = [
-        Measured(name, Engine(target, drafter, settings.sampling, settings.draft_length if drafter else None))
-        for name, drafter in ways.items()
-    ]
+    measured = [Measured(PLAIN, "", Engine(target, None, settings.sampling))]
+    for name, drafter in drafters.items():
+        for mode in settings.modes_of(drafter):
+            measured.append(Measured(name, mode, Engine(target, drafter, settings.sampling, settings.draft_length)))
     tokenizer = require_tokenizer(target)
     histories: list[list[dict[str, str]]] = [[] for _ in prompt_set.prompts]
     warm_up(measured, first_turn_ids(target, prompt_set)[0])
@@ -90,7 +99,7 @@ def measure(
             prompts = [asked_ids[i] for i in part]
             for way in measured:
                 way.engine.generator.manual_seed(settings.seed + 1_000_003 * turn + start)
-                way.generations += way.engine.generate(prompts, settings.max_new_tokens)
+                way.generations += way.generate(prompts, settings.max_new_tokens)
                 advance(len(part))
             for i, generation in zip(part, measured[0].generations[-len(part) :], strict=True):
                 answer = tokenizer.decode(generation.tokens, skip_special_tokens=True)
@@ -103,7 +112,7 @@ def warm_up(measured: Sequence[Measured], prompt: list[int]) -> None:
     for way in measured:
         room = min(32, way.engine.target.context_length - len(prompt))
         if room > 0:
-            way.engine.generate([prompt], room)
+            way.generate([prompt], room)
         way.engine.seconds = Seconds()
 
 
@@ -150,7 +159,7 @@ def result_rows(
         row = {
             "target": target_name,
             "drafter": way.name,
-            "mode": "chain",
+            "mode": way.mode,
             "prompts": prompt_set.name,
             "prompts_hash": prompt_set.hash,
             "prompt_count": len(prompt_set.prompts),

@@ -17,25 +17,42 @@ def number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def results_table(runs: Sequence[dict[str, Any]]) -> Table:
+def labels_of(run: dict[str, Any]) -> tuple[str, str]:
+    """What stands in front of every line: the prompt set, and the drafter with its draft length."""
+    mode = "" if run["mode"] == "dependent" else f" {run['mode']}"
+    return f"{run['prompts']} ({run['prompt_count']})", f"{run['drafter']}{mode} K={run['draft_length']}"
+
+
+def emitted_table(runs: Sequence[dict[str, Any]]) -> Table:
     """One line a drafter and prompt set; emitted length counts the target's own token of each round."""
-    table = Table(title="plain and drafted decoding, same prompts, same run")
-    for column in ("prompts", "drafter", "temp.", "emitted (95% interval)", "no loops", "macro", "loops"):
+    table = Table(title="tokens a round (emitted length)")
+    for column in ("prompts", "drafter", "temp.", "emitted (95%)", "no loops", "macro", "loops"):
         table.add_column(column)
-    for column in ("plain tok/s", "tok/s", "speed-up", "draft/verify/other", "same text"):
-        table.add_column(column, justify="right")
     for run in runs:
-        emitted, seconds = run["emitted_length"], run["seconds"]
-        total = sum(seconds.values()) or 1.0
-        same = run["identical_share"]
+        emitted = run["emitted_length"]
         table.add_row(
-            f"{run['prompts']} ({run['prompt_count']})",
-            f"{run['drafter']} K={run['draft_length']}",
+            *labels_of(run),
             f"{run['temperature']:g}",
             f"{number(emitted['micro'])} ({number(emitted['low'])}-{number(emitted['high'])})",
             number(emitted["non_looping"]),
             number(emitted["macro"]),
             f"{run['loop_share']:.0%}",
+        )
+    return table
+
+
+def speed_table(runs: Sequence[dict[str, Any]]) -> Table:
+    """One line a drafter and prompt set; decoding alone, the prefill is left out."""
+    table = Table(title="speed, plain and drafted on the same prompts in the same run")
+    for column in ("prompts", "drafter"):
+        table.add_column(column)
+    for column in ("plain tok/s", "tok/s", "speed-up", "draft/verify/other", "same text"):
+        table.add_column(column, justify="right")
+    for run in runs:
+        seconds, same = run["seconds"], run["identical_share"]
+        total = sum(seconds.values()) or 1.0
+        table.add_row(
+            *labels_of(run),
             number(run["plain_tokens_per_second"], 0),
             number(run["tokens_per_second"], 0),
             f"{number(run['speedup'])}x",
@@ -55,7 +72,7 @@ def acceptance_table(runs: Sequence[dict[str, Any]]) -> Table:
         table.add_column(str(k), justify="right")
     for run in runs:
         pairs = zip(run["acceptance"]["conditional"], run["acceptance"]["unconditional"], strict=True)
-        table.add_row(run["prompts"], run["drafter"], *(f"{number(c)}\n{number(u)}" for c, u in pairs))
+        table.add_row(*labels_of(run), *(f"{number(c)}\n{number(u)}" for c, u in pairs))
     return table
 
 

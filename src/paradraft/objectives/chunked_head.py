@@ -1,7 +1,8 @@
 """The language-model head and the objective in chunks of whole blocks, recomputed in the backward pass.
 
 Logits of a full batch never exist at once: at Qwen3-4B's sizes (512 anchors x 15 positions x 151,936 entries)
-they would be 4.6 GiB in float32. Weights depend on one block alone, so chunks of whole blocks are exact.
+they would be 4.6 GiB in float32. Weights depend on one block alone, so chunks of whole blocks are exact. The head
+runs on valid queries only, which COD makes a small part of the grid.
 """
 
 from __future__ import annotations
@@ -12,48 +13,35 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .objective import Objective, ObjectiveSums
+from .objective import Blocks, Objective, ObjectiveSums
 
 Head = Callable[[Tensor], Tensor]
 
 
-def unchunked_head(
-    hidden: Tensor, labels: Tensor, valid: Tensor, rows: Tensor, head: Head, objective: Objective
-) -> ObjectiveSums:
-    """The obvious version, kept as the oracle: hidden [N, K, H], labels and valid [N, K], rows [N]."""
-    scale, share = objective.block_scale(valid, rows), objective.sequence_share(valid, rows)
-    return objective.sums(logits_of(head, hidden), labels, valid, scale, share)
-
-
-def logits_of(head: Head, hidden: Tensor) -> Tensor:
-    """The head on [N, K, H], as one matrix product: a batched one over N is several times slower on a CPU."""
-    return head(hidden.reshape(-1, hidden.shape[-1])).unflatten(0, hidden.shape[:2])
+def unchunked_head(hidden: Tensor, blocks: Blocks, head: Head, objective: Objective) -> ObjectiveSums:
+    """The obvious version, kept as the oracle: hidden [N, K, H]."""
+    scale, share = objective.block_scale(blocks), objective.sequence_share(blocks)
+    return objective.sums(head(hidden)[blocks.valid], blocks, scale, share)
 
 
 def chunked_head(
-    hidden: Tensor,
-    labels: Tensor,
-    valid: Tensor,
-    rows: Tensor,
-    head: Head,
-    objective: Objective,
-    positions_per_chunk: int = 4096,
+    hidden: Tensor, blocks: Blocks, head: Head, objective: Objective, positions_per_chunk: int = 4096
 ) -> ObjectiveSums:
     """Equal to `unchunked_head` in value and gradient, with the logits of one chunk in memory at a time."""
-    scale, share = objective.block_scale(valid, rows), objective.sequence_share(valid, rows)
+    scale, share = objective.block_scale(blocks), objective.sequence_share(blocks)
+    size = max(1, positions_per_chunk // max(1, blocks.labels.shape[-1]))
 
-    def chunk_sums(chunk: Tensor, *targets: Tensor) -> tuple[Tensor, ...]:
-        return objective.sums(logits_of(head, chunk), *targets).values()
+    def chunk_sums(part: slice, chunk: Tensor) -> tuple[Tensor, ...]:
+        # One matrix product over the valid queries: a batched one over N is several times slower on a CPU.
+        return objective.sums(head(chunk[blocks.valid[part]]), blocks[part], scale[part], share[part]).values()
 
-    blocks = max(1, positions_per_chunk // max(1, labels.shape[-1]))
     total: ObjectiveSums | None = None
-    for start in range(0, max(1, len(hidden)), blocks):
-        part = slice(start, start + blocks)
-        inputs = (hidden[part], labels[part], valid[part], scale[part], share[part])
-        if torch.is_grad_enabled() and hidden.requires_grad and len(hidden) > blocks:  # one chunk: nothing to save
-            sums = ObjectiveSums(*checkpoint(chunk_sums, *inputs, use_reentrant=False))
+    for start in range(0, max(1, len(hidden)), size):
+        part = slice(start, start + size)
+        if torch.is_grad_enabled() and hidden.requires_grad and len(hidden) > size:  # one chunk: nothing to save
+            sums = ObjectiveSums(*checkpoint(chunk_sums, part, hidden[part], use_reentrant=False))
         else:
-            sums = ObjectiveSums(*chunk_sums(*inputs))
+            sums = ObjectiveSums(*chunk_sums(part, hidden[part]))
         total = sums if total is None else total.add(sums)
     assert total is not None
     return total

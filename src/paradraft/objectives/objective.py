@@ -11,14 +11,42 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .token_losses import TOKEN_LOSSES, label_log_prob
+from .token_losses import TOKEN_LOSSES, LossParameters, label_log_prob
 from .weightings import WEIGHTINGS, WeightingParameters
 
 # anchors    mean over a sequence's valid anchors, then mean over sequences (default for D-PACE)
 # tokens     mean over valid positions
-# weights    weighted mean over positions (default for decay)
+# weights    weighted mean over positions (default for decay, head and CAT)
 # sequences  sum within a sequence, mean over sequences (as the published D-PACE code)
 DENOMINATORS = ("anchors", "tokens", "weights", "sequences")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """N blocks of K queries, beside the drafter's hidden states.
+
+    labels, valid [N, K]; rows [N]: the sequence each block belongs to. What the target thinks, where the objective
+    asks: `gold` [N, K], its probability of each label; `teacher` [P, V], its logits, and `teacher_rows` [N, K], the
+    row of `teacher` that belongs to each query (anything where not valid).
+    """
+
+    labels: Tensor
+    valid: Tensor
+    rows: Tensor
+    gold: Tensor | None = None
+    teacher: Tensor | None = None
+    teacher_rows: Tensor | None = None
+
+    def __getitem__(self, part: slice) -> Blocks:
+        gold = None if self.gold is None else self.gold[part]
+        teacher_rows = None if self.teacher_rows is None else self.teacher_rows[part]
+        return Blocks(self.labels[part], self.valid[part], self.rows[part], gold, self.teacher, teacher_rows)
+
+    def teacher_log_probs(self) -> Tensor | None:
+        """[M, V] in float32 for the M valid queries."""
+        if self.teacher is None or self.teacher_rows is None:
+            return None
+        return self.teacher[self.teacher_rows[self.valid]].float().log_softmax(-1)
 
 
 @dataclass
@@ -49,12 +77,13 @@ class ObjectiveSums:
 
 @dataclass(frozen=True)
 class Objective:
-    """`sums` maps logits [N, K, V], labels and valid [N, K] and the block's source row [N] to ObjectiveSums."""
+    """`sums` maps the logits of a run of blocks to ObjectiveSums."""
 
     token_loss: str = "ce"
     weighting: str = "dpace"
     denominator: str = "anchors"
     parameters: WeightingParameters = field(default_factory=WeightingParameters)
+    loss_parameters: LossParameters = field(default_factory=LossParameters)
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -65,40 +94,56 @@ class Objective:
             if name not in known:
                 raise ValueError(f"{name!r} is not one of {', '.join(known)}")
 
-    def block_scale(self, valid: Tensor, rows: Tensor) -> Tensor:
+    @property
+    def needs_gold(self) -> bool:
+        """The target's probability of every label."""
+        return self.weighting == "cat"
+
+    @property
+    def needs_teacher(self) -> bool:
+        """The target's full distributions."""
+        return self.token_loss != "ce"
+
+    def block_scale(self, blocks: Blocks) -> Tensor:
         """What each block [N] is multiplied with before summing: 1 / anchors of its sequence, or 1.
 
         All blocks of one sequence must be in one call; chunks then share the result.
         """
-        return self.sequence_share(valid, rows) if self.denominator == "anchors" else valid.any(-1).float()
+        return self.sequence_share(blocks) if self.denominator == "anchors" else blocks.valid.any(-1).float()
 
-    def sequence_share(self, valid: Tensor, rows: Tensor) -> Tensor:
+    def sequence_share(self, blocks: Blocks) -> Tensor:
         """[N] numbers that add up to 1 over the blocks of every sequence that has a valid one."""
-        present = valid.any(-1).float()
-        anchors = torch.zeros(int(rows.max()) + 1 if len(rows) else 0, device=valid.device)
+        present, rows = blocks.valid.any(-1).float(), blocks.rows
+        anchors = torch.zeros(int(rows.max()) + 1 if len(rows) else 0, device=rows.device)
         return present / anchors.index_add(0, rows, present)[rows].clamp(min=1)
 
-    def sums(self, logits: Tensor, labels: Tensor, valid: Tensor, scale: Tensor, share: Tensor) -> ObjectiveSums:
-        """`scale` and `share` [N] are `block_scale` and `sequence_share` of these blocks."""
+    def sums(self, logits: Tensor, blocks: Blocks, scale: Tensor, share: Tensor) -> ObjectiveSums:
+        """logits [M, V] of the M valid queries in order; `scale` and `share` [N] as the methods above give them."""
+        valid = blocks.valid
+        labels = blocks.labels[valid]
         log_probs = logits.float().log_softmax(-1)
-        safe_labels = labels.clamp(min=0)
-        losses = TOKEN_LOSSES[self.token_loss](log_probs, safe_labels)
-        label_log_probs = label_log_prob(log_probs.detach(), safe_labels)
-        weights = WEIGHTINGS[self.weighting](label_log_probs.exp(), valid, self.parameters)
-        loss = torch.where(valid, weights * losses, 0.0).sum(-1)
+        losses = TOKEN_LOSSES[self.token_loss](log_probs, labels, blocks.teacher_log_probs(), self.loss_parameters)
+        label_log_probs = label_log_prob(log_probs.detach(), labels)
+        confidence = spread(label_log_probs.exp(), valid)
+        weights = WEIGHTINGS[self.weighting](confidence, blocks.gold, valid, self.parameters)
         denominators = {
             "anchors": share.sum(),
             "sequences": share.sum(),
             "tokens": valid.sum().float(),
             "weights": weights.sum(),
         }
-        hit = (log_probs.detach().argmax(-1) == labels) & valid
+        hit = spread((log_probs.detach().argmax(-1) == labels).float(), valid)
         return ObjectiveSums(
-            loss=(loss * scale).sum(),
+            loss=((weights * spread(losses, valid)).sum(-1) * scale).sum(),
             denominator=denominators[self.denominator],
             count=valid.float().sum(0),
             weight=weights.sum(0),
-            cross_entropy=torch.where(valid, -label_log_probs, 0.0).sum(0),
-            correct=hit.float().sum(0),
-            reached=hit.long().cumprod(-1).float().sum(0),
+            cross_entropy=spread(-label_log_probs, valid).sum(0),
+            correct=hit.sum(0),
+            reached=hit.cumprod(-1).sum(0),
         )
+
+
+def spread(values: Tensor, valid: Tensor) -> Tensor:
+    """[M] numbers of the valid places of [N, K], put there; zero elsewhere."""
+    return torch.zeros(valid.shape, device=values.device, dtype=values.dtype).masked_scatter(valid, values)

@@ -74,6 +74,16 @@ def dpace_continuation(confidence: Tensor, valid: Tensor, alpha: float) -> Tenso
     return weights * valid
 
 
+def cat(gold_confidence: Tensor, valid: Tensor) -> Tensor:
+    """w_k = prod_{j<k} p_j: the chance that the target itself would keep all that comes before (arXiv 2605.08632).
+
+    `gold_confidence` is the target's probability of each label; w_1 = 1. Unlike D-PACE's, these weights are fixed
+    for a text: training does not move them.
+    """
+    before = torch.where(valid, gold_confidence.detach().float(), 1.0).cumprod(-1)
+    return torch.cat((torch.ones_like(before[..., :1]), before[..., :-1]), dim=-1) * valid
+
+
 @dataclass(frozen=True)
 class WeightingParameters:
     """The numbers that weightings need; each uses its own."""
@@ -83,13 +93,21 @@ class WeightingParameters:
     base: float = 0.8
 
 
-Weighting = Callable[[Tensor, Tensor, WeightingParameters], Tensor]
+def needed(gold: Tensor | None) -> Tensor:
+    if gold is None:
+        raise ValueError("this weighting needs the target's probabilities of the labels")
+    return gold
+
+
+# (drafter's confidence in the labels, the target's or None, valid, parameters) -> weights, all [..., K]
+Weighting = Callable[[Tensor, Tensor | None, Tensor, WeightingParameters], Tensor]
 
 WEIGHTINGS: dict[str, Weighting] = {
-    "uniform": lambda confidence, valid, p: uniform(valid),
-    "decay": lambda confidence, valid, p: decay(valid, p.gamma),
-    "head": lambda confidence, valid, p: head(valid, p.base),
-    "dpace": lambda confidence, valid, p: dpace(confidence, valid, p.alpha),
-    "dpace_prefix": lambda confidence, valid, p: dpace_prefix(confidence, valid, p.alpha),
-    "dpace_continuation": lambda confidence, valid, p: dpace_continuation(confidence, valid, p.alpha),
+    "uniform": lambda q, p, valid, c: uniform(valid),
+    "decay": lambda q, p, valid, c: decay(valid, c.gamma),
+    "head": lambda q, p, valid, c: head(valid, c.base),
+    "dpace": lambda q, p, valid, c: dpace(q, valid, c.alpha),
+    "dpace_prefix": lambda q, p, valid, c: dpace_prefix(q, valid, c.alpha),
+    "dpace_continuation": lambda q, p, valid, c: dpace_continuation(q, valid, c.alpha),
+    "cat": lambda q, p, valid, c: cat(needed(p), valid),
 }

@@ -91,7 +91,7 @@ class RaggedCache(Cache):
         self.longest = int(lengths.max()) if len(lengths) else 0
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Keep only these rows, in this order."""
+        """Keep only these rows, in this order; a row may be repeated."""
         for layer in self.layers:
             assert isinstance(layer, RaggedLayer)
             if layer.keys is not None and layer.values is not None:

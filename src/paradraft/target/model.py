@@ -1,7 +1,8 @@
 """`Target`: any Hugging Face causal language model behind the few operations that drafting needs.
 
 Layer ids are 0-based outputs of decoder layers: id `i` is `hidden_states[i + 1]` in Transformers' counting, but
-for the last layer, where it is the output *before* the final norm (Transformers reports the one after it).
+for the last layer, where it is the output *before* the final norm. What Transformers reports last, the output after
+the final norm, has the id N of a model with N layers.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class TargetOutput:
-    """logits [rows, tokens, vocabulary], features [rows, tokens, layers * hidden] (None if none were asked for)."""
+    """logits [rows, tokens, vocabulary], features [rows, tokens, layers * hidden] (of width 0 without layers)."""
 
     logits: Tensor
-    features: Tensor | None
+    features: Tensor
 
 
 class Target:
@@ -38,7 +39,7 @@ class Target:
     ) -> None:
         self.name = name or str(getattr(model, "name_or_path", "")) or type(model).__name__
         self.config = model.config.get_text_config()
-        refuse_unsupported(self.config, model, self.name)
+        refuse_unsupported(self.config, model, f"target {self.name}")
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.base: nn.Module = model.base_model
@@ -124,23 +125,31 @@ class Target:
         return TargetOutput(self.head(hidden), features)
 
     @torch.no_grad()
+    def read(self, input_ids: Tensor, document_ids: Tensor, feature_layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Final-normed hidden states [batch, tokens, hidden] of whole sequences, and their features.
+
+        Features are [batch, tokens, layers * hidden]. Documents (id < 0: padding) don't mix.
+        """
+        return self._run(input_ids, *document_attention(document_ids), feature_layers, None)
+
     def features(self, input_ids: Tensor, document_ids: Tensor, feature_layers: Sequence[int]) -> Tensor:
-        """Features [batch, tokens, layers * hidden] of whole sequences; documents (id < 0: padding) don't mix."""
-        _, features = self._run(input_ids, *document_attention(document_ids), feature_layers, None)
-        assert features is not None
-        return features
+        """The features alone; without layers there is nothing to run for."""
+        if not feature_layers:
+            return torch.empty(*input_ids.shape, 0, dtype=self.dtype, device=self.device)
+        return self.read(input_ids, document_ids, feature_layers)[1]
 
     @torch.no_grad()
     def logits(self, input_ids: Tensor, document_ids: Tensor) -> Tensor:
         """Logits [batch, tokens, vocabulary] of whole sequences, the documents apart."""
-        hidden, _ = self._run(input_ids, *document_attention(document_ids), (), None)
-        return self.head(hidden)
+        return self.head(self.read(input_ids, document_ids, ())[0])
 
     def check_layers(self, feature_layers: Sequence[int]) -> None:
-        wrong = [i for i in feature_layers if not 0 <= i < len(self.layers)]
+        wrong = [i for i in feature_layers if not 0 <= i <= len(self.layers)]
         if wrong:
+            last = len(self.layers)
             raise UserError(
-                f"feature layer {wrong[0]} does not exist: target {self.name} has layers 0 to {len(self.layers) - 1}"
+                f"feature layer {wrong[0]} does not exist: target {self.name} has layers 0 to {last - 1}, and {last} "
+                "stands for what comes after the final norm"
             )
 
     def _run(
@@ -150,9 +159,7 @@ class Target:
         visible: Tensor,
         feature_layers: Sequence[int],
         cache: RaggedCache | None,
-    ) -> tuple[Tensor, Tensor | None]:
-        mask = torch.zeros(visible.shape, dtype=self.dtype, device=visible.device)
-        mask.masked_fill_(~visible, torch.finfo(self.dtype).min)
+    ) -> tuple[Tensor, Tensor]:
         collected: dict[int, Tensor] = {}
 
         def collector(layer: int) -> Any:
@@ -161,20 +168,17 @@ class Target:
 
             return keep
 
-        hooks = [self.layers[i].register_forward_hook(collector(i)) for i in set(feature_layers)]
+        hooks = [
+            self.layers[i].register_forward_hook(collector(i)) for i in set(feature_layers) if i < len(self.layers)
+        ]
         try:
-            hidden = self.base(
-                input_ids=input_ids,
-                attention_mask=mask[:, None],
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=cache is not None,
-            ).last_hidden_state
+            hidden = run_decoder(self.base, {"input_ids": input_ids}, positions, visible, self.dtype, cache)
         finally:
             for hook in hooks:
                 hook.remove()
+        collected[len(self.layers)] = hidden
         if not feature_layers:
-            return hidden, None
+            return hidden, hidden[..., :0]
         return hidden, torch.cat([collected[i] for i in feature_layers], dim=-1)
 
     @torch.no_grad()
@@ -200,33 +204,72 @@ class Target:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if dtype != "auto" and dtype not in DTYPES:
             raise UserError(f"dtype {dtype!r} is not known: use one of auto, {', '.join(DTYPES)}")
-        chosen: Any = DTYPES.get(dtype, torch.float32 if device == "cpu" else "auto")
-        if Path(name).exists() and not (Path(name) / "config.json").is_file():
-            raise UserError(f"target {name}: there is no config.json in it; give a Hugging Face model directory or id")
+        chosen = DTYPES.get(dtype, torch.float32 if device == "cpu" else None)
+        model = load_causal_lm(name, chosen, "target", trust_remote_code)
         try:
-            config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-            refuse_unsupported(config.get_text_config(), None, name)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                name,
-                dtype=chosen,
-                trust_remote_code=trust_remote_code,
-                use_safetensors=True,
-                output_loading_info=True,
-                **attention(config),
-            )
-            model, loading = loaded
             # Without files Transformers makes up an empty tokenizer for some architectures.
             bare = Path(name).exists() and not any(Path(name).glob("*token*")) and not any(Path(name).glob("vocab*"))
             tokenizer = None if bare else AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        except UserError:
-            raise
-        except Exception as error:  # damaged files surface as errors of many libraries
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"target {name} cannot be loaded: {first}") from error
-        absent = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
-        if absent:
-            raise UserError(f"target {name}: its weights lack {absent[0]}; the checkpoint is incomplete")
+        except Exception as error:
+            raise UserError(f"target {name}: its tokenizer cannot be loaded: {first_line(error)}") from error
         return cls(model.to(device), tokenizer, name)
+
+
+def load_causal_lm(name: str, dtype: torch.dtype | None, what: str, trust_remote_code: bool) -> PreTrainedModel:
+    """A complete causal language model of a kind that can be rolled back; `what` names it in errors.
+
+    `dtype` None is the checkpoint's own.
+    """
+    if Path(name).exists() and not (Path(name) / "config.json").is_file():
+        raise UserError(f"{what} {name}: there is no config.json in it; give a Hugging Face model directory or id")
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        refuse_unsupported(config.get_text_config(), None, f"{what} {name}")
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=dtype or "auto",
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            **attention(config),
+        )
+    except UserError:
+        raise
+    except Exception as error:  # damaged files surface as errors of many libraries
+        raise UserError(f"{what} {name} cannot be loaded: {first_line(error)}") from error
+    model: PreTrainedModel = loaded[0]
+    absent = sorted(loaded[1]["missing_keys"]) + sorted(str(key) for key in loaded[1]["mismatched_keys"])
+    if absent:
+        raise UserError(f"{what} {name}: its weights lack {absent[0]}; the checkpoint is incomplete")
+    return model
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def run_decoder(
+    base: nn.Module,
+    inputs: dict[str, Tensor],
+    positions: Tensor,
+    visible: Tensor,
+    dtype: torch.dtype,
+    cache: RaggedCache | None,
+) -> Tensor:
+    """Final-normed hidden states of a Hugging Face decoder.
+
+    inputs {"input_ids": [R, T]} or {"inputs_embeds": [R, T, H]}, positions [R, T], visible (boolean) [R, T, keys].
+    """
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    mask.masked_fill_(~visible, torch.finfo(dtype).min)
+    hidden: Tensor = base(
+        **inputs,
+        attention_mask=mask[:, None],
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    ).last_hidden_state
+    return hidden
 
 
 def attention(config: Any) -> dict[str, str]:
@@ -245,6 +288,14 @@ def document_attention(document_ids: Tensor) -> tuple[Tensor, Tensor]:
     return visible.sum(-1) - 1, visible
 
 
+def document_positions(document_ids: Tensor) -> Tensor:
+    """Positions [B, S] counted within each document; the tokens of a document stand together."""
+    slots = torch.arange(document_ids.shape[1], device=document_ids.device).expand(document_ids.shape)
+    starts = torch.ones_like(document_ids, dtype=torch.bool)
+    starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    return slots - torch.where(starts, slots, 0).cummax(1).values
+
+
 def refuse_unsupported(config: Any, model: PreTrainedModel | None, name: str) -> None:
     """Speculative decoding takes back rejected tokens, which recurrent and sliding-window caches cannot."""
     kinds = set(getattr(config, "layer_types", None) or [])
@@ -256,6 +307,6 @@ def refuse_unsupported(config: Any, model: PreTrainedModel | None, name: str) ->
     else:
         return
     raise UserError(
-        f"target {name} has {reason}, whose cache cannot be rolled back after a rejected draft; "
-        "choose a target with full attention in every layer"
+        f"{name} has {reason}, whose cache cannot be rolled back after a rejected draft; "
+        "choose a model with full attention in every layer"
     )

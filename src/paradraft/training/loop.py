@@ -30,6 +30,7 @@ from ..objectives.chunked_head import chunked_head
 from ..target import Target
 from .checkpoint import find_checkpoint, forget_later_checkpoints, load_training_state, save_checkpoint, save_drafter
 from .optim import learning_rate_at, make_optimizer
+from .read_target import read_target
 from .setup import load_examples, load_target, make_drafter, make_objective
 
 Report = Callable[[dict[str, Any]], None]
@@ -61,7 +62,7 @@ class Trainer:
         self.objective = make_objective(config)
         section = config.training
         self.optimizer = make_optimizer(
-            section.optimizer, self.drafter.parameters(), section.learning_rate, section.weight_decay
+            section.optimizer, self.drafter.named_parameters(), section.learning_rate, section.weight_decay
         )
         self.progress = Progress()
         if checkpoint is not None:
@@ -106,9 +107,8 @@ class Trainer:
         seeds = [anchor_seed(section.seed, self.progress.step, i) for i in indices]
         grid = drafter.grid(batch, section.anchors, seeds)
         with torch.autocast(self.target.device.type, torch.bfloat16, enabled=self.reduced_precision):
-            features = self.target.features(batch.input_ids, batch.document_ids, drafter.feature_layers)
-            hidden = drafter(grid, features)
-            sums = chunked_head(hidden, grid.labels, grid.valid, grid.rows, drafter.head, self.objective)
+            features, blocks = read_target(self.target, grid, drafter.feature_layers, self.objective)
+            sums = chunked_head(drafter(grid, features), blocks, drafter.head, self.objective)
         sums.loss.backward()
         return sums.detached()
 
@@ -131,7 +131,7 @@ class Trainer:
         batches = batches_from(self.lengths, section.batch_size, section.seed, self.progress.step)
         started, first = time.time(), self.progress.step
         try:
-            if self.progress.step == 0:
+            if self.progress.step == 0 and self.config.evaluation.at_start:
                 self.evaluate()
             for indices in itertools.islice(batches, max(0, remaining)):
                 record = self.train_step(indices)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-MUON_VECTOR_RATE = 0.2  # of Muon's rate, for the vectors that AdamW trains beside it
+MUON_VECTOR_RATE = 0.2  # of Muon's rate, for the vectors (embeddings among them) that AdamW trains beside it
 
 
 class Optimizers:
@@ -36,16 +36,21 @@ class Optimizers:
             optimizer.load_state_dict(state)
 
 
-def make_optimizer(name: str, parameters: Iterable[nn.Parameter], rate: float, weight_decay: float) -> Optimizers:
-    """`adamw`, or `muon` for the matrices with AdamW for the vectors; norms and other vectors are not decayed.
+def make_optimizer(
+    name: str, parameters: Iterable[tuple[str, nn.Parameter]], rate: float, weight_decay: float
+) -> Optimizers:
+    """`adamw`, or `muon` for the matrices with AdamW for the rest; norms and other vectors are not decayed.
+
+    Embeddings and output heads are lists of vectors and count as such. `parameters` come with their names.
 
     Muon's step does not depend on the size of the gradient, so neither the scale of an objective nor the clip
     changes it; small drafters learn several times faster with it.
     """
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
-    for parameter in parameters:
-        (matrices if parameter.ndim >= 2 else vectors).append(parameter)
+    for title, parameter in parameters:
+        listed = parameter.ndim < 2 or (name == "muon" and ("embed" in title or "lm_head" in title))
+        (vectors if listed else matrices).append(parameter)
     if name == "muon":
         muon = torch.optim.Muon(matrices, lr=rate, momentum=0.95, weight_decay=weight_decay)
         adamw = torch.optim.AdamW(vectors, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)

@@ -11,9 +11,10 @@ from ..config import RunConfig
 from ..data.batches import check_supervision, cut
 from ..data.conversations import read_conversations
 from ..data.render import Rendered, render_conversation
-from ..drafters import DRAFTERS, DFlash, Drafter
+from ..drafters import DRAFTERS, Drafter
 from ..errors import UserError
 from ..objectives import Objective
+from ..objectives.token_losses import LossParameters
 from ..objectives.weightings import WeightingParameters
 from ..target import Target
 
@@ -25,23 +26,17 @@ def load_target(config: RunConfig) -> Target:
 
 def make_drafter(config: RunConfig, target: Target, start_from: Path | None) -> Drafter:
     """A drafter in float32, ready to train: from a checkpoint, from `init_from`, or fresh."""
-    section = config.drafter
-    source = start_from or section.init_from
-    if source is not None:
-        return DRAFTERS[section.kind].from_pretrained(source, target, torch.float32).train()
-    layers = None if section.feature_layers == "auto" else section.feature_layers
-    if layers is not None:
-        target.check_layers(layers)
-    try:
-        return DFlash.fresh(target, section.layers, section.block_size, layers, section.mask_token).train()
-    except ValueError as error:
-        raise UserError(f"drafter: {error}") from None
+    kind = DRAFTERS[config.drafter.kind]
+    if start_from is not None:
+        return kind.from_pretrained(start_from, target, torch.float32).train()
+    return kind.create(config.drafter, target).train()
 
 
 def make_objective(config: RunConfig) -> Objective:
     section = config.objective
     parameters = WeightingParameters(alpha=section.alpha, gamma=section.gamma, base=section.base)
-    return Objective(section.token_loss, section.weighting, config.denominator, parameters)
+    losses = LossParameters(ce=section.ce_weight, kd=section.kd_weight)
+    return Objective(section.token_loss, section.weighting, config.denominator, parameters, losses)
 
 
 def load_examples(config: RunConfig, target: Target) -> list[Rendered]:

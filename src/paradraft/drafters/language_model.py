@@ -1,0 +1,160 @@
+"""What drafters that are causal language models share: their model, their head, and their own ragged cache.
+
+Committed tokens *wait* until the next draft and are consumed by the same forward, in front of the newest token.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from ..assets import drafter_directory
+from ..config import DrafterSection
+from ..errors import UserError
+from ..target import RaggedCache, Target
+from ..target.model import load_causal_lm, refuse_unsupported, run_decoder
+from .base import Drafter, DraftState
+
+
+class LanguageModelState(DraftState):
+    """cache: consumed tokens; waiting [rows, W, H] with counts [rows]: embeddings of committed ones that are not."""
+
+    def __init__(self, cache: RaggedCache, waiting: Tensor, counts: Tensor, last_features: Tensor) -> None:
+        self.cache, self.waiting, self.counts = cache, waiting, counts
+        self.last_features = last_features  # [rows, F] of the newest token that has any; zeros before the first
+
+    def keep_rows(self, rows: Tensor) -> None:
+        self.cache.keep_rows(rows)
+        self.waiting, self.counts = self.waiting[rows], self.counts[rows]
+        self.last_features = self.last_features[rows]
+
+
+class LanguageModelDrafter(Drafter):
+    """A causal language model that shares the target's tokens; its directory is that of any Hugging Face model."""
+
+    def __init__(self, model: PreTrainedModel, target: Target, max_draft: int) -> None:
+        super().__init__()
+        config: Any = model.config.get_text_config()
+        refuse_unsupported(config, model, model.name_or_path or type(model).__name__)
+        self.feature_layers = ()
+        self.max_draft = max_draft
+        self.target = target
+        self.model = model.requires_grad_(True)
+        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self._check_vocabulary()
+
+    def _check_vocabulary(self) -> None:
+        mine, theirs = self.embedding.num_embeddings, self.target.vocabulary_size
+        if mine < theirs:
+            raise UserError(
+                f"this draft model knows {mine} tokens, target {self.target.name} {theirs}; "
+                "a draft model needs the target's own tokenizer"
+            )
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        embedding = self.model.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
+        return embedding
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.weight.dtype
+
+    # --- shared by training and decoding ----------------------------------------------------------------------
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits over the target's vocabulary; tokens of this model's own (a mask, padding) are cut off."""
+        weight = self.model.get_output_embeddings().weight[: self.target.vocabulary_size]
+        logits = F.linear(hidden.to(weight.dtype), weight)
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
+    def inputs(self, tokens: Tensor, previous: Tensor) -> Tensor:
+        """Input embeddings [..., H] of tokens [...]; `previous` [..., F]: target features one position earlier."""
+        embedded: Tensor = self.embedding(tokens)
+        return embedded
+
+    def run(self, inputs: Tensor, positions: Tensor, visible: Tensor, cache: RaggedCache | None) -> Tensor:
+        return run_decoder(self.model.base_model, {"inputs_embeds": inputs}, positions, visible, self.dtype, cache)
+
+    # --- decoding -------------------------------------------------------------------------------------------------
+
+    def start(self, rows: int, capacity: int) -> LanguageModelState:
+        layers = int(self.model.config.get_text_config().num_hidden_layers)
+        weight = self.embedding.weight
+        width = len(self.feature_layers) * self.target.hidden_size
+        cache = RaggedCache(layers, rows, capacity + self.max_draft + 1, weight.device)  # room for ragged waiting
+        counts = torch.zeros(rows, dtype=torch.long, device=weight.device)
+        return LanguageModelState(
+            cache, weight.new_zeros(rows, 0, weight.shape[1]), counts, weight.new_zeros(rows, width)
+        )
+
+    @torch.no_grad()
+    def observe(self, state: DraftState, features: Tensor, tokens: Tensor, counts: Tensor) -> None:
+        assert isinstance(state, LanguageModelState)
+        if state.waiting.shape[1]:
+            self.run_behind(state, state.waiting[:, :0])
+        features = features.to(self.dtype)
+        previous = torch.cat((state.last_features[:, None], features[:, :-1]), dim=1)
+        prompt = state.cache.longest == 0
+        state.waiting, state.counts = self.inputs(tokens, previous), counts
+        newest = torch.arange(len(counts), device=counts.device), (counts - 1).clamp(min=0)
+        state.last_features = torch.where(counts[:, None] > 0, features[newest], state.last_features)
+        if prompt:  # a prompt belongs to the prefill, not to the first draft
+            self.run_behind(state, state.waiting[:, :0])
+
+    def run_behind(self, state: LanguageModelState, block: Tensor) -> Tensor:
+        """Consume what waits and `block` [rows, K, H] behind it, then forget the block; its hidden states."""
+        rows, steps, width = block.shape
+        places = state.counts[:, None] + torch.arange(steps, device=block.device)  # a row's own end of waiting
+        index = places[..., None].expand(-1, -1, width)
+        inputs = torch.cat((state.waiting, block.new_zeros(rows, steps, width)), dim=1).scatter(1, index, block)
+        positions, visible = state.cache.reserve(inputs.shape[1])
+        hidden = self.run(inputs, positions, visible, state.cache)
+        state.cache.commit(state.counts)
+        state.waiting, state.counts = state.waiting[:, :0], torch.zeros_like(state.counts)
+        return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
+
+    # --- on disk ----------------------------------------------------------------------------------------------------
+
+    def engine_config(self) -> dict[str, Any]:
+        """What config.json says beside the model's own keys, in the engines' terms."""
+        return {}
+
+    def own_config(self) -> dict[str, Any]:
+        """What only paradraft reads, under the key `paradraft`: enough to go on training."""
+        return {"draft_length": self.max_draft}
+
+    def save_pretrained(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in [name for name in vars(self.model.config) if name.startswith(("pard", "spd_"))]:
+            delattr(self.model.config, name)  # of the drafter it was started from
+        for name, value in {**self.engine_config(), "paradraft": self.own_config()}.items():
+            setattr(self.model.config, name, value)
+        self.model.save_pretrained(directory)
+        if self.target.tokenizer is not None:
+            self.target.tokenizer.save_pretrained(directory)
+
+
+def load_language_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
+    return load_causal_lm(str(directory), dtype, "drafter", trust_remote_code=False)
+
+
+def starting_model(section: DrafterSection, target: Target) -> PreTrainedModel:
+    """The language model a run starts from: `init_from`, or a fresh one of the target's architecture, in float32."""
+    if section.init_from is not None:
+        return load_language_model(drafter_directory(section.init_from), torch.float32).to(target.device)
+    config: Any = copy.deepcopy(target.config)
+    config.num_hidden_layers = section.layers
+    config.hidden_size = section.hidden_size or target.hidden_size
+    config.intermediate_size = config.intermediate_size * config.hidden_size // target.hidden_size
+    if getattr(config, "layer_types", None):
+        config.layer_types = ["full_attention"] * section.layers
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model.to(target.device)

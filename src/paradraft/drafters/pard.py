@@ -1,0 +1,185 @@
+"""PARD, the parallel draft language model (arXiv 2504.18583): a causal LM that drafts K tokens in one forward.
+
+Behind the newest token come K - 1 masks (one shared, unused token); the newest token predicts step 1, mask i
+predicts step i + 1. Attention is causal: a mask sees the text up to the newest token and the masks before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..config import DrafterSection
+from ..errors import UserError
+from ..target import Target
+from ..target.model import document_positions
+from .attention import Predicate, dense_mask
+from .base import DraftState, Proposal, Sampler
+from .checkpoint import read_config, unused_token
+from .grid import Batch, Grid, anchor_grid, conditional_drop
+from .language_model import LanguageModelDrafter, LanguageModelState, load_language_model, starting_model
+
+DRAFT_LENGTH = 8  # of a directory that does not say
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The masks of a batch that COD kept, row by row, padded to the longest: all [B, M].
+
+    place: in the flattened grid (anchor * (K - 1) + step - 2, `present` only); anchor: the position that the mask
+    drafts behind, -1 in padding; step: 2 for the first mask.
+    """
+
+    place: Tensor
+    anchor: Tensor
+    step: Tensor
+    present: Tensor
+
+
+def lay_out(grid: Grid) -> Layout:
+    """Only what COD kept is ever laid out: about sum_i max(r^i, r_min) queries an anchor instead of K."""
+    rows, steps = len(grid.batch.input_ids), grid.labels.shape[1]
+    kept = grid.valid[:, 1:].reshape(rows, -1)
+    most = int(kept.sum(1).max()) if kept.numel() else 0
+    order = torch.argsort(kept.long(), dim=1, descending=True, stable=True)[:, :most]
+    present = kept.gather(1, order)
+    anchors = grid.anchors.view(rows, -1).repeat_interleave(max(1, steps - 1), dim=1)[:, : kept.shape[1]]
+    anchor = torch.where(present, anchors.gather(1, order), -1)
+    step = torch.where(present, order % max(1, steps - 1) + 2, 2)
+    return Layout(order, anchor, step, present)
+
+
+def pard_predicate(document_ids: Tensor, anchor: Tensor, step: Tensor) -> Predicate:
+    """Slots 0..S-1 are the text [B, S], the rest masks [B, M] behind their anchors; queries and keys alike.
+
+    Text sees text, causally and within its document; a mask sees its anchor's text up to it, and its own draft.
+    """
+    length = document_ids.shape[1]
+    positions = torch.arange(length, device=document_ids.device).expand(document_ids.shape)
+    last = torch.cat((positions, anchor), dim=1)  # the last text position that a slot sees
+    owner = torch.cat((torch.full_like(positions, -2), anchor), dim=1)
+    order = torch.cat((torch.ones_like(positions), step), dim=1)
+    documents = torch.cat((document_ids, document_ids.gather(1, anchor.clamp(min=0))), dim=1)
+
+    def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        is_text = key < length
+        text = (key <= last[row, query]) & (documents[row, key] == documents[row, query])
+        draft = (owner[row, key] == owner[row, query]) & (order[row, key] <= order[row, query])
+        return torch.where(is_text, text, draft)
+
+    return visible
+
+
+class Pard(LanguageModelDrafter):
+    kind = "pard"
+    modes = ("independent",)
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        target: Target,
+        max_draft: int,
+        mask_token: int,
+        cod_ratio: float = 0.7,
+        cod_least: float = 0.1,
+    ) -> None:
+        super().__init__(model, target, max_draft)
+        if not 0 <= mask_token < self.embedding.num_embeddings:
+            raise UserError(
+                f"mask token {mask_token} lies outside the draft model's vocabulary of {self.embedding.num_embeddings}"
+            )
+        self.mask_token, self.cod_ratio, self.cod_least = mask_token, cod_ratio, cod_least
+
+    # --- training -------------------------------------------------------------------------------------------------
+
+    def grid(self, batch: Batch, anchors: int, seeds: Sequence[int]) -> Grid:
+        """Every anchor, COD cuts its steps; `anchors` does not apply, the text is consumed anyway."""
+        grid = anchor_grid(batch, self.max_draft, batch.input_ids.shape[1], seeds)
+        return conditional_drop(grid, self.cod_ratio, self.cod_least, seeds)
+
+    def previous_features(self, grid: Grid, features: Tensor) -> Tensor:
+        """What `inputs` gets for the text, [B, S, F]; PARD reads no features."""
+        return features[..., :0]
+
+    def forward(self, grid: Grid, features: Tensor) -> Tensor:
+        batch, layout = grid.batch, lay_out(grid)
+        (rows, length), masks = batch.input_ids.shape, layout.anchor.shape[1]
+        at = layout.anchor.clamp(min=0)
+        previous = self.previous_features(grid, features)
+        previous_of_masks = previous.gather(1, at[..., None].expand(-1, -1, previous.shape[-1]))  # the anchor's row
+        tokens = torch.cat((batch.input_ids, torch.full_like(at, self.mask_token)), dim=1)
+        inputs = self.inputs(tokens, torch.cat((previous, previous_of_masks), dim=1))
+        text_positions = document_positions(batch.document_ids)
+        positions = torch.cat((text_positions, text_positions.gather(1, at) + layout.step - 1), dim=1)
+        predicate = pard_predicate(batch.document_ids, layout.anchor, layout.step)
+        visible = dense_mask(predicate, rows, length + masks, length + masks, at.device)[:, 0]
+        hidden = self.run(inputs, positions, visible, None)
+        return self._to_grid(grid, layout, hidden[:, :length], hidden[:, length:])
+
+    def _to_grid(self, grid: Grid, layout: Layout, text: Tensor, masks: Tensor) -> Tensor:
+        """Hidden states [N, K, H]: step 1 from the anchor's own token, later ones from its masks, zero if dropped."""
+        rows, later = len(text), grid.labels.shape[1] - 1
+        first = text[grid.rows, grid.anchors][:, None]
+        spread = masks.new_zeros(rows, grid.labels.shape[0] // rows * later, masks.shape[-1])
+        masks = torch.where(layout.present[..., None], masks, 0.0)
+        spread = spread.scatter(1, layout.place[..., None].expand_as(masks), masks)
+        return torch.cat((first, spread.view(-1, later, masks.shape[-1])), dim=1)
+
+    # --- decoding -------------------------------------------------------------------------------------------------
+
+    def draft_hidden(self, state: LanguageModelState, anchors: Tensor, steps: int) -> Tensor:
+        """Hidden states [rows, steps, H] of the newest token and its masks."""
+        tokens = torch.full((len(anchors), steps), self.mask_token, device=anchors.device)
+        tokens[:, 0] = anchors
+        return self.run_behind(state, self.inputs(tokens, state.last_features[:, None].expand(-1, steps, -1)))
+
+    @torch.no_grad()
+    def propose(self, state: DraftState, anchors: Tensor, steps: int, sampler: Sampler) -> Proposal:
+        assert isinstance(state, LanguageModelState)
+        return Proposal(*sampler(self.head(self.draft_hidden(state, anchors, steps))))
+
+    # --- on disk ----------------------------------------------------------------------------------------------------
+
+    def engine_config(self) -> dict[str, Any]:
+        return {"pard_token": self.mask_token}
+
+    def own_config(self) -> dict[str, Any]:
+        return {**super().own_config(), "cod_ratio": self.cod_ratio, "cod_least": self.cod_least}
+
+    @classmethod
+    def create(cls, section: DrafterSection, target: Target) -> Pard:
+        model = starting_model(section, target)
+        mask = mask_of(section, model, target)
+        return cls(model, target, section.draft_length, mask, section.cod_ratio, section.cod_least)
+
+    @classmethod
+    def from_pretrained(cls, directory: Path, target: Target, dtype: torch.dtype | None = None) -> Pard:
+        config = read_config(directory)
+        own = config.get("paradraft", {})
+        drafter = cls(
+            load_language_model(directory, dtype or target.dtype),
+            target,
+            int(own.get("draft_length", DRAFT_LENGTH)),
+            int(config["pard_token"]),
+            float(own.get("cod_ratio", 0.7)),
+            float(own.get("cod_least", 0.1)),
+        )
+        return drafter.to(target.device).eval()
+
+
+def mask_of(section: DrafterSection, model: PreTrainedModel, target: Target) -> int:
+    """The configured mask, an unused id of the target's tokenizer, or a new one for which the embedding grows."""
+    if section.mask_token is not None:
+        return section.mask_token
+    try:
+        return unused_token(target)
+    except UserError:
+        size = int(model.get_input_embeddings().weight.shape[0])
+        model.resize_token_embeddings(size + 1)
+        return size

@@ -1,0 +1,196 @@
+"""PARD-2 (arXiv 2605.08632): PARD whose inputs carry the target's features, so that one drafter works in two modes.
+
+To the input embedding at position t comes scale * proj(features of t - 1); the first token is kept and gets zero.
+The masks of a draft all reuse the row of its newest token. *Dependent* mode adds the term, *independent* mode leaves
+it out; both are learned by leaving it out for whole sequences at random.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..config import DrafterSection
+from ..errors import UserError
+from ..target import Target
+from ..target.model import document_positions
+from .checkpoint import read_config
+from .grid import Batch, Grid
+from .language_model import load_language_model, starting_model
+from .pard import DRAFT_LENGTH, Pard, mask_of
+
+PUBLISHED_LAYERS = (-1, -8, -16, -24)  # of Transformers' hidden_states
+PROJECTION = Path("pard2") / "target_proj.safetensors"  # in a folder: engines load every safetensors file beside it
+PUBLISHED_PROJECTION = "warp_model.bin"
+DROPOUT_STREAM = 0xD0  # keeps these draws apart from the anchors' and COD's, which share the row's seed
+
+log = logging.getLogger(__name__)
+
+
+class Pard2(Pard):
+    kind = "pard2"
+    modes = ("dependent", "independent")
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        target: Target,
+        max_draft: int,
+        mask_token: int,
+        feature_layers: tuple[int, ...],
+        feature_width: int,
+        scale: float = 0.02,
+        feature_dropout: float = 0.1,
+        cod_ratio: float = 0.7,
+        cod_least: float = 0.1,
+    ) -> None:
+        super().__init__(model, target, max_draft, mask_token, cod_ratio, cod_least)
+        self.dependent_layers = self.feature_layers = feature_layers
+        self.scale, self.feature_dropout = scale, feature_dropout
+        self.target_proj = nn.Linear(feature_width, self.embedding.embedding_dim, bias=False)
+        nn.init.normal_(self.target_proj.weight, std=feature_width**-0.5)
+
+    def set_mode(self, mode: str) -> None:
+        super().set_mode(mode)
+        self.feature_layers = self.dependent_layers if mode == "dependent" else ()
+
+    def inputs(self, tokens: Tensor, previous: Tensor) -> Tensor:
+        embedded: Tensor = self.embedding(tokens)
+        if self.mode == "independent":
+            return embedded
+        return embedded + self.scale * self.target_proj(previous.to(self.target_proj.weight.dtype))
+
+    # --- training -------------------------------------------------------------------------------------------------
+
+    def grid(self, batch: Batch, anchors: int, seeds: Sequence[int]) -> Grid:
+        draws = [float(torch.rand((), generator=torch.Generator().manual_seed(s ^ DROPOUT_STREAM))) for s in seeds]
+        keep = torch.tensor(draws, device=batch.input_ids.device) >= self.feature_dropout
+        return replace(super().grid(batch, anchors, seeds), keep_features=keep)
+
+    def previous_features(self, grid: Grid, features: Tensor) -> Tensor:
+        """Features of the position before, [B, S, F]: zero at the start of a document and in dropped rows."""
+        first = document_positions(grid.batch.document_ids) == 0
+        unseen = first if grid.keep_features is None else first | ~grid.keep_features[:, None]
+        return torch.where(unseen[..., None], 0.0, features.roll(1, dims=1))
+
+    # --- on disk ----------------------------------------------------------------------------------------------------
+
+    def engine_config(self) -> dict[str, Any]:
+        return {
+            **super().engine_config(),
+            "pard2": True,
+            "spd_type": "pard2",
+            "pard2_scale": self.scale,
+            "pard2_proj_bias": False,
+            "pard2_target_dim": self.target_proj.in_features,
+            "pard2_target_layers": published_layers(self.dependent_layers, len(self.target.layers)),
+        }
+
+    def own_config(self) -> dict[str, Any]:
+        return {**super().own_config(), "feature_dropout": self.feature_dropout}
+
+    def save_pretrained(self, directory: Path) -> None:
+        super().save_pretrained(directory)
+        (directory / PROJECTION).parent.mkdir(exist_ok=True)
+        weight = self.target_proj.weight.detach().cpu().contiguous()
+        save_file({"target_proj.weight": weight}, directory / PROJECTION)
+
+    @classmethod
+    def create(cls, section: DrafterSection, target: Target) -> Pard2:
+        model = starting_model(section, target)
+        count = len(target.layers)
+        layers = default_layers(count) if section.feature_layers == "auto" else section.feature_layers
+        target.check_layers(layers)
+        published_layers(layers, count)
+        return cls(
+            model,
+            target,
+            section.draft_length,
+            mask_of(section, model, target),
+            layers,
+            len(layers) * target.hidden_size,
+            section.feature_scale,
+            section.feature_dropout,
+            section.cod_ratio,
+            section.cod_least,
+        ).to(target.device)
+
+    @classmethod
+    def from_pretrained(cls, directory: Path, target: Target, dtype: torch.dtype | None = None) -> Pard2:
+        """Falls back to independent mode, and says so, where the target's features do not fit."""
+        config = read_config(directory)
+        own = config.get("paradraft", {})
+        weight = read_projection(directory)
+        model = load_language_model(directory, dtype or target.dtype)
+        count, listed = len(target.layers), [int(i) for i in config.get("pard2_target_layers", PUBLISHED_LAYERS)]
+        fits = len(listed) * target.hidden_size == weight.shape[1] and all(-count <= i <= -1 for i in listed)
+        drafter = cls(
+            model,
+            target,
+            int(own.get("draft_length", DRAFT_LENGTH)),
+            int(config["pard_token"]),
+            tuple(layer_id(i, count) for i in listed) if fits else (),
+            weight.shape[1],
+            float(config.get("pard2_scale", 0.02)),
+            float(own.get("feature_dropout", 0.1)),
+            float(own.get("cod_ratio", 0.7)),
+            float(own.get("cod_least", 0.1)),
+        )
+        drafter.target_proj.weight.data = weight.to(drafter.dtype)
+        if not fits:
+            log.warning(
+                "drafter %s reads %d features of layers %s, target %s has %d a layer and %d layers: drafting without "
+                "features (independent mode)",
+                *(directory, weight.shape[1], listed, target.name, target.hidden_size, count),
+            )
+            drafter.modes = ("independent",)
+            drafter.set_mode("independent")
+        return drafter.to(target.device).eval()
+
+
+def layer_id(published: int, target_layers: int) -> int:
+    """-1 of Transformers' hidden_states is the output after the final norm, id N here; -i is layer N - i."""
+    return target_layers if published == -1 else target_layers + published
+
+
+def published_layers(layers: Sequence[int], target_layers: int) -> list[int]:
+    if target_layers - 1 in layers:
+        raise UserError(
+            f"feature layer {target_layers - 1} is the last layer before the final norm, which PARD-2's format cannot "
+            f"name; use {target_layers} (after the norm) or an earlier layer"
+        )
+    return [-1 if i == target_layers else i - target_layers for i in layers]
+
+
+def default_layers(target_layers: int) -> tuple[int, ...]:
+    """The published ones; a target too shallow for them gives four spread over its depth."""
+    if target_layers >= -min(PUBLISHED_LAYERS):
+        return tuple(layer_id(i, target_layers) for i in PUBLISHED_LAYERS)
+    ids = [target_layers, *(round(target_layers * share) - 1 for share in (0.75, 0.5, 0.25))]
+    return tuple(dict.fromkeys(i for i in ids if i >= 0 and i != target_layers - 1))
+
+
+def read_projection(directory: Path) -> Tensor:
+    """target_proj.weight [H_draft, features], from our file or from the published one (weights only)."""
+    try:
+        if (directory / PROJECTION).is_file():
+            tensors = load_file(directory / PROJECTION)
+        else:
+            tensors = torch.load(directory / PUBLISHED_PROJECTION, map_location="cpu", weights_only=True)
+        weight: Tensor = tensors["target_proj.weight"]
+    except FileNotFoundError:
+        raise UserError(
+            f"drafter {directory}: config.json says PARD-2, but there is no {PROJECTION} and no {PUBLISHED_PROJECTION}"
+        ) from None
+    except Exception as error:  # of safetensors, pickle, zip and key lookups
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"drafter {directory}: its feature projection cannot be read: {first}") from None
+    return weight

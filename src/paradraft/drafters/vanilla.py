@@ -1,0 +1,71 @@
+"""A plain draft model: a small causal language model that drafts step by step (arXiv 2211.17192).
+
+The baseline that parallel drafters are compared with. Its directory is that of any Hugging Face causal LM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import DrafterSection
+from ..target import Target
+from ..target.model import document_attention
+from .base import DraftState, Proposal, Sampler
+from .checkpoint import read_config
+from .grid import Batch, Grid, anchor_grid
+from .language_model import LanguageModelDrafter, LanguageModelState, load_language_model, starting_model
+
+DRAFT_LENGTH = 4  # of a directory that does not say; more steps pay only where nearly every token is accepted
+
+
+class Vanilla(LanguageModelDrafter):
+    kind = "vanilla"
+    modes = ("independent",)
+
+    # --- training: next-token prediction, so only step 1 of the grid exists -----------------------------------------
+
+    def grid(self, batch: Batch, anchors: int, seeds: Sequence[int]) -> Grid:
+        """Every position; `anchors` does not apply, since all of them cost one forward."""
+        return anchor_grid(batch, 1, batch.input_ids.shape[1], seeds)
+
+    def forward(self, grid: Grid, features: Tensor) -> Tensor:
+        batch = grid.batch
+        positions, visible = document_attention(batch.document_ids)
+        hidden = self.run(self.inputs(batch.input_ids, features), positions, visible, None)
+        return hidden[grid.rows, grid.anchors][:, None]
+
+    # --- decoding -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def propose(self, state: DraftState, anchors: Tensor, steps: int, sampler: Sampler) -> Proposal:
+        assert isinstance(state, LanguageModelState)
+        one = torch.ones_like(state.counts)
+        hidden = self.run_behind(state, self.inputs(anchors, state.last_features)[:, None])
+        committed = state.cache.lengths
+        drafted = []
+        for step in range(steps):
+            tokens, probabilities = sampler(self.head(hidden))
+            drafted.append((tokens, probabilities))
+            if step + 1 < steps:
+                state.cache.commit(one)
+                positions, visible = state.cache.reserve(1)
+                hidden = self.run(self.inputs(tokens, state.last_features), positions, visible, state.cache)
+        state.cache.set_lengths(committed)
+        sampled = [probabilities for _, probabilities in drafted if probabilities is not None]
+        return Proposal(torch.cat([t for t, _ in drafted], dim=1), torch.cat(sampled, dim=1) if sampled else None)
+
+    # --- on disk ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, section: DrafterSection, target: Target) -> Vanilla:
+        return cls(starting_model(section, target), target, section.draft_length)
+
+    @classmethod
+    def from_pretrained(cls, directory: Path, target: Target, dtype: torch.dtype | None = None) -> Vanilla:
+        model = load_language_model(directory, dtype or target.dtype)
+        own = read_config(directory).get("paradraft", {})
+        return cls(model, target, int(own.get("draft_length", DRAFT_LENGTH))).to(target.device).eval()

@@ -1,0 +1,1 @@
+"""Drafters in and out of the layouts that others publish."""

@@ -1,0 +1,54 @@
+"""What a training step needs of the target: features, and its opinion of the labels where the objective asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..drafters import Grid
+from ..objectives import Blocks, Objective
+from ..objectives.token_losses import label_log_prob
+from ..target import Target
+
+POSITIONS_PER_CHUNK = 4096
+
+
+@torch.no_grad()
+def read_target(
+    target: Target, grid: Grid, feature_layers: Sequence[int], objective: Objective
+) -> tuple[Tensor, Blocks]:
+    """Features [B, S, F] and the blocks, from one forward of the target, or none where nothing of it is needed.
+
+    Its distribution at a position is computed once, however many queries ask for it; with CAT weights and plain
+    cross entropy only the labels' probabilities are kept.
+    """
+    batch = grid.batch
+    blocks = Blocks(grid.labels, grid.valid, grid.rows)
+    if not (objective.needs_gold or objective.needs_teacher):
+        return target.features(batch.input_ids, batch.document_ids, feature_layers), blocks
+    hidden, features = target.read(batch.input_ids, batch.document_ids, feature_layers)
+    length = batch.input_ids.shape[1]
+    steps = torch.arange(grid.labels.shape[1], device=grid.labels.device)
+    asked = (grid.anchors[:, None] + steps).clamp(max=length - 1) + grid.rows[:, None] * length  # predicts the label
+    wanted = torch.zeros(batch.input_ids.numel(), dtype=torch.bool, device=asked.device)
+    wanted[asked[grid.valid]] = True
+    number = (wanted.long().cumsum(0) - 1).clamp(min=0)  # of a wanted position among the wanted ones
+    at_wanted = hidden.flatten(0, 1)[wanted]
+    gold = teacher = None
+    if objective.needs_teacher:
+        teacher = target.head(at_wanted)
+    if objective.needs_gold:
+        following = batch.input_ids.roll(-1, dims=1).flatten()[wanted]
+        gold = gold_probabilities(target, at_wanted, following)[number[asked]]
+    return features, Blocks(grid.labels, grid.valid, grid.rows, gold, teacher, number[asked])
+
+
+def gold_probabilities(target: Target, hidden: Tensor, labels: Tensor) -> Tensor:
+    """p(label) [P] after the hidden states [P, H], with the logits of one chunk in memory at a time."""
+    parts = [
+        label_log_prob(target.head(h).float().log_softmax(-1), y).exp()
+        for h, y in zip(hidden.split(POSITIONS_PER_CHUNK), labels.split(POSITIONS_PER_CHUNK), strict=True)
+    ]
+    return torch.cat(parts)
