@@ -10,17 +10,21 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from paradraft import DFlash, Engine, Objective, Target
-from paradraft.drafters import Batch
+from paradraft.config import DrafterSection
+from paradraft.drafters import DRAFTERS, Batch, Drafter, pard
 from paradraft.drafters.attention import attend, attention_mask, dense_mask, dflash_predicate
 from paradraft.evaluation.measure import environment
 from paradraft.objectives import Blocks
 from paradraft.objectives.chunked_head import chunked_head
+
+KINDS: tuple[Literal["dflash", "pard", "pard2", "vanilla"], ...] = ("dflash", "pard", "pard2", "vanilla")
 
 
 def random_target(small: bool, device: str, layers: int) -> Target:
@@ -65,14 +69,38 @@ def flex_equals_dense(device: str, small: bool) -> dict[str, Any]:
     return {"largest_difference": difference, "passed": difference < 1e-3}
 
 
+def every_kind(target: Target) -> dict[str, Drafter]:
+    """A random drafter of every kind."""
+    sections = {kind: DrafterSection(kind=kind, layers=2, block_size=8, draft_length=7) for kind in KINDS}
+    return {kind: DRAFTERS[kind].create(section, target).eval() for kind, section in sections.items()}
+
+
 def decoding_is_lossless(device: str) -> dict[str, Any]:
-    """Drafted against plain decoding of random tiny models in float32, batch 4."""
+    """Drafted against plain decoding of random tiny models in float32, batch 4, every drafter."""
     target = random_target(True, device, 4)
-    drafter = DFlash.fresh(target, layers=2, block_size=8).eval()
     prompts = [[i + 1, 2 * i + 3, 7] for i in range(4)]
-    plain = Engine(target).generate(prompts, 64, ())
-    drafted = Engine(target, drafter).generate(prompts, 64, ())
-    return {"passed": [g.tokens for g in plain] == [g.tokens for g in drafted]}
+    plain = [g.tokens for g in Engine(target).generate(prompts, 64, ())]
+    same = {
+        kind: plain == [g.tokens for g in Engine(target, drafter).generate(prompts, 64, ())]
+        for kind, drafter in every_kind(target).items()
+    }
+    return {"by_drafter": same, "passed": all(same.values())}
+
+
+def pard_flex_equals_dense(device: str) -> dict[str, Any]:
+    """PARD's training forward with a flex block mask against the dense oracle, float32."""
+    target = random_target(True, device, 4)
+    drafter = every_kind(target)["pard"]
+    ids = torch.randint(1, 500, (2, 200), device=device)
+    batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids))
+    grid = drafter.grid(batch, 200, [0, 1])
+    features = torch.empty(2, 200, 0, device=device)
+    with torch.no_grad():
+        fast = drafter(grid, features)
+        with patch.object(pard, "attention_mask", dense_mask):
+            oracle = drafter(grid, features)
+    difference = float((fast - oracle).abs().max())
+    return {"largest_difference": difference, "passed": difference < 1e-3}
 
 
 def timed(run: Callable[[], None], device: str, repeats: int = 5) -> tuple[float, int]:
@@ -124,6 +152,7 @@ def main() -> None:
         raise SystemExit("no GPU here; --small runs the same code at toy sizes")
     results: dict[str, Any] = {"environment": environment(random_target(True, device, 2)), "small": arguments.small}
     results["flex_equals_dense"] = flex_equals_dense(device, arguments.small)
+    results["pard_flex_equals_dense"] = pard_flex_equals_dense(device)
     results["decoding_is_lossless"] = decoding_is_lossless(device)
     results["training_step"] = [training_step(device, arguments.small, w) for w in ("decay", "dpace")]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from paradraft.evaluation.tables import drafter_title
+
 HEADER = (
     "| prompts | temp. | drafter | emitted length (95%) | without loops | macro | loops | speed-up "
     "| speed-up / emitted | same text |\n|---|---|---|---|---|---|---|---|---|---|"
@@ -24,7 +26,7 @@ def row(run: dict[str, Any]) -> str:
     cells = [
         f"{run['prompts']} ({run['prompt_count']})",
         f"{run['temperature']:g}",
-        f"{run['drafter'].removeprefix('demo:')}, K = {run['draft_length']}",
+        f"{drafter_title(run).removeprefix('demo:')}, K = {run['draft_length']}",
         f"{number(emitted['micro'])} ({number(emitted['low'])} to {number(emitted['high'])})",
         number(emitted["non_looping"]),
         number(emitted["macro"]),
@@ -39,7 +41,7 @@ def row(run: dict[str, Any]) -> str:
 def difference(run: dict[str, Any]) -> str:
     against = run["against_first"]
     return (
-        f"- {run['prompts']}, temperature {run['temperature']:g}: {run['drafter']} minus {against['drafter']}: "
+        f"- {run['prompts']}, temperature {run['temperature']:g}: {drafter_title(run)} minus {against['drafter']}: "
         f"{against['emitted_length_difference']:+.3f} ({against['low']:+.3f} to {against['high']:+.3f})"
     )
 

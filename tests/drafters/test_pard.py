@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from paradraft.config import DrafterSection
+from paradraft.demo.tokenizer import train_tokenizer
 from paradraft.drafters import Batch, Pard, Pard2, Vanilla, load_drafter
 from paradraft.drafters.attention import dense_mask
 from paradraft.drafters.pard import lay_out, pard_predicate
@@ -272,6 +273,25 @@ def test_a_mask_is_added_where_none_is_free(target_directory: Path, tmp_path: Pa
     again = load_drafter(tmp_path, target)
     assert isinstance(again, Pard) and again.mask_token == drafter.mask_token
     assert again.head(torch.randn(2, target.hidden_size)).shape == (2, target.vocabulary_size)
+
+
+def test_draft_models_with_another_tokenizer_are_refused(target_directory: Path, tmp_path: Path) -> None:
+    target = Target.load(str(target_directory))
+    assert target.tokenizer is not None
+    make_model("llama", vocab_size=target.vocabulary_size).save_pretrained(tmp_path)
+    target.tokenizer.save_pretrained(tmp_path)
+    assert Vanilla.create(section(kind="vanilla", init_from=str(tmp_path)), target).embedding.num_embeddings
+    train_tokenizer(["quite another text", "with other words in it"] * 3).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="has another tokenizer than target"):
+        Vanilla.create(section(kind="vanilla", init_from=str(tmp_path)), target)
+
+
+def test_one_token_a_round_needs_no_masks() -> None:
+    target = Target(make_model("qwen3"))
+    drafter = make_drafter_of("pard", target, draft_length=1)
+    batch = whole(torch.randint(1, 39, (2, 9)))
+    grid = drafter.grid(batch, 9, [0, 1])
+    assert drafter(grid, torch.empty(2, 9, 0)).shape == (16, 1, 24)
 
 
 def test_draft_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:

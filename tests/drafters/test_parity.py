@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from paradraft.drafters import Batch, Drafter
+from paradraft.drafters import Batch, Drafter, Vanilla
 from paradraft.target import Target
 from tests.conftest import make_drafter_of, make_model
 
@@ -74,6 +74,23 @@ def test_training_logits_equal_decoding_logits(kind: str, mode: str, rows: int, 
                 torch.testing.assert_close(decoding[row, :steps], training[n, :steps], rtol=1e-4, atol=1e-4)
                 checked += steps
     assert checked >= 10 * rows
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_plain_draft_model_drafts_what_it_would_write(rows: int) -> None:
+    """Its grid has one step only, so the later ones are compared with its own greedy text, recomputed whole."""
+    target = Target(make_model("qwen3"))
+    drafter = make_drafter_of("vanilla", target)
+    assert isinstance(drafter, Vanilla)
+    ids = torch.randint(1, 39, (rows, 17))
+    anchors = [7 + 2 * row for row in range(rows)]
+    drafted = drafting_logits(drafter, target, ids, anchors, pieces=3).argmax(-1)
+    for row, anchor in enumerate(anchors):
+        text = ids[row : row + 1, : anchor + 1]
+        for step in range(drafter.max_draft):
+            following = drafter.model(input_ids=text).logits[:, -1:].argmax(-1)
+            assert following == drafted[row, step]
+            text = torch.cat((text, following), dim=1)
 
 
 @pytest.mark.parametrize("kind", ["dflash", "pard2"])

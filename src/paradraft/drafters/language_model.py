@@ -12,13 +12,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ..assets import drafter_directory
 from ..config import DrafterSection
 from ..errors import UserError
 from ..target import RaggedCache, Target
-from ..target.model import load_causal_lm, refuse_unsupported, run_decoder
+from ..target.model import first_line, load_causal_lm, refuse_unsupported, run_decoder
 from .base import Drafter, DraftState
 
 
@@ -46,6 +46,7 @@ class LanguageModelDrafter(Drafter):
         self.max_draft = max_draft
         self.target = target
         self.model = model.requires_grad_(True)
+        self.attention: str = model.config._attn_implementation
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self._check_vocabulary()
 
@@ -80,7 +81,11 @@ class LanguageModelDrafter(Drafter):
         embedded: Tensor = self.embedding(tokens)
         return embedded
 
-    def run(self, inputs: Tensor, positions: Tensor, visible: Tensor, cache: RaggedCache | None) -> Tensor:
+    def run(self, inputs: Tensor, positions: Tensor, visible: Any, cache: RaggedCache | None) -> Tensor:
+        """Final-normed hidden states; `visible` as `run_decoder` takes it."""
+        wanted = self.attention if isinstance(visible, Tensor) else "flex_attention"
+        if self.model.config._attn_implementation != wanted:
+            self.model.set_attn_implementation(wanted)
         return run_decoder(self.model.base_model, {"inputs_embeds": inputs}, positions, visible, self.dtype, cache)
 
     # --- decoding -------------------------------------------------------------------------------------------------
@@ -149,7 +154,9 @@ def load_language_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
 def starting_model(section: DrafterSection, target: Target) -> PreTrainedModel:
     """The language model a run starts from: `init_from`, or a fresh one of the target's architecture, in float32."""
     if section.init_from is not None:
-        return load_language_model(drafter_directory(section.init_from), torch.float32).to(target.device)
+        directory = drafter_directory(section.init_from)
+        check_tokenizer(directory, target)
+        return load_language_model(directory, torch.float32).to(target.device)
     config: Any = copy.deepcopy(target.config)
     config.num_hidden_layers = section.layers
     config.hidden_size = section.hidden_size or target.hidden_size
@@ -158,3 +165,19 @@ def starting_model(section: DrafterSection, target: Target) -> PreTrainedModel:
         config.layer_types = ["full_attention"] * section.layers
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model.to(target.device)
+
+
+def check_tokenizer(directory: Path, target: Target) -> None:
+    """Where both have one, every token of the target must have the same id in the draft model's tokenizer."""
+    if target.tokenizer is None or not any(directory.glob("tokenizer*")):
+        return
+    try:
+        mine = AutoTokenizer.from_pretrained(directory).get_vocab()
+    except Exception as error:  # damaged files surface as errors of many libraries
+        raise UserError(f"draft model {directory}: its tokenizer cannot be loaded: {first_line(error)}") from error
+    for token, number in target.tokenizer.get_vocab().items():
+        if mine.get(token) != number:
+            raise UserError(
+                f"draft model {directory} has another tokenizer than target {target.name} (token {token!r} is "
+                f"{mine.get(token)} there and {number} here); a draft model needs the target's own"
+            )

@@ -19,7 +19,7 @@ from ..config import DrafterSection
 from ..errors import UserError
 from ..target import Target
 from ..target.model import document_positions
-from .attention import Predicate, dense_mask
+from .attention import Predicate, attention_mask
 from .base import DraftState, Proposal, Sampler
 from .checkpoint import read_config, unused_token
 from .grid import Batch, Grid, anchor_grid, conditional_drop
@@ -118,7 +118,8 @@ class Pard(LanguageModelDrafter):
         text_positions = document_positions(batch.document_ids)
         positions = torch.cat((text_positions, text_positions.gather(1, at) + layout.step - 1), dim=1)
         predicate = pard_predicate(batch.document_ids, layout.anchor, layout.step)
-        visible = dense_mask(predicate, rows, length + masks, length + masks, at.device)[:, 0]
+        visible = attention_mask(predicate, rows, length + masks, length + masks, at.device)
+        visible = visible[:, 0] if isinstance(visible, Tensor) else visible
         hidden = self.run(inputs, positions, visible, None)
         return self._to_grid(grid, layout, hidden[:, :length], hidden[:, length:])
 
@@ -129,7 +130,7 @@ class Pard(LanguageModelDrafter):
         spread = masks.new_zeros(rows, grid.labels.shape[0] // rows * later, masks.shape[-1])
         masks = torch.where(layout.present[..., None], masks, 0.0)
         spread = spread.scatter(1, layout.place[..., None].expand_as(masks), masks)
-        return torch.cat((first, spread.view(-1, later, masks.shape[-1])), dim=1)
+        return torch.cat((first, spread.view(len(first), later, masks.shape[-1])), dim=1)
 
     # --- decoding -------------------------------------------------------------------------------------------------
 

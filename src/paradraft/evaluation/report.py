@@ -37,6 +37,7 @@ __all__ = [
     "write_page",
     "write_report",
 ]
+from .tables import drafter_title
 
 EXPECTED = "expected a run directory with metrics.jsonl, or a results.json as `paradraft eval --out` writes it"
 POINTS = 400
@@ -156,10 +157,10 @@ def results_sections(results: Record) -> list[Section]:
 def drafter_names(runs: Sequence[Record]) -> list[str]:
     """The drafter of each run, with the settings in which the runs differ."""
     marks = {"draft_length": "K", "temperature": "T", "batch_size": "B"}
-    spread: dict[str, set[tuple[str, Any]]] = {key: {(run["drafter"], run[key]) for run in runs} for key in marks}
-    drafters = {run["drafter"] for run in runs}
+    spread: dict[str, set[tuple[str, Any]]] = {key: {(drafter_title(run), run[key]) for run in runs} for key in marks}
+    drafters = {drafter_title(run) for run in runs}
     differing = [key for key in marks if len(spread[key]) > len(drafters)]
-    return [" ".join([run["drafter"], *(f"{marks[key]}={run[key]:g}" for key in differing)]) for run in runs]
+    return [" ".join([drafter_title(run), *(f"{marks[key]}={run[key]:g}" for key in differing)]) for run in runs]
 
 
 def shown(value: float | None, digits: int = 2) -> str:

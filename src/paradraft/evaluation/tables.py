@@ -17,10 +17,15 @@ def number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def drafter_title(run: dict[str, Any]) -> str:
+    """The drafter, and its mode where it goes without the target's features."""
+    title: str = run["drafter"]
+    return f"{title} independent" if run["mode"] == "independent" else title
+
+
 def labels_of(run: dict[str, Any]) -> tuple[str, str]:
     """What stands in front of every line: the prompt set, and the drafter with its draft length."""
-    mode = "" if run["mode"] == "dependent" else f" {run['mode']}"
-    return f"{run['prompts']} ({run['prompt_count']})", f"{run['drafter']}{mode} K={run['draft_length']}"
+    return f"{run['prompts']} ({run['prompt_count']})", f"{drafter_title(run)} K={run['draft_length']}"
 
 
 def emitted_table(runs: Sequence[dict[str, Any]]) -> Table:

@@ -252,19 +252,22 @@ def run_decoder(
     base: nn.Module,
     inputs: dict[str, Tensor],
     positions: Tensor,
-    visible: Tensor,
+    visible: Any,
     dtype: torch.dtype,
     cache: RaggedCache | None,
 ) -> Tensor:
     """Final-normed hidden states of a Hugging Face decoder.
 
-    inputs {"input_ids": [R, T]} or {"inputs_embeds": [R, T, H]}, positions [R, T], visible (boolean) [R, T, keys].
+    inputs {"input_ids": [R, T]} or {"inputs_embeds": [R, T, H]}, positions [R, T]; `visible` is boolean [R, T, keys],
+    or a flex block mask for a model that runs flex attention.
     """
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    mask.masked_fill_(~visible, torch.finfo(dtype).min)
+    mask = visible
+    if isinstance(visible, Tensor):
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        mask = mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
     hidden: Tensor = base(
         **inputs,
-        attention_mask=mask[:, None],
+        attention_mask=mask,
         position_ids=positions,
         past_key_values=cache,
         use_cache=cache is not None,
