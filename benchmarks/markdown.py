@@ -41,7 +41,7 @@ def row(run: dict[str, Any]) -> str:
 def difference(run: dict[str, Any]) -> str:
     against = run["against_first"]
     return (
-        f"- {run['prompts']}, temperature {run['temperature']:g}: {drafter_title(run)} minus {against['drafter']}: "
+        f"- {run['prompts']}, temperature {run['temperature']:g}: {drafter_title(run)} minus {drafter_title(against)}: "
         f"{against['emitted_length_difference']:+.3f} ({against['low']:+.3f} to {against['high']:+.3f})"
     )
 

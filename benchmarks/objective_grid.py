@@ -3,8 +3,9 @@
 python benchmarks/objective_grid.py --steps 300 --seeds 1 2 3 --out benchmarks/results/objective-grid.json
 
 Every cell trains the same number of steps on the same data and order, with its recipe's optimiser and learning rate
-for all; rates are not tuned per cell, and with Muon the scale of an objective does not change its steps. Cells that
-are in the file already are not run again, so several processes may share the work (`--only dflash`, `--only pard`).
+for all; rates are not tuned per cell, and with Muon the scale of an objective does not change its steps. PARD starts
+from demo:vanilla, DFlash from nothing: compare within a drafter, not across. Cells that are in the file already are
+not run again; two processes need two files (`--only dflash`, `--only pard`), `--table FILE ...` shows them together.
 """
 
 from __future__ import annotations
@@ -75,9 +76,18 @@ def table(cells: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def show(paths: list[Path]) -> None:
+    """One table for each budget found in the files."""
+    cells = [cell for path in paths for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    for steps, prompts in sorted({(cell["steps"], cell["prompts"]) for cell in cells}):
+        print(f"\n{steps} steps, {prompts} prompts of each set: mean over sets, then over seeds (how many)\n")
+        print(table([cell for cell in cells if (cell["steps"], cell["prompts"]) == (steps, prompts)]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path, nargs="+", help="show these files and train nothing")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--prompts", type=int, default=32, help="of each demo prompt set")
@@ -86,6 +96,11 @@ def main() -> None:
     parser.add_argument("--token-losses", choices=TOKEN_LOSSES, nargs="+", default=list(TOKEN_LOSSES))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
+    if arguments.table:
+        show(arguments.table)
+        return
+    if arguments.out is None:
+        parser.error("--out or --table is needed")
     torch.set_num_threads(arguments.threads)
     cells: list[dict[str, Any]] = []
     if arguments.out.exists():
@@ -109,7 +124,7 @@ def main() -> None:
         cells.append(cell | {"emitted_length": statistics.mean(lengths.values()), "by_set": lengths})
         print(cells[-1], flush=True)
         write_text(arguments.out, json.dumps({"cells": cells, "environment": where}, indent=2) + "\n")
-    print(table(cells))
+    show([arguments.out])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from paradraft import cli
-from paradraft.drafters import DFlash
+from paradraft.config import DrafterSection
+from paradraft.drafters import DFlash, Pard2
 from paradraft.errors import UserError
 from paradraft.target import Target
 
@@ -34,10 +35,12 @@ def run(*arguments: object) -> str:
 
 
 def test_help_answers_in_a_second() -> None:
-    subprocess.run([sys.executable, "-m", "paradraft.cli", "--help"], check=True, capture_output=True)  # warm caches
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "paradraft.cli", "--help"], check=True, capture_output=True)
-    assert time.perf_counter() - started < 1.0
+    seconds = []
+    for _ in range(5):  # the best counts: the first fills caches, and a busy machine slows any of them
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "paradraft.cli", "--help"], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 1.0
     for command in ("demo", "train", "eval", "verify", "generate", "report"):
         assert command in done.stdout.decode()
 
@@ -52,7 +55,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
 def test_eval_writes_results(target_directory: Path, drafter_directory: Path, prompts: Path, tmp_path: Path) -> None:
     arguments = ["eval", "--target", target_directory, "--drafter", drafter_directory, "--prompts", prompts]
     output = run(*arguments, "--max-new-tokens", 12, "--out", tmp_path / "out")
-    assert "plain and drafted decoding" in output and "acceptance by position" in output
+    assert "plain and drafted on the same prompts" in output and "acceptance by position" in output
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     (row,) = results["runs"]
     assert row["identical"] is True and row["draft_length"] == 3 and row["prompt_count"] == 3
@@ -64,6 +67,38 @@ def test_eval_writes_results(target_directory: Path, drafter_directory: Path, pr
     page = tmp_path / "report.html"
     run("report", tmp_path / "out", "--out", page)
     assert page.stat().st_size > 1_000_000
+
+
+def test_both_modes_of_pard2(target_directory: Path, drafter_directory: Path, prompts: Path, tmp_path: Path) -> None:
+    target = Target.load(str(target_directory))
+    section = DrafterSection(kind="pard2", layers=1, draft_length=3)
+    Pard2.create(section, target).save_pretrained(tmp_path / "pard2")
+    pair = ["--target", target_directory, "--drafter", tmp_path / "pard2", "--prompts", prompts]
+    modes = ["--mode", "dependent", "--mode", "independent"]
+    output = run("eval", *pair, "--drafter", drafter_directory, *modes, "--max-new-tokens", 8, "--out", tmp_path / "o")
+    rows = json.loads((tmp_path / "o" / "results.json").read_text())["runs"]
+    assert [row["mode"] for row in rows] == ["dependent", "independent", "dependent"]
+    assert all(row["identical"] for row in rows)
+    assert "pard2 independent K=3" in output
+    run("report", tmp_path / "o", "--out", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "pard2 independent K=3" in page and "pard2 independent against" in page
+    for mode in ("dependent", "independent"):
+        verify = ["verify", *pair, "--mode", mode, "--temperature", 0, "--max-new-tokens", 8]
+        assert "passed" in run(*verify)
+    with pytest.raises(UserError, match="no drafter given here works in mode 'sideways'"):
+        run("eval", *pair, "--mode", "sideways")
+    with pytest.raises(UserError, match="works in mode dependent or independent, not 'sideways'"):
+        run("verify", *pair, "--mode", "sideways")
+
+
+def test_export_and_import(drafter_directory: Path, tmp_path: Path) -> None:
+    assert "dflash" in run("export", drafter_directory, "--to", "published", "--out", tmp_path / "a")
+    assert "dflash" in run("import", tmp_path / "a", "--out", tmp_path / "b")
+    original = (drafter_directory / "model.safetensors").read_bytes()
+    assert (tmp_path / "b" / "model.safetensors").read_bytes() == original
+    with pytest.raises(UserError, match="--to 'onnx' is not known"):
+        run("export", drafter_directory, "--to", "onnx", "--out", tmp_path / "c")
 
 
 def test_verify_and_generate(target_directory: Path, drafter_directory: Path, prompts: Path) -> None:

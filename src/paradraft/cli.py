@@ -192,7 +192,12 @@ def export(
 
     if to != "published":
         raise UserError(f"--to {to!r} is not known; what is: published")
-    typer.echo(f"wrote {out} ({export_published(drafter_directory(drafter), out)})")
+    kind = export_published(drafter_directory(drafter), out)
+    typer.echo(f"wrote {out} ({kind})")
+    if kind == "pard2":
+        typer.echo(
+            "vLLM 0.32 and 0.33 ignore the feature projection: there it drafts independent of the target's features"
+        )
 
 
 @app.command()

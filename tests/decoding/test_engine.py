@@ -106,16 +106,17 @@ def test_stop_tokens_and_limits_are_exact(target: Target) -> None:
     assert transformers_greedy(target, prompt, 30, stop=answer[5]) == answer[: answer.index(answer[5]) + 1]
 
 
-def test_rows_that_end_apart_do_not_disturb_each_other(target: Target) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_that_end_apart_do_not_disturb_each_other(target: Target, kind: str) -> None:
     prompts = [[4, 9, 2], [8], [1, 2, 3, 4, 5], [30, 30]]
     answers = [transformers_greedy(target, prompt, 20) for prompt in prompts]
     stops = [answers[0][3], answers[2][9]]
-    drafter = make_drafter(target)
+    drafter = make_drafter_of(kind, target)
     together = Engine(target, drafter).generate(prompts, 20, stops)
     for prompt, generation in zip(prompts, together, strict=True):
         alone = Engine(target, drafter).generate([prompt], 20, stops)[0]
         assert generation.tokens == alone.tokens and generation.stopped == alone.stopped
-        assert [r.accepted for r in generation.rounds] == [r.accepted for r in alone.rounds]
+        assert generation.rounds == alone.rounds  # drafts included
     assert len({len(g.tokens) for g in together}) > 1
 
 

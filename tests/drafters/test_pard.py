@@ -240,8 +240,87 @@ def test_starting_from_another_model(tmp_path: Path) -> None:
     assert torch.equal(pard.embedding.weight, load_drafter(tmp_path / "a", target).embedding.weight)  # type: ignore[union-attr]
     pard.save_pretrained(tmp_path / "b")
     assert load_drafter(tmp_path / "b", target).kind == "pard"
+    assert Pard.create(section(kind="pard", mask_token=7, init_from=str(tmp_path / "b")), target).mask_token == 7
     Vanilla.create(section(kind="vanilla", init_from=str(tmp_path / "b")), target).save_pretrained(tmp_path / "c")
     assert load_drafter(tmp_path / "c", target).kind == "vanilla"
+
+
+def test_going_on_from_a_drafter_keeps_its_mask_and_its_projection(tmp_path: Path) -> None:
+    target = Target(make_model("qwen3"))
+    first = make_drafter_of("pard2", target)
+    assert isinstance(first, Pard2)
+    first.mask_token = 5
+    first.save_pretrained(tmp_path)
+    again = Pard2.create(section(kind="pard2", init_from=str(tmp_path), feature_dropout=0.3), target)
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    assert (again.mask_token, again.scale, again.dependent_layers) == (5, first.scale, first.dependent_layers)
+    assert (again.max_draft, again.feature_dropout) == (4, 0.3)
+    assert Pard.create(section(kind="pard", init_from=str(tmp_path)), target).mask_token == 5
+    with pytest.raises(UserError, match="are not those of"):
+        Pard2.create(section(kind="pard2", init_from=str(tmp_path), feature_layers=[0, 1]), target)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("pard_token", None, "pard_token in config.json must be a token's number, not None"),
+        ("pard2_target_layers", None, "must be a list of numbers"),
+        ("paradraft", {"draft_length": "x"}, "does not hold numbers by name"),
+        ("pard2_proj_bias", True, "with a bias is not supported"),
+    ],
+)
+def test_broken_configurations_are_named(key: str, value: Any, complaint: str, tmp_path: Path) -> None:
+    target = Target(make_model("qwen3"))
+    make_drafter_of("pard2", target).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {key: value}))
+    with pytest.raises(UserError, match=complaint):
+        load_drafter(tmp_path, target)
+
+
+def test_projections_of_another_shape_are_named(tmp_path: Path) -> None:
+    target = Target(make_model("qwen3"))
+    make_drafter_of("pard2", target).save_pretrained(tmp_path)
+    (tmp_path / "pard2" / "target_proj.safetensors").unlink()
+    for content, complaint in (
+        ({"target_proj.weight": 3}, "must be one matrix"),
+        ({"target_proj.weight": torch.zeros(4)}, "must be one matrix"),
+        ({"target_proj.weight": torch.zeros(24, 64), "target_proj.bias": torch.zeros(24)}, "must be one matrix"),
+        ({"target_proj.weight": torch.zeros(23, 64)}, "has width 23, its language model 24"),
+    ):
+        torch.save(content, tmp_path / "warp_model.bin")
+        with pytest.raises(UserError, match=complaint):
+            load_drafter(tmp_path, target)
+
+
+def test_draft_models_with_scaled_heads_are_refused(tmp_path: Path) -> None:
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = GraniteConfig(vocab_size=40, num_key_value_heads=2, logits_scaling=8.0, **sizes)
+    GraniteForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="biased or scaled head"):
+        load_drafter(tmp_path, Target(make_model("qwen3")))
+
+
+@pytest.mark.parametrize("kind", ["pard", "pard2", "vanilla"])
+def test_documents_of_a_row_do_not_mix(kind: str) -> None:
+    """Two texts in one row give what each gives alone: positions, masks, and the zero feature at each start."""
+    target = Target(make_model("qwen3"))
+    drafter = make_drafter_of(kind, target)
+    ids = torch.randint(1, 39, (1, 20))
+    documents = (torch.arange(20) >= 9).long()[None]
+    together = Batch(ids, torch.ones_like(ids, dtype=torch.bool), documents)
+    grid = drafter.grid(together, 20, [0])
+    with torch.no_grad():
+        hidden = drafter(grid, target.features(ids, documents, drafter.feature_layers))
+        for start, end in ((0, 9), (9, 20)):
+            alone = whole(ids[:, start:end])
+            one = drafter.grid(alone, 20, [0])
+            wanted = drafter(one, target.features(alone.input_ids, alone.document_ids, drafter.feature_layers))
+            inside = (grid.anchors >= start) & (grid.anchors < end)
+            torch.testing.assert_close(hidden[inside][one.valid], wanted[one.valid], rtol=1e-4, atol=1e-5)
 
 
 def test_a_mask_is_added_where_none_is_free(target_directory: Path, tmp_path: Path) -> None:
@@ -297,7 +376,7 @@ def test_one_token_a_round_needs_no_masks() -> None:
 def test_draft_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     target = Target(make_model("qwen3"))
     make_model("llama", vocab_size=30).save_pretrained(tmp_path / "small")
-    with pytest.raises(UserError, match=r"knows 30 tokens, target .* 40"):
+    with pytest.raises(UserError, match="embeddings for 30 tokens, target Qwen3ForCausalLM for 40"):
         load_drafter(tmp_path / "small", target)
     from transformers import MistralConfig, MistralForCausalLM
 

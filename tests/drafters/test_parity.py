@@ -28,10 +28,10 @@ def drafting_logits(drafter: Drafter, target: Target, ids: Tensor, anchors: list
     with torch.no_grad():
         state, cache = drafter.start(rows, 40), target.new_cache(rows, 40)
         done = torch.zeros(rows, dtype=torch.long)
-        for piece in range(pieces):  # a prompt, then what two rounds committed
-            until = torch.tensor(anchors) - 2 * (pieces - 1 - piece)
+        for piece in range(pieces):  # a prompt, then what two rounds committed: another number of tokens in every row
+            until = torch.tensor(anchors) - (pieces - 1 - piece) * (1 + torch.arange(rows) % 2)
             counts = until - done
-            tokens = torch.zeros(rows, int(counts.max()), dtype=torch.long)
+            tokens = torch.full((rows, int(counts.max()) + 2), 7)  # rejected drafts stand behind those that count
             for row in range(rows):
                 tokens[row, : counts[row]] = ids[row, done[row] : until[row]]
             output = target.forward(tokens, cache, drafter.feature_layers)
@@ -63,7 +63,7 @@ def test_training_logits_equal_decoding_logits(kind: str, mode: str, rows: int, 
         training = drafter.head(drafter(grid, features))
     by_place = {(r, a): n for n, (r, a) in enumerate(zip(grid.rows.tolist(), grid.anchors.tolist(), strict=True))}
     checked = 0
-    for first in range(5, 10):  # ragged: row r's anchor is first + r
+    for first in range(6, 10):  # ragged: row r's anchor is first + r
         anchors = [first + r for r in range(rows)]
         for pieces in (1, 3):
             decoding = drafting_logits(drafter, target, ids, anchors, pieces)
@@ -73,7 +73,7 @@ def test_training_logits_equal_decoding_logits(kind: str, mode: str, rows: int, 
                 assert steps > 0
                 torch.testing.assert_close(decoding[row, :steps], training[n, :steps], rtol=1e-4, atol=1e-4)
                 checked += steps
-    assert checked >= 10 * rows
+    assert checked >= 8 * rows
 
 
 @pytest.mark.parametrize("rows", [1, 3])

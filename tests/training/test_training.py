@@ -127,11 +127,19 @@ def test_the_targets_opinion_is_that_of_its_own_logits(target_directory: Path) -
     assert plain.shape[-1] == 0 and bare.gold is None and bare.teacher is None
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_resuming_equals_going_on(target_directory: Path, conversations: Path, tmp_path: Path, optimizer: str) -> None:
-    whole = Trainer(config_for(target_directory, conversations, tmp_path / "whole", optimizer=optimizer))
+@pytest.mark.parametrize(("kind", "optimizer"), [("dflash", "adamw"), ("dflash", "muon"), ("pard2", "muon")])
+def test_resuming_equals_going_on(
+    target_directory: Path, conversations: Path, tmp_path: Path, kind: str, optimizer: str
+) -> None:
+    drafter = {"drafter": {"kind": kind, "layers": 1, "block_size": 4, "draft_length": 3, "cod_ratio": 0.5}}
+
+    def config(name: str) -> RunConfig:
+        made = config_for(target_directory, conversations, tmp_path / name, optimizer=optimizer)
+        return RunConfig.model_validate(made.model_dump() | drafter)
+
+    whole = Trainer(config("whole"))
     whole.run()
-    halved = config_for(target_directory, conversations, tmp_path / "halved", optimizer=optimizer)
+    halved = config("halved")
 
     class Interrupted(Trainer):
         def train_step(self, indices: Any) -> dict[str, Any]:

@@ -127,6 +127,10 @@ class DFlash(Drafter):
                     "use the target it was trained for, or train a drafter for this one"
                 )
         target.check_layers(config.feature_layers)
+        if len(target.layers) in config.feature_layers:
+            raise UserError(
+                f"DFlash cannot read feature layer {len(target.layers)} (after the final norm): no engine can"
+            )
         if not 0 <= config.mask_token < config.vocabulary_size:
             raise UserError(f"mask token {config.mask_token} lies outside the vocabulary of {config.vocabulary_size}")
 

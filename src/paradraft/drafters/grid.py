@@ -115,12 +115,12 @@ def conditional_drop(grid: Grid, ratio: float, least: float, seeds: Sequence[int
     """
     rows, steps = len(grid.batch.input_ids), grid.labels.shape[1]
     present = grid.valid[:, 0].view(rows, -1).cpu()
-    shares = torch.tensor([max(ratio**i, least) for i in range(steps)])
-    place = torch.ones(present.shape)
+    shares = torch.tensor([max(ratio**i, least) for i in range(steps)], dtype=torch.float64)
+    place = torch.zeros(present.shape, dtype=torch.float64)  # in single precision a last place rounds up to 1
     for row, seed in enumerate(seeds):
         count = int(present[row].sum())
         generator = torch.Generator().manual_seed(seed ^ COD_STREAM)
-        ranks = torch.randperm(count, generator=generator) + torch.rand(1, generator=generator)
+        ranks = torch.randperm(count, generator=generator) + torch.rand(1, generator=generator, dtype=torch.float64)
         place[row, present[row]] = ranks / max(1, count)
     kept = place.flatten()[:, None] < shares
     kept[:, 0] = True

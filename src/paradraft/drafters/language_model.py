@@ -20,6 +20,9 @@ from ..errors import UserError
 from ..target import RaggedCache, Target
 from ..target.model import first_line, load_causal_lm, refuse_unsupported, run_decoder
 from .base import Drafter, DraftState
+from .checkpoint import read_config
+
+FOREIGN_KEYS = ("pard", "spd_", "mask_token_id")  # of what a run started from; vLLM reads a stray mask_token_id first
 
 
 class LanguageModelState(DraftState):
@@ -49,13 +52,27 @@ class LanguageModelDrafter(Drafter):
         self.attention: str = model.config._attn_implementation
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self._check_vocabulary()
+        self._check_head()
 
     def _check_vocabulary(self) -> None:
         mine, theirs = self.embedding.num_embeddings, self.target.vocabulary_size
         if mine < theirs:
             raise UserError(
-                f"this draft model knows {mine} tokens, target {self.target.name} {theirs}; "
-                "a draft model needs the target's own tokenizer"
+                f"this draft model has embeddings for {mine} tokens, target {self.target.name} for {theirs}; "
+                "a draft model needs the target's own tokenizer and at least as many rows"
+            )
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        """As the target's: a model that biases or scales its logits would draft wrongly in silence."""
+        ids = torch.arange(3, device=self.embedding.weight.device)[None]
+        theirs = self.model(input_ids=ids, use_cache=False).logits[..., : self.target.vocabulary_size].float()
+        hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        ours = self.head(hidden).float()
+        if not torch.allclose(theirs, ours, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
+            raise UserError(
+                f"draft model {type(self.model).__name__}: its logits are not its head applied to its last hidden "
+                "state (a biased or scaled head), which paradraft does not support yet"
             )
 
     @property
@@ -138,7 +155,7 @@ class LanguageModelDrafter(Drafter):
 
     def save_pretrained(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        for name in [name for name in vars(self.model.config) if name.startswith(("pard", "spd_"))]:
+        for name in [name for name in vars(self.model.config) if name.startswith(FOREIGN_KEYS)]:
             delattr(self.model.config, name)  # of the drafter it was started from
         for name, value in {**self.engine_config(), "paradraft": self.own_config()}.items():
             setattr(self.model.config, name, value)
@@ -147,16 +164,25 @@ class LanguageModelDrafter(Drafter):
             self.target.tokenizer.save_pretrained(directory)
 
 
-def load_language_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
-    return load_causal_lm(str(directory), dtype, "drafter", trust_remote_code=False)
+def load_language_model(directory: Path, target: Target, dtype: torch.dtype | None) -> PreTrainedModel:
+    """On the target's device, in `dtype` or the target's; refused where its tokenizer is not the target's."""
+    check_tokenizer(directory, target)
+    model = load_causal_lm(str(directory), dtype or target.dtype, "drafter", trust_remote_code=False)
+    return model.to(target.device)
+
+
+def own_settings(directory: Path) -> dict[str, Any]:
+    """What paradraft wrote for itself into config.json; empty for a foreign directory."""
+    found = read_config(directory).get("paradraft") or {}
+    if not isinstance(found, dict) or not all(isinstance(value, int | float) for value in found.values()):
+        raise UserError(f"drafter {directory}: the key `paradraft` of config.json does not hold numbers by name")
+    return found
 
 
 def starting_model(section: DrafterSection, target: Target) -> PreTrainedModel:
     """The language model a run starts from: `init_from`, or a fresh one of the target's architecture, in float32."""
     if section.init_from is not None:
-        directory = drafter_directory(section.init_from)
-        check_tokenizer(directory, target)
-        return load_language_model(directory, torch.float32).to(target.device)
+        return load_language_model(drafter_directory(section.init_from), target, torch.float32)
     config: Any = copy.deepcopy(target.config)
     config.num_hidden_layers = section.layers
     config.hidden_size = section.hidden_size or target.hidden_size

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..assets import drafter_directory
 from ..config import DrafterSection
 from ..errors import UserError
 from ..target import Target
@@ -23,9 +24,9 @@ from .attention import Predicate, attention_mask
 from .base import DraftState, Proposal, Sampler
 from .checkpoint import read_config, unused_token
 from .grid import Batch, Grid, anchor_grid, conditional_drop
-from .language_model import LanguageModelDrafter, LanguageModelState, load_language_model, starting_model
+from .language_model import LanguageModelDrafter, LanguageModelState, load_language_model, own_settings, starting_model
 
-DRAFT_LENGTH = 8  # of a directory that does not say
+DRAFT_LENGTH = 16  # of a directory that does not say: the published K
 
 
 @dataclass(frozen=True)
@@ -161,23 +162,34 @@ class Pard(LanguageModelDrafter):
 
     @classmethod
     def from_pretrained(cls, directory: Path, target: Target, dtype: torch.dtype | None = None) -> Pard:
-        config = read_config(directory)
-        own = config.get("paradraft", {})
+        own = own_settings(directory)
         drafter = cls(
-            load_language_model(directory, dtype or target.dtype),
+            load_language_model(directory, target, dtype),
             target,
             int(own.get("draft_length", DRAFT_LENGTH)),
-            int(config["pard_token"]),
+            saved_mask(directory),
             float(own.get("cod_ratio", 0.7)),
             float(own.get("cod_least", 0.1)),
         )
-        return drafter.to(target.device).eval()
+        return drafter.eval()
+
+
+def saved_mask(directory: Path) -> int:
+    token = read_config(directory).get("pard_token")
+    if not isinstance(token, int):
+        raise UserError(f"drafter {directory}: pard_token in config.json must be a token's number, not {token!r}")
+    return token
 
 
 def mask_of(section: DrafterSection, model: PreTrainedModel, target: Target) -> int:
-    """The configured mask, an unused id of the target's tokenizer, or a new one for which the embedding grows."""
+    """The mask that is configured, or that the starting model was trained with, or an unused id of the target's
+    tokenizer, or a new one for which the embedding grows."""
     if section.mask_token is not None:
         return section.mask_token
+    if section.init_from is not None:
+        directory = drafter_directory(section.init_from)
+        if "pard_token" in read_config(directory):
+            return saved_mask(directory)
     try:
         return unused_token(target)
     except UserError:

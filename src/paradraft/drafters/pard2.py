@@ -18,14 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..assets import drafter_directory
 from ..config import DrafterSection
 from ..errors import UserError
 from ..target import Target
 from ..target.model import document_positions
 from .checkpoint import read_config
 from .grid import Batch, Grid
-from .language_model import load_language_model, starting_model
-from .pard import DRAFT_LENGTH, Pard, mask_of
+from .language_model import load_language_model, own_settings, starting_model
+from .pard import DRAFT_LENGTH, Pard, mask_of, saved_mask
 
 PUBLISHED_LAYERS = (-1, -8, -16, -24)  # of Transformers' hidden_states
 PROJECTION = Path("pard2") / "target_proj.safetensors"  # in a folder: engines load every safetensors file beside it
@@ -105,11 +106,23 @@ class Pard2(Pard):
 
     @classmethod
     def create(cls, section: DrafterSection, target: Target) -> Pard2:
-        model = starting_model(section, target)
+        """A starting directory that is PARD-2 brings its projection, layers and scale; the rest is the section's."""
+        start = None if section.init_from is None else drafter_directory(section.init_from)
+        if start is not None and read_config(start).get("pard2"):
+            drafter = cls.from_pretrained(start, target, torch.float32)
+            if section.feature_layers not in ("auto", drafter.dependent_layers) or "dependent" not in drafter.modes:
+                raise UserError(
+                    f"drafter.feature_layers {section.feature_layers} are not those of {start} "
+                    f"({drafter.dependent_layers} of this target); leave them to auto, or start from a plain model"
+                )
+            drafter.max_draft, drafter.feature_dropout = section.draft_length, section.feature_dropout
+            drafter.cod_ratio, drafter.cod_least = section.cod_ratio, section.cod_least
+            return drafter
         count = len(target.layers)
         layers = default_layers(count) if section.feature_layers == "auto" else section.feature_layers
         target.check_layers(layers)
         published_layers(layers, count)
+        model = starting_model(section, target)
         return cls(
             model,
             target,
@@ -126,30 +139,37 @@ class Pard2(Pard):
     @classmethod
     def from_pretrained(cls, directory: Path, target: Target, dtype: torch.dtype | None = None) -> Pard2:
         """Falls back to independent mode, and says so, where the target's features do not fit."""
-        config = read_config(directory)
-        own = config.get("paradraft", {})
+        config, own = read_config(directory), own_settings(directory)
+        if config.get("pard2_proj_bias"):
+            raise UserError(f"drafter {directory}: a feature projection with a bias is not supported")
         weight = read_projection(directory)
-        model = load_language_model(directory, dtype or target.dtype)
-        count, listed = len(target.layers), [int(i) for i in config.get("pard2_target_layers", PUBLISHED_LAYERS)]
+        count, listed = len(target.layers), config.get("pard2_target_layers", list(PUBLISHED_LAYERS))
+        if not isinstance(listed, list) or not all(isinstance(i, int) for i in listed):
+            raise UserError(f"drafter {directory}: pard2_target_layers in config.json must be a list of numbers")
         fits = len(listed) * target.hidden_size == weight.shape[1] and all(-count <= i <= -1 for i in listed)
         drafter = cls(
-            model,
+            load_language_model(directory, target, dtype),
             target,
             int(own.get("draft_length", DRAFT_LENGTH)),
-            int(config["pard_token"]),
+            saved_mask(directory),
             tuple(layer_id(i, count) for i in listed) if fits else (),
             weight.shape[1],
-            float(config.get("pard2_scale", 0.02)),
+            float(config.get("pard2_scale") or 0.02),
             float(own.get("feature_dropout", 0.1)),
             float(own.get("cod_ratio", 0.7)),
             float(own.get("cod_least", 0.1)),
         )
+        if weight.shape[0] != drafter.target_proj.out_features:
+            raise UserError(
+                f"drafter {directory}: its feature projection has width {weight.shape[0]}, its language model "
+                f"{drafter.target_proj.out_features}"
+            )
         drafter.target_proj.weight.data = weight.to(drafter.dtype)
         if not fits:
             log.warning(
-                "drafter %s reads %d features of layers %s, target %s has %d a layer and %d layers: drafting without "
-                "features (independent mode)",
-                *(directory, weight.shape[1], listed, target.name, target.hidden_size, count),
+                "drafter %s reads %d features, of hidden states %s; target %s has %d layers of width %d: drafting "
+                "without features (independent mode)",
+                *(directory, weight.shape[1], listed, target.name, count, target.hidden_size),
             )
             drafter.modes = ("independent",)
             drafter.set_mode("independent")
@@ -162,6 +182,8 @@ def layer_id(published: int, target_layers: int) -> int:
 
 
 def published_layers(layers: Sequence[int], target_layers: int) -> list[int]:
+    if not layers:
+        raise UserError("drafter.feature_layers is empty; PARD-2 needs some, `kind: pard` does without")
     if target_layers - 1 in layers:
         raise UserError(
             f"feature layer {target_layers - 1} is the last layer before the final norm, which PARD-2's format cannot "
@@ -185,7 +207,6 @@ def read_projection(directory: Path) -> Tensor:
             tensors = load_file(directory / PROJECTION)
         else:
             tensors = torch.load(directory / PUBLISHED_PROJECTION, map_location="cpu", weights_only=True)
-        weight: Tensor = tensors["target_proj.weight"]
     except FileNotFoundError:
         raise UserError(
             f"drafter {directory}: config.json says PARD-2, but there is no {PROJECTION} and no {PUBLISHED_PROJECTION}"
@@ -193,4 +214,7 @@ def read_projection(directory: Path) -> Tensor:
     except Exception as error:  # of safetensors, pickle, zip and key lookups
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"drafter {directory}: its feature projection cannot be read: {first}") from None
+    weight = tensors.get("target_proj.weight") if isinstance(tensors, dict) else None
+    if not isinstance(weight, Tensor) or weight.ndim != 2 or len(tensors) != 1:
+        raise UserError(f"drafter {directory}: its feature projection must be one matrix, target_proj.weight")
     return weight

@@ -15,9 +15,8 @@ from ..config import DrafterSection
 from ..target import Target
 from ..target.model import document_attention
 from .base import DraftState, Proposal, Sampler
-from .checkpoint import read_config
 from .grid import Batch, Grid, anchor_grid
-from .language_model import LanguageModelDrafter, LanguageModelState, load_language_model, starting_model
+from .language_model import LanguageModelDrafter, LanguageModelState, load_language_model, own_settings, starting_model
 
 DRAFT_LENGTH = 4  # of a directory that does not say; more steps pay only where nearly every token is accepted
 
@@ -66,6 +65,5 @@ class Vanilla(LanguageModelDrafter):
 
     @classmethod
     def from_pretrained(cls, directory: Path, target: Target, dtype: torch.dtype | None = None) -> Vanilla:
-        model = load_language_model(directory, dtype or target.dtype)
-        own = read_config(directory).get("paradraft", {})
-        return cls(model, target, int(own.get("draft_length", DRAFT_LENGTH))).to(target.device).eval()
+        steps = int(own_settings(directory).get("draft_length", DRAFT_LENGTH))
+        return cls(load_language_model(directory, target, dtype), target, steps).to(target.device).eval()

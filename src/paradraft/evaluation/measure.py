@@ -190,6 +190,7 @@ def result_rows(
             difference, low, high = paired_difference(drafted[0].generations, way.generations)
             row["against_first"] = {
                 "drafter": drafted[0].name,
+                "mode": drafted[0].mode,
                 "emitted_length_difference": difference,
                 "low": low,
                 "high": high,

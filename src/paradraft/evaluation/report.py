@@ -27,6 +27,7 @@ from .figures import (
     table,
     write_page,
 )
+from .tables import drafter_title
 
 __all__ = [
     "RoundPiece",
@@ -37,7 +38,6 @@ __all__ = [
     "write_page",
     "write_report",
 ]
-from .tables import drafter_title
 
 EXPECTED = "expected a run directory with metrics.jsonl, or a results.json as `paradraft eval --out` writes it"
 POINTS = 400
@@ -175,7 +175,7 @@ def results_table(runs: Sequence[Record]) -> str:
         rows.append(
             [
                 f"{run['prompts']} ({run['prompt_count']})",
-                f"{run['drafter']} K={run['draft_length']}",
+                f"{drafter_title(run)} K={run['draft_length']}",
                 f"{run['temperature']:g}",
                 f"{shown(emitted['micro'])} ({shown(emitted['low'])}–{shown(emitted['high'])})",
                 shown(emitted["non_looping"]),
@@ -201,7 +201,7 @@ def differences(runs: Sequence[Record]) -> list[str]:
     for run in runs:
         if against := run.get("against_first"):
             change, low, high = (against[key] for key in ("emitted_length_difference", "low", "high"))
-            who = f"{run['drafter']} against {against['drafter']} on {run['prompts']}"
+            who = f"{drafter_title(run)} against {drafter_title(against)} on {run['prompts']}"
             lines.append(remark(f"{who}: emitted length {change:+.2f} (95% interval {low:+.2f} to {high:+.2f})."))
     return lines
 

@@ -20,7 +20,7 @@ def number(value: float | None, digits: int = 2) -> str:
 def drafter_title(run: dict[str, Any]) -> str:
     """The drafter, and its mode where it goes without the target's features."""
     title: str = run["drafter"]
-    return f"{title} independent" if run["mode"] == "independent" else title
+    return f"{title} independent" if run.get("mode") == "independent" else title
 
 
 def labels_of(run: dict[str, Any]) -> tuple[str, str]:

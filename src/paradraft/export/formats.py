@@ -56,7 +56,8 @@ class new_directory:
     def __init__(self, out: Path) -> None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out} exists already; choose another output or remove it")
-        self.out, self.path = out, out.with_name(f".{out.name}.tmp")
+        self.out = out.resolve()
+        self.path = self.out.with_name(f".{self.out.name}.tmp")
 
     def __enter__(self) -> new_directory:
         shutil.rmtree(self.path, ignore_errors=True)

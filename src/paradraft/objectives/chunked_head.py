@@ -1,8 +1,9 @@
 """The language-model head and the objective in chunks of whole blocks, recomputed in the backward pass.
 
 Logits of a full batch never exist at once: at Qwen3-4B's sizes (512 anchors x 15 positions x 151,936 entries)
-they would be 4.6 GiB in float32. Weights depend on one block alone, so chunks of whole blocks are exact. The head
-runs on valid queries only, which COD makes a small part of the grid.
+they would be 4.6 GiB in float32. Losses against the target's distribution do keep the target's logits beside them,
+once a position, in the target's dtype. Weights depend on one block alone, so chunks of whole blocks are exact. The
+head runs on valid queries only, which COD makes a small part of the grid.
 """
 
 from __future__ import annotations

@@ -49,7 +49,9 @@ def make_optimizer(
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
     for title, parameter in parameters:
-        listed = parameter.ndim < 2 or (name == "muon" and ("embed" in title or "lm_head" in title))
+        listed = parameter.ndim < 2 or (
+            name == "muon" and (parameter.ndim > 2 or "embed" in title or "lm_head" in title)
+        )
         (vectors if listed else matrices).append(parameter)
     if name == "muon":
         muon = torch.optim.Muon(matrices, lr=rate, momentum=0.95, weight_decay=weight_decay)

@@ -41,14 +41,15 @@ def read_target(
         teacher = target.head(at_wanted)
     if objective.needs_gold:
         following = batch.input_ids.roll(-1, dims=1).flatten()[wanted]
-        gold = gold_probabilities(target, at_wanted, following)[number[asked]]
+        gold = gold_probabilities(target, at_wanted, following, teacher)[number[asked]]
     return features, Blocks(grid.labels, grid.valid, grid.rows, gold, teacher, number[asked])
 
 
-def gold_probabilities(target: Target, hidden: Tensor, labels: Tensor) -> Tensor:
-    """p(label) [P] after the hidden states [P, H], with the logits of one chunk in memory at a time."""
-    parts = [
-        label_log_prob(target.head(h).float().log_softmax(-1), y).exp()
-        for h, y in zip(hidden.split(POSITIONS_PER_CHUNK), labels.split(POSITIONS_PER_CHUNK), strict=True)
-    ]
+def gold_probabilities(target: Target, hidden: Tensor, labels: Tensor, logits: Tensor | None) -> Tensor:
+    """p(label) [P] after the hidden states [P, H]; `logits` [P, V] if they are there, else made chunk by chunk."""
+    parts = []
+    for start in range(0, max(1, len(labels)), POSITIONS_PER_CHUNK):
+        part = slice(start, start + POSITIONS_PER_CHUNK)
+        chunk = target.head(hidden[part]) if logits is None else logits[part]
+        parts.append(label_log_prob(chunk.float().log_softmax(-1), labels[part]).exp())
     return torch.cat(parts)
