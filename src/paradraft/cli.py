@@ -186,7 +186,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="new directory")],
     to: Annotated[str, typer.Option("--to", help="published: the layout of the drafter's authors")] = "published",
 ) -> None:
-    """A drafter in the layout its authors publish. Example: `paradraft export demo:pard2 --to published --out x`"""
+    """A drafter in the layout its authors publish. Example: `paradraft export runs/x/drafter --to published --out y`"""
     from .assets import drafter_directory
     from .export.formats import export_published
 
