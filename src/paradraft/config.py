@@ -61,10 +61,33 @@ class ObjectiveSection(Section):
     )
 
 
+class Source(Section):
+    source: str = Field(description="file, Hugging Face id, or demo:train, as in data.train")
+    weight: float = Field(1.0, gt=0, description="how often each conversation is read a pass; 0.5: half of them")
+
+
 class DataSection(Section):
-    train: tuple[str, ...] = Field(("demo:train",), min_length=1, description="JSONL files (.gz too), or demo:train")
+    train: tuple[str | Source, ...] = Field(
+        ("demo:train",),
+        min_length=1,
+        description="JSONL (.gz too), Parquet, owner/name[:subset][@split], demo:train, or {source: ..., weight: 2}",
+    )
     max_length: int = Field(3072, ge=8, description="tokens of a conversation; longer ones are cut")
-    limit: int | None = Field(None, ge=1, description="read only the first so many conversations")
+    limit: int | None = Field(None, ge=1, description="read only the first so many conversations of each source")
+    max_bad_share: float = Field(0.01, ge=0, lt=1, description="share of bad records that is left out, not an error")
+    thinking: bool | None = Field(None, description="thinking switch of the chat template; null: its own default")
+    packing: bool = Field(False, description="fill rows of max_length with whole conversations; a batch counts rows")
+    features: Path | None = Field(None, description="directory of `paradraft data features`; null: computed online")
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return tuple(s if isinstance(s, Source) else Source(source=s) for s in self.train)
+
+    @model_validator(mode="after")
+    def check(self) -> DataSection:
+        if self.packing and self.features is not None:
+            raise ValueError("data.packing and data.features exclude each other: stored features are of single texts")
+        return self
 
 
 class TrainingSection(Section):

@@ -54,7 +54,8 @@ class Trainer:
         self.target: Target = load_target(config)
         for prompt_set in self.prompt_sets:
             check_first_turns(self.target, prompt_set, config.evaluation.max_new_tokens)
-        self.examples: list[Rendered] = load_examples(config, self.target)
+        self.data = load_examples(config, self.target)
+        self.examples: list[Rendered] = self.data.examples
         checkpoint = find_checkpoint(config.output, resume)
         if checkpoint is not None:
             check_same_run(config, checkpoint.parent.parent / "config.yaml")

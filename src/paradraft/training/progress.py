@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..config import RunConfig
@@ -17,6 +18,8 @@ def run_with_progress(config: RunConfig, resume: str) -> None:
     console = Console()
     with console.status("loading the target and the data"):
         trainer = Trainer(config, resume)
+    for note in trainer.data.notes:
+        console.print(f"[yellow]note:[/] {escape(note)}")
     parameters = sum(p.numel() for p in trainer.drafter.parameters())
     console.print(
         f"{parameters:,} parameters, {len(trainer.examples):,} conversations, {trainer.steps:,} steps, "

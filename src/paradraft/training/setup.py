@@ -6,13 +6,11 @@ from pathlib import Path
 
 import torch
 
-from ..assets import target_name, training_file
+from ..assets import target_name
 from ..config import RunConfig
-from ..data.batches import check_supervision, cut
-from ..data.conversations import read_conversations
-from ..data.render import Rendered, render_conversation
+from ..data.prepare import Examples, prepare_examples
+from ..data.provenance import identify
 from ..drafters import DRAFTERS, Drafter
-from ..errors import UserError
 from ..objectives import Objective
 from ..objectives.token_losses import LossParameters
 from ..objectives.weightings import WeightingParameters
@@ -39,13 +37,7 @@ def make_objective(config: RunConfig) -> Objective:
     return Objective(section.token_loss, section.weighting, config.denominator, parameters, losses)
 
 
-def load_examples(config: RunConfig, target: Target) -> list[Rendered]:
-    """All conversations of the run's files, rendered, cut to length, with something to learn in each."""
-    section = config.data
-    if target.tokenizer is None:
-        raise UserError(f"target {target.name} has no tokenizer; put its tokenizer files beside its weights")
-    conversations = [c for name in section.train for c in read_conversations(training_file(name), section.limit)]
-    stops = target.stop_tokens
-    rendered = [r for messages in conversations for r in render_conversation(target.tokenizer, messages, stops)]
-    longest = min(section.max_length, target.context_length)
-    return check_supervision([cut(example, longest) for example in rendered], ", ".join(section.train))
+def load_examples(config: RunConfig, target: Target) -> Examples:
+    """The run's conversations rendered, with something to learn in each, and what is to be said about them."""
+    identity = identify(config.target.model)
+    return prepare_examples(config.data, target, identity, config.training.seed)
