@@ -69,8 +69,9 @@ def check_answered(conversation: Conversation) -> None:
 
 
 def check_prompt(conversation: Conversation) -> None:
-    if not any(m["role"] == "user" and m["content"].strip() for m in conversation.messages):
-        raise BadRecord("there is no user message to answer")
+    asked = [m for m in conversation.messages if m["role"] == "user"]
+    if not asked or not all(m["content"].strip() for m in asked):
+        raise BadRecord("there is no user message to answer, or an empty one")
 
 
 def check_bad_share(readings: Sequence[Reading], max_bad_share: float, names: Sequence[str]) -> list[str]:
