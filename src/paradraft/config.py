@@ -74,7 +74,7 @@ class DataSection(Section):
     )
     max_length: int = Field(3072, ge=8, description="tokens of a conversation; longer ones are cut")
     limit: int | None = Field(None, ge=1, description="read only the first so many conversations of each source")
-    max_bad_share: float = Field(0.01, ge=0, lt=1, description="share of bad records that is left out, not an error")
+    max_bad_share: float = Field(0.01, ge=0, le=1, description="share of bad records that is left out, not an error")
     thinking: bool | None = Field(None, description="thinking switch of the chat template; null: its own default")
     packing: bool = Field(False, description="fill rows of max_length with whole conversations; a batch counts rows")
     features: Path | None = Field(None, description="directory of `paradraft data features`; null: computed online")

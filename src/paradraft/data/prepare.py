@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 
@@ -25,6 +26,14 @@ class Examples:
     notes: list[str]
     template_hash: str
     thinking: bool | None
+
+    def description(self) -> str:
+        """JSON for the run's directory: how the text was read, and what was said about it."""
+        tokens = sum(len(example.input_ids) for example in self.examples)
+        learned = sum(sum(example.loss_mask) for example in self.examples)
+        counts = {"examples": len(self.examples), "tokens": tokens, "learned_tokens": learned}
+        how = {"template_hash": self.template_hash, "thinking": self.thinking}
+        return json.dumps({**counts, **how, "notes": self.notes}, indent=2) + "\n"
 
 
 def require_tokenizer(target: Target) -> PreTrainedTokenizerBase:

@@ -32,6 +32,7 @@ from .checkpoint import find_checkpoint, forget_later_checkpoints, load_training
 from .optim import learning_rate_at, make_optimizer
 from .read_target import read_target
 from .setup import load_examples, load_target, make_drafter, make_objective
+from .stored import open_store, read_stored
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -61,6 +62,7 @@ class Trainer:
             check_same_run(config, checkpoint.parent.parent / "config.yaml")
         self.drafter: Drafter = seeded_drafter(config, self.target, checkpoint)
         self.objective = make_objective(config)
+        self.store = open_store(config, self.target, self.data, self.drafter, self.objective)
         section = config.training
         self.optimizer = make_optimizer(
             section.optimizer, self.drafter.named_parameters(), section.learning_rate, section.weight_decay
@@ -108,7 +110,10 @@ class Trainer:
         seeds = [anchor_seed(section.seed, self.progress.step, i) for i in indices]
         grid = drafter.grid(batch, section.anchors, seeds)
         with torch.autocast(self.target.device.type, torch.bfloat16, enabled=self.reduced_precision):
-            features, blocks = read_target(self.target, grid, drafter.feature_layers, self.objective)
+            if self.store is None:
+                features, blocks = read_target(self.target, grid, drafter.feature_layers, self.objective)
+            else:
+                features, blocks = read_stored(self.store, self.target, grid, drafter.feature_layers, indices)
             sums = chunked_head(drafter(grid, features), blocks, drafter.head, self.objective)
         sums.loss.backward()
         return sums.detached()
@@ -128,6 +133,7 @@ class Trainer:
         if self.progress.step == 0:
             (output / "metrics.jsonl").unlink(missing_ok=True)
         write_text(output / "config.yaml", dump_config(self.config))
+        write_text(output / "data.json", self.data.description())
         remaining = self.steps - self.progress.step
         batches = batches_from(self.lengths, section.batch_size, section.seed, self.progress.step)
         started, first = time.time(), self.progress.step

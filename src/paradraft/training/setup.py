@@ -19,7 +19,9 @@ from ..target import Target
 
 def load_target(config: RunConfig) -> Target:
     section = config.target
-    return Target.load(target_name(section.model), section.dtype, trust_remote_code=section.trust_remote_code)
+    target = Target.load(target_name(section.model), section.dtype, trust_remote_code=section.trust_remote_code)
+    target.thinking = config.data.thinking  # evaluation asks as the data was rendered
+    return target
 
 
 def make_drafter(config: RunConfig, target: Target, start_from: Path | None) -> Drafter:
