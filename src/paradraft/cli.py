@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from . import cli_data
 from .errors import UserError
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.add_typer(cli_data.app, name="data")
 
 TargetOption = Annotated[str, typer.Option("--target", help="directory, Hugging Face id, or `demo`")]
 PromptsOption = Annotated[list[str], typer.Option("--prompts", help="demo:math, demo:code, demo:chat or JSONL files")]
@@ -29,6 +31,9 @@ ModesOption = Annotated[
     list[str] | None, typer.Option("--mode", help="dependent or independent of the target's features; repeatable")
 ]
 ModeOption = Annotated[str | None, typer.Option("--mode", help="dependent or independent of the target's features")]
+ThinkingOption = Annotated[
+    bool | None, typer.Option("--thinking/--no-thinking", help="the template's switch; default: as the template has it")
+]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="only the first so many prompts of each set")]
 
 
@@ -77,6 +82,7 @@ def evaluate(
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
     trust_remote_code: TrustOption = False,
+    thinking: ThinkingOption = None,
 ) -> None:
     """Measure drafters against plain decoding. Example: `paradraft eval --drafter demo:dflash-dpace`"""
     from .decoding import Sampling
@@ -88,7 +94,9 @@ def evaluate(
     )
     drafters = drafter or ["demo:dflash-dpace"]
     set_threads(threads)
-    run_eval(EvalRequest(target, drafters, prompts, settings, limit, skip_long, dtype, trust_remote_code, out))
+    run_eval(
+        EvalRequest(target, drafters, prompts, settings, limit, skip_long, dtype, trust_remote_code, thinking, out)
+    )
 
 
 @app.command()
@@ -105,6 +113,7 @@ def verify(
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
     trust_remote_code: TrustOption = False,
+    thinking: ThinkingOption = None,
 ) -> None:
     """Check that decoding is lossless: token by token at temperature 0, as a distribution above. Exit code 1 if not."""
     from .evaluation.command import VerifyRequest, run_verify
@@ -123,6 +132,7 @@ def verify(
         mode,
         dtype,
         trust_remote_code,
+        thinking,
     )
     if not run_verify(request):
         raise typer.Exit(1)
@@ -144,6 +154,7 @@ def generate(
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
     trust_remote_code: TrustOption = False,
+    thinking: ThinkingOption = None,
 ) -> None:
     """Answer one prompt. Example: `paradraft generate "What is 17 + 25?" --drafter demo:dflash-dpace --show-rounds`"""
     from .decoding import Sampling
@@ -164,6 +175,7 @@ def generate(
             mode,
             dtype,
             trust_remote_code,
+            thinking,
         )
     )
 

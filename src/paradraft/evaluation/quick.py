@@ -17,7 +17,8 @@ def emitted_length_of(
     """Micro emitted length at temperature 0 over the first turns of a prompt set."""
     tokenizer = require_tokenizer(target)
     engine = Engine(target, drafter, Sampling())
-    asked = [render_prompt(tokenizer, [{"role": "user", "content": p.turns[0]}]) for p in prompt_set.prompts]
+    turns = ([{"role": "user", "content": prompt.turns[0]}] for prompt in prompt_set.prompts)
+    asked = [render_prompt(tokenizer, messages, target.thinking) for messages in turns]
     generations = []
     for start in range(0, len(asked), batch_size):
         generations += engine.generate(asked[start : start + batch_size], max_new_tokens)

@@ -42,6 +42,7 @@ class Target:
         refuse_unsupported(self.config, model, f"target {self.name}")
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
+        self.thinking: bool | None = None  # the chat template's switch: how this target is asked; None: its default
         self.base: nn.Module = model.base_model
         found = getattr(self.base, "layers", None)
         if found is None or model.get_output_embeddings() is None:
