@@ -107,6 +107,20 @@ def test_sources_of_every_kind_hold_the_same(tmp_path: Path) -> None:
     assert reading.conversations[3].place == f"{tmp_path / 'saved'}, row 4"
 
 
+def test_data_sets_of_the_hub_are_named_with_subset_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for: list[tuple[str, str | None]] = []
+
+    def load(name: str, subset: str | None = None) -> Any:
+        asked_for.append((name, subset))
+        return {"train": [PAIR], "test": [PAIR, PAIR]} if name == "a/b" else {"only": [PAIR] * 3}
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert [len(read_source(name).conversations) for name in ("a/b", "a/b:c@test", "d/e.f")] == [1, 2, 3]
+    assert asked_for == [("a/b", None), ("a/b", "c"), ("d/e.f", None)]
+    with pytest.raises(UserError, match=r"has the splits train, test; name one of them: owner/name@split"):
+        read_source("a/b@validation")
+
+
 def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
     contents = {
         "rotten.jsonl.gz": gzip.compress(b"x" * 999)[:20] + b"\xff" * 40,

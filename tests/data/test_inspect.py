@@ -9,7 +9,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from paradraft.data.render import Rendered
-from paradraft.data.show import Token, html_page, terminal_text, tokens_of
+from paradraft.data.show import SUBSCRIPT, Token, html_page, terminal_text, tokens_of
 from paradraft.errors import UserError
 from paradraft.preparation.inspect import InspectRequest, run_inspect
 from paradraft.preparation.reading import load_text
@@ -24,8 +24,10 @@ def test_tokens_carry_mask_and_kind(target_directory: Path) -> None:
     (special,) = [token for token in tokens if token.special]
     assert special == Token(tokenizer.eos_token_id, "<|im_end|>", True, True)
     text = terminal_text(tokens)
-    assert text.plain.endswith(f"⏎{ids[-1]} \n") and "bold magenta on dark_green" in [str(s.style) for s in text.spans]
-    assert str(tokenizer.eos_token_id) not in terminal_text(tokens, ids=False).plain
+    assert text.plain.endswith(f"⏎{str(ids[-1]).translate(SUBSCRIPT)} \n") and "bold magenta on dark_green" in [
+        str(s.style) for s in text.spans
+    ]
+    assert terminal_text(tokens, ids=False).plain == "the cat<|im_end|>⏎\n"
 
 
 def test_the_page_escapes_what_the_data_holds() -> None:

@@ -13,6 +13,8 @@ from .render import Rendered
 
 VISIBLE = {"\n": "⏎", "\t": "⇥", "\r": "␍"}  # shown in place of, or in front of, what cannot be seen
 
+SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
 
 @dataclass(frozen=True)
 class Token:
@@ -44,7 +46,7 @@ def terminal_text(tokens: Sequence[Token], ids: bool = True) -> Text:
         style = " ".join(["bold magenta"] * token.special + ["on dark_green"] * token.learned)
         shown.append(visible(token.text), style)
         if ids:
-            shown.append(f"{token.id} ", "dim")
+            shown.append(f"{str(token.id).translate(SUBSCRIPT)} ", "dim")  # not to be read as digits of the text
         if token.text.endswith("\n"):
             shown.append("\n")
     return shown
