@@ -67,7 +67,9 @@ def main() -> None:
         mean = arguments.start_up + working / (2 * arguments.kills)
         lived = run_with_kills(command(arguments, killed), mean, random.Random(arguments.seed))
         result = {
-            "command": " ".join(command(arguments, Path("OUT"))[1:]),
+            "prompts": Path(arguments.prompts).name,
+            "limit": arguments.limit,
+            "options": arguments.extra,
             "seconds_without_kills": round(seconds, 1),
             "kills": len(lived),
             "killed_after_seconds": lived,
