@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -84,7 +85,7 @@ class Sharded(OneProcess):
         target: Target | None = getattr(drafter, "target", None)
         self.twin = copy.deepcopy(drafter, {id(target): target}).cpu()
         self.device = processes.device
-        mesh = torch.distributed.init_device_mesh(processes.device.type, (processes.count,))
+        mesh = init_device_mesh(processes.device.type, (processes.count,))
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # nobody edits it in place
         fully_shard(drafter, mesh=mesh, reshard_after_forward=False)  # the head may read weights after the forward
         assert isinstance(drafter, FSDPModule)
@@ -142,7 +143,7 @@ def shard_target(target: Target, processes: Processes) -> None:
 
     From then on all processes must run the target's forward equally often.
     """
-    mesh = torch.distributed.init_device_mesh(processes.device.type, (processes.count,))
+    mesh = init_device_mesh(processes.device.type, (processes.count,))
     for layer in target.layers:
         fully_shard(layer, mesh=mesh)
     rest = {p for module in (target.base, target.model) for p in module.parameters() if not isinstance(p, DTensor)}

@@ -19,6 +19,7 @@ PROJECT = "paradraft"
 class Tracker(Protocol):
     """What both offer; only the main process makes them."""
 
+    def start(self) -> None: ...
     def log(self, values: dict[str, float], step: int) -> None: ...
     def finish(self) -> None: ...
 
@@ -45,9 +46,9 @@ def open_trackers(config: RunConfig, step: int) -> list[Tracker]:
 def tensorboard(config: RunConfig, step: int) -> Tracker:
     from accelerate.tracking import TensorBoardTracker
 
-    tracker: Any = TensorBoardTracker("tensorboard", config.output, purge_step=step + 1 if step else 0)
+    tracker: Tracker = TensorBoardTracker("tensorboard", config.output, purge_step=step + 1 if step else 0)
     tracker.start()
-    return tracker  # type: ignore[no-any-return]
+    return tracker
 
 
 def wandb(config: RunConfig, step: int) -> Tracker:
@@ -57,14 +58,14 @@ def wandb(config: RunConfig, step: int) -> Tracker:
 
     directory = Path(config.output)
     directory.mkdir(parents=True, exist_ok=True)
-    tracker: Any = WandBTracker(
+    tracker: Tracker = WandBTracker(
         os.environ.get("WANDB_PROJECT", PROJECT),
         name=directory.name,
         dir=str(directory),
         config={**config.model_dump(mode="json"), "resumed_at": step},
     )
     tracker.start()
-    return tracker  # type: ignore[no-any-return]
+    return tracker
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
