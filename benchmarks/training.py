@@ -32,7 +32,7 @@ from paradraft.objectives.chunked_head import chunked_head
 from paradraft.target import Target
 from paradraft.training import estimate
 from paradraft.training.loop import Trainer
-from paradraft.training.plan import make_plan, matmul_rate, step_of
+from paradraft.training.plan import Shape, make_plan, matmul_rate, step_of
 from paradraft.training.sketch import model_sizes, parameter_counts
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -72,7 +72,7 @@ def standing_bytes(trainer: Trainer) -> int:
 def memory_against_plan(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The heaviest of some batches of a demo recipe: bytes measured and estimated."""
     with tempfile.TemporaryDirectory() as output:
-        settings = [f"output={output}", "evaluation.prompts=[]", "data.limit=400", *overrides]
+        settings = [f"output={output}", "evaluation.prompts=[]", "data.limit=400", "drafter.init_from=null", *overrides]
         config = load_config(RECIPES / f"{name}.yaml", settings)
         trainer = Trainer(config, "never")
         trainer.train_step([0, 1])  # the optimiser's state exists from now on
@@ -80,7 +80,9 @@ def memory_against_plan(name: str, overrides: Sequence[str] = ()) -> dict[str, A
         longest = sorted(range(len(trainer.lengths)), key=lambda i: -trainer.lengths[i])[: config.training.batch_size]
         standing = standing_bytes(trainer)
         measured = standing + allocated_peak(lambda: trainer.train_step(longest))
-        estimated = planned(config, trainer.lengths[longest[0]])
+        supervised = sum(sum(trainer.examples[i].loss_mask) for i in longest) / sum(trainer.lengths[i] for i in longest)
+        shape = Shape(len(longest), trainer.lengths[longest[0]], supervised, False)
+        estimated = planned(config, shape)
     return {
         "recipe": name,
         "length": trainer.lengths[longest[0]],
@@ -92,10 +94,10 @@ def memory_against_plan(name: str, overrides: Sequence[str] = ()) -> dict[str, A
     }
 
 
-def planned(config: RunConfig, length: int) -> estimate.Memory:
+def planned(config: RunConfig, shape: Shape) -> estimate.Memory:
     plan = make_plan(config, 1, "cpu")
-    assert plan.target is not None and plan.drafter is not None and plan.step is not None
-    step = step_of(config, plan.target, plan.drafter, length, False, plan.step.rows)
+    assert plan.target is not None and plan.drafter is not None
+    step = step_of(config, plan.target, plan.drafter, shape)
     return estimate.memory(plan.target, plan.drafter, step, config.training.optimizer)
 
 
@@ -157,7 +159,7 @@ def at_qwen3_4b(
     config = RunConfig.model_validate(
         {"drafter": {"layers": drafter_layers, "block_size": 16}, "training": {"anchors": anchors}}
     )
-    work = sum(estimate.flops(model, sizes, step_of(config, model, sizes, length, on_gpu, 1)))
+    work = sum(estimate.flops(model, sizes, step_of(config, model, sizes, Shape(1, length, 1.0, on_gpu))))
     return {
         "seconds": seconds,
         "tokens_per_second": length / best,

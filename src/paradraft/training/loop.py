@@ -166,7 +166,8 @@ class Trainer:
             if self.checkpoint is not None:
                 restore_best_drafter(output, self.checkpoint)
             write_text(output / "config.yaml", dump_config(self.config))
-            self.records = Records(output, self.progress.step, open_trackers(self.config, self.progress.step))
+            trackers = open_trackers(self.config, self.progress.step) if self.progress.step < self.steps else []
+            self.records = Records(output, self.progress.step, trackers)
         self.processes.wait()
 
     def save(self) -> None:

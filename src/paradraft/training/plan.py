@@ -22,7 +22,7 @@ from ..errors import UserError
 from . import estimate
 from .estimate import Memory, Model, Step
 from .setup import load_examples, make_objective
-from .sketch import Sketch, model_sizes, parameter_counts, sketch_drafter, sketch_target
+from .sketch import Sketch, feature_count, model_sizes, parameter_counts, sketch_drafter, sketch_target
 
 SAMPLE = 2000  # conversations rendered to learn how long they are
 GIB = 2**30
@@ -31,12 +31,20 @@ UTILISATION = (0.15, 0.45)  # of a plain matrix product's rate: what training st
 
 @dataclass(frozen=True)
 class Data:
-    """Conversations read, examples made of them, and the lengths of those that were rendered (`known`)."""
+    """Conversations read, examples made of them; lengths of those that were rendered, if any were (`known`).
+
+    `supervised`: the share of their tokens that the target wrote, where anchors can stand.
+    """
 
     conversations: int
     examples: int
     lengths: list[int]
+    supervised: float
     known: bool
+
+    @property
+    def mean_length(self) -> float:
+        return sum(self.lengths) / len(self.lengths)
 
 
 @dataclass(frozen=True)
@@ -69,8 +77,8 @@ class Plan:
             return None
         step = self.step
         if self.data is not None:
-            length = round(sum(self.data.lengths) / len(self.data.lengths))
-            step = step_of(self.config, self.target, self.drafter, length, step.gpu, step.rows)
+            shape = Shape(step.rows, round(self.data.mean_length), self.data.supervised, step.gpu)
+            step = step_of(self.config, self.target, self.drafter, shape)
         scale = self.config.training.batch_size / step.rows
         reading, training, head = estimate.flops(self.target, self.drafter, step)
         return reading * scale, training * scale, head * scale
@@ -95,7 +103,8 @@ def make_plan(config: RunConfig, processes: int, device: str) -> Plan:
     share = -(-section.batch_size // processes)
     rows = min(section.micro_batch_size or share, share)
     length = min(config.data.max_length, max(data.lengths) if data else config.data.max_length)
-    step = step_of(config, target, drafter, length, device == "cuda", rows)
+    shape = Shape(rows, length, data.supervised if data else 1.0, device == "cuda")
+    step = step_of(config, target, drafter, shape)
     pieces = processes if section.sharding == "fsdp2" else 1
     target_pieces = processes if section.target_sharding == "fsdp2" else 1
     memory = estimate.memory(target, drafter, step, section.optimizer, pieces, target_pieces)
@@ -118,46 +127,55 @@ def look_at_data(config: RunConfig, target: Sketch | None) -> Data:
     section = config.data
     count = sum(len(read_conversations(training_file(name), section.limit)) for name in section.train)
     if target is None or target.tokenizer is None:
-        return Data(count, count, [section.max_length], False)
+        return Data(count, count, [section.max_length], 1.0, False)
     limit = min(section.limit or count, SAMPLE)
     sample = config.model_copy(update={"data": section.model_copy(update={"limit": limit})})
-    lengths = [len(example.input_ids) for example in load_examples(sample, target)]
+    examples = load_examples(sample, target)
+    lengths = [len(example.input_ids) for example in examples]
+    supervised = sum(sum(example.loss_mask) for example in examples) / sum(lengths)
     read = min(count, limit * len(section.train))
-    return Data(count, round(len(lengths) * count / read), lengths, True)
+    return Data(count, round(len(lengths) * count / read), lengths, supervised, True)
 
 
-def step_of(config: RunConfig, target: Model, drafter: Model, length: int, gpu: bool, rows: int) -> Step:
-    """A micro-batch of `rows` sequences of `length` tokens, every one of them an anchor if anchors suffice."""
-    section, tokens = config.drafter, rows * length
+@dataclass(frozen=True)
+class Shape:
+    """A micro-batch: `rows` sequences of `length` tokens, a share of them `supervised`; on a GPU or not."""
+
+    rows: int
+    length: int
+    supervised: float
+    gpu: bool
+
+
+def step_of(config: RunConfig, target: Model, drafter: Model, shape: Shape) -> Step:
+    """What a micro-batch comes to in the drafter's layers and in the head, every draft being counted in full."""
+    section, tokens, kind = config.drafter, shape.rows * shape.length, config.drafter.kind
     precision = config.training.precision
-    reduced = precision == "bfloat16" or (precision == "auto" and gpu)
-    wide = {"float32": 4, "bfloat16": 2, "float16": 2}.get(config.target.dtype, 2 if gpu else 4)
-    kind = section.kind
+    reduced = precision == "bfloat16" or (precision == "auto" and shape.gpu)
+    wide = {"float32": 4, "bfloat16": 2, "float16": 2}.get(config.target.dtype, 2 if shape.gpu else 4)
+    places = round(shape.supervised * shape.length)  # where an anchor can stand, in a row
     if kind == "dflash":
-        anchors = min(config.training.anchors, length)
-        queries, context, positions = rows * anchors * section.block_size, tokens, rows * anchors * section.block_size
-        keys = length + anchors * section.block_size
-        layers = section.layers if section.feature_layers == "auto" else len(section.feature_layers)
+        anchors = min(config.training.anchors, places)
+        slots, context, predictions = anchors * section.block_size, tokens, anchors * (section.block_size - 1)
+        keys = shape.length + slots
     else:
         kept = [max(section.cod_ratio**i, section.cod_least) for i in range(section.draft_length)]
-        slots = 1.0 if kind == "vanilla" else sum(kept)
-        queries = positions = round(tokens * slots)
-        keys, context = round(length * slots), 0
-        listed = 4 if section.feature_layers == "auto" else len(section.feature_layers)
-        layers = listed if kind == "pard2" else 0
+        masks = 0.0 if kind == "vanilla" else places * sum(kept[1:])
+        slots = keys = shape.length + round(masks)
+        context, predictions = 0, places + round(masks)
     return Step(
-        rows=rows,
-        length=length,
-        queries=queries,
+        rows=shape.rows,
+        length=shape.length,
+        queries=shape.rows * slots,
         keys=keys,
         context=context,
-        positions=positions,
-        feature_width=layers * target.hidden,
+        positions=shape.rows * predictions,
+        feature_width=feature_count(section) * target.hidden,
         element=2 if reduced else 4,
         target_element=wide,
         teacher=make_objective(config).needs_teacher,
         own_head=kind != "dflash",
-        gpu=gpu,
+        gpu=shape.gpu,
     )
 
 
@@ -238,7 +256,7 @@ def rows_of(plan: Plan, rate: float) -> list[tuple[str, str]]:
     kind = "GPU" if plan.device == "cuda" else "CPU"
     rows = [("processes", f"{plan.processes} on {kind} (accelerate launch or torchrun sets how many)")]
     if plan.data is not None and plan.steps is not None:
-        mean = sum(plan.data.lengths) / len(plan.data.lengths)
+        mean = plan.data.mean_length
         lengths = f"about {mean:,.0f} tokens each" if plan.data.known else f"counted as {mean:,.0f} tokens each"
         rows.append(("data", f"{plan.data.conversations:,} conversations, {lengths}"))
         rows.append(("steps", f"{plan.steps:,} of {section.batch_size} conversations, {section.epochs} epochs at most"))

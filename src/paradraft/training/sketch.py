@@ -10,8 +10,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..assets import drafter_directory, target_name
-from ..config import RunConfig
+from ..config import DrafterSection, RunConfig
 from ..drafters import DRAFTERS
+from ..drafters.language_model import starting_model
+from ..drafters.pard2 import PUBLISHED_LAYERS
 from ..errors import UserError
 from ..target import Target
 from ..target.model import first_line
@@ -55,19 +57,32 @@ def tokenizer_of(name: str, trust_remote_code: bool) -> Any:
 
 
 def sketch_drafter(config: RunConfig, target: Sketch) -> Model:
+    """Sizes of the drafter that a run would train; a mask's own embedding, where one is added, is left out."""
     section = config.drafter
-    if section.init_from is not None and section.kind != "dflash":
-        sizes = read_sizes(str(drafter_directory(section.init_from)), False).get_text_config()
+    fresh = section.model_copy(update={"init_from": None})
+    if section.kind == "dflash":
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(sizes)
-        total, matrices = parameter_counts(model)
-        extra = 4 * target.hidden_size * sizes.hidden_size if section.kind == "pard2" else 0
-        return model_sizes(sizes, (total + extra, matrices + extra))
+            drafter = DRAFTERS["dflash"].create(fresh, target)
+        sizes = model_sizes(target.config, parameter_counts(drafter))
+        return replace(sizes, layers=section.layers, vocabulary=target.vocabulary_size)
     with torch.device("meta"):
-        fresh: Any = DRAFTERS[section.kind].create(section.model_copy(update={"init_from": None}), target)
-    sizes = fresh.model.config.get_text_config() if section.kind != "dflash" else target.config
-    sizes = replace(model_sizes(sizes, parameter_counts(fresh)), vocabulary=target.vocabulary_size)
-    return replace(sizes, layers=section.layers)
+        if section.init_from is None:
+            model: Any = starting_model(fresh, target)
+        else:
+            model = AutoModelForCausalLM.from_config(read_sizes(str(drafter_directory(section.init_from)), False))
+    total, matrices = parameter_counts(model)
+    own = model.config.get_text_config()
+    projection = feature_count(section) * target.hidden_size * own.hidden_size
+    return model_sizes(own, (total + projection, matrices + projection))
+
+
+def feature_count(section: DrafterSection) -> int:
+    """How many layers of the target a drafter reads."""
+    if section.kind not in ("dflash", "pard2"):
+        return 0
+    if section.feature_layers != "auto":
+        return len(section.feature_layers)
+    return section.layers if section.kind == "dflash" else len(PUBLISHED_LAYERS)
 
 
 def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:

@@ -101,12 +101,14 @@ class Sharded(OneProcess):
         with torch.no_grad():
             for name, parameter in self.drafter.named_parameters():
                 twins[name].copy_(gathered(parameter))
-        yield self.twin.to(self.device)
-        self.twin.cpu()
+        try:
+            yield self.twin.to(self.device)
+        finally:
+            self.twin.cpu()
 
     def optimizer_state(self, optimizer: Optimizers) -> list[dict[str, Any]]:
         return [
-            {**state, "state": {i: {k: gathered(v) for k, v in of.items()} for i, of in state["state"].items()}}
+            {**state, "state": {i: {k: on_cpu(gathered(v)) for k, v in of.items()} for i, of in state["state"].items()}}
             for state in optimizer.state_dict()
         ]
 
@@ -122,6 +124,11 @@ class Sharded(OneProcess):
 def gathered(value: Any) -> Any:
     """A cut tensor put together, anything else as it is."""
     return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def on_cpu(value: Any) -> Any:
+    """A tensor moved there: the pieces of all processes together may not fit a GPU."""
+    return value.cpu() if isinstance(value, Tensor) else value
 
 
 def like(value: Any, parameter: Tensor) -> Any:

@@ -73,7 +73,8 @@ def way_back(run: Path, step: int) -> str:
 class StopRequests:
     """Ctrl-C or a SIGTERM asks the loop to stop after the step it is in; a second Ctrl-C stops at once.
 
-    Half a step's update must never reach a checkpoint.
+    Half a step's update must never reach a checkpoint. A second SIGTERM changes nothing: torchrun answers a Ctrl-C
+    that its processes have seen themselves by sending one.
     """
 
     def __init__(self) -> None:
@@ -87,16 +88,12 @@ class StopRequests:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._restore()
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-        self.before = {}
+        signal.signal(signal.SIGINT, self.before[signal.SIGINT])
 
 
 class Records:
