@@ -170,7 +170,7 @@ def step_of(config: RunConfig, target: Model, drafter: Model, shape: Shape) -> S
         keys=keys,
         context=context,
         positions=shape.rows * predictions,
-        feature_width=feature_count(section) * target.hidden,
+        feature_width=feature_count(section, target.layers) * target.hidden,
         element=2 if reduced else 4,
         target_element=wide,
         teacher=make_objective(config).needs_teacher,

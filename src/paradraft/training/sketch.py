@@ -12,8 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from ..assets import drafter_directory, target_name
 from ..config import DrafterSection, RunConfig
 from ..drafters import DRAFTERS
+from ..drafters.dflash import default_feature_layers
 from ..drafters.language_model import starting_model
-from ..drafters.pard2 import PUBLISHED_LAYERS
+from ..drafters.pard2 import default_layers
 from ..errors import UserError
 from ..target import Target
 from ..target.model import first_line
@@ -72,17 +73,19 @@ def sketch_drafter(config: RunConfig, target: Sketch) -> Model:
             model = AutoModelForCausalLM.from_config(read_sizes(str(drafter_directory(section.init_from)), False))
     total, matrices = parameter_counts(model)
     own = model.config.get_text_config()
-    projection = feature_count(section) * target.hidden_size * own.hidden_size
+    projection = feature_count(section, len(target.layers)) * target.hidden_size * own.hidden_size
     return model_sizes(own, (total + projection, matrices + projection))
 
 
-def feature_count(section: DrafterSection) -> int:
+def feature_count(section: DrafterSection, target_layers: int) -> int:
     """How many layers of the target a drafter reads."""
     if section.kind not in ("dflash", "pard2"):
         return 0
     if section.feature_layers != "auto":
         return len(section.feature_layers)
-    return section.layers if section.kind == "dflash" else len(PUBLISHED_LAYERS)
+    if section.kind == "pard2":
+        return len(default_layers(target_layers))
+    return len(default_feature_layers(section.layers, target_layers))
 
 
 def parameter_counts(model: torch.nn.Module) -> tuple[int, int]:
