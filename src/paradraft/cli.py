@@ -55,9 +55,20 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML; see recipes/")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...")] = None,
     resume: Annotated[str, typer.Option("--resume", help="auto, never, or a checkpoint directory")] = "auto",
+    plan: Annotated[bool, typer.Option("--plan", help="memory, disk, steps, time; nothing is run")] = False,
+    json: Annotated[bool, typer.Option("--json", help="the plan as JSON")] = False,
 ) -> None:
-    """Train a drafter. Example: `paradraft train recipes/demo-dpace.yaml training.max_steps=50`"""
+    """Train a drafter. Example: `paradraft train recipes/demo-dpace.yaml training.max_steps=50`
+
+    Several processes: `accelerate launch -m paradraft.cli train RECIPE` or `torchrun -m paradraft.cli train RECIPE`.
+    """
     from .config import load_config
+
+    if plan:
+        from .training.plan import print_plan
+
+        print_plan(load_config(config, overrides or []), json)
+        return
     from .training.progress import run_with_progress
 
     run_with_progress(load_config(config, overrides or []), resume)

@@ -93,8 +93,16 @@ class DataSection(Section):
 class TrainingSection(Section):
     epochs: int = Field(6, ge=1, description="passes over the data")
     max_steps: int | None = Field(None, ge=1, description="stop after so many optimiser steps; null: by epochs")
-    batch_size: int = Field(4, ge=1, description="conversations a step")
-    micro_batch_size: int | None = Field(None, ge=1, description="conversations a forward; null: batch_size")
+    batch_size: int = Field(4, ge=1, description="conversations a step, over all processes")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="conversations a forward; null: all that a process has of a batch"
+    )
+    sharding: Literal["ddp", "fsdp2"] = Field(
+        "ddp", description="several processes: the drafter whole in each, or its weights and optimiser cut in pieces"
+    )
+    target_sharding: Literal["replicated", "fsdp2"] = Field(
+        "replicated", description="several processes: the target whole in each, or its layers cut in pieces"
+    )
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: for the matrices, with AdamW for the rest; its rates are larger, about 0.02"
     )
@@ -109,6 +117,10 @@ class TrainingSection(Section):
     save_every: int = Field(500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="older ones are removed")
     log_every: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="beside metrics.jsonl")
+    divergence: float | None = Field(
+        3.0, gt=0, description="stop when the cross entropy has risen by so many nats above its lowest; null: never"
+    )
     seed: int = Field(42, ge=0)
 
 
@@ -137,6 +149,8 @@ class RunConfig(Section):
         micro = self.training.micro_batch_size
         if micro is not None and micro > self.training.batch_size:
             raise ValueError("training.micro_batch_size is larger than training.batch_size")
+        if self.training.sharding == "fsdp2" and self.training.optimizer == "muon":
+            raise ValueError("training.optimizer muon needs whole matrices; use training.sharding ddp, or adamw")
         return self
 
     @property

@@ -7,21 +7,75 @@ from pathlib import Path
 import torch
 
 from ..assets import target_name
-from ..config import RunConfig
+from ..config import RunConfig, load_config
 from ..data.prepare import Examples, prepare_examples
 from ..data.provenance import identify
 from ..drafters import DRAFTERS, Drafter
+from ..errors import UserError
 from ..objectives import Objective
 from ..objectives.token_losses import LossParameters
 from ..objectives.weightings import WeightingParameters
 from ..target import Target
+from .processes import Processes
+from .spread import shard_target
+
+# What a resumed run must share with the one it goes on from; an empty tuple: the whole section.
+SAME: dict[str, tuple[str, ...]] = {
+    "target": (),
+    "drafter": (),
+    "objective": (),
+    "data": (),
+    "training": ("batch_size", "seed", "anchors", "optimizer"),
+}
 
 
-def load_target(config: RunConfig) -> Target:
-    section = config.target
-    target = Target.load(target_name(section.model), section.dtype, trust_remote_code=section.trust_remote_code)
+def load_target(config: RunConfig, processes: Processes) -> Target:
+    """On the process's own device, whole or cut in pieces over all of them."""
+    section, sharded = config.target, config.training.target_sharding == "fsdp2" and processes.count > 1
+    if sharded and section.dtype == "auto":
+        raise UserError("training.target_sharding fsdp2 needs target.dtype, such as bfloat16")
+    device = "cpu" if sharded else str(processes.device)  # to be cut it need not fit one device
+    target = Target.load(target_name(section.model), section.dtype, device, section.trust_remote_code)
     target.thinking = config.data.thinking  # evaluation asks as the data was rendered
+    if sharded:
+        shard_target(target, processes)
     return target
+
+
+def check_processes(config: RunConfig, examples: int, processes: Processes) -> None:
+    """Every process needs its share of a batch, and with FSDP2 all must run equally many forwards."""
+    batch, count = min(config.training.batch_size, examples), processes.count
+    if batch < count:
+        raise UserError(
+            f"a batch of {batch} conversations is too small for {count} processes; raise training.batch_size"
+        )
+    if "fsdp2" in (config.training.sharding, config.training.target_sharding) and batch % count:
+        raise UserError(
+            f"with fsdp2 the batch ({batch} conversations) must be a multiple of the {count} processes; "
+            "set training.batch_size"
+        )
+
+
+def check_same_run(config: RunConfig, saved: Path) -> None:
+    """A checkpoint goes on only with what it was trained for; its schedule may be made longer or shorter."""
+    if not saved.is_file():
+        return
+    before = load_config(saved)
+    for section, fields in SAME.items():
+        old, new = getattr(before, section), getattr(config, section)
+        changed = [n for n in fields or type(new).model_fields if getattr(old, n) != getattr(new, n)]
+        if changed:
+            raise UserError(
+                f"{saved.parent} holds a run with another {section}.{changed[0]} ({getattr(old, changed[0])}, now "
+                f"{getattr(new, changed[0])}); choose another output, or start over with --resume never"
+            )
+
+
+def seeded_drafter(config: RunConfig, target: Target, checkpoint: Path | None) -> Drafter:
+    """Fresh weights depend on the run's seed alone; the caller's generator is left as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.training.seed)
+        return make_drafter(config, target, checkpoint)
 
 
 def make_drafter(config: RunConfig, target: Target, start_from: Path | None) -> Drafter:
