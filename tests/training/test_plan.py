@@ -108,7 +108,14 @@ def test_the_demo_is_planned_without_weights(tmp_path: Path) -> None:
     command = ["train", str(RECIPES / "demo-dpace.yaml"), "--plan", f"target.model={tmp_path / 'target'}"]
     result = CliRunner().invoke(cli.app, command, env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
-    for words in ("1,500 of 8 conversations", "GiB a process", "disk", "TFLOP", "time"):
+    section = load_config(RECIPES / "demo-dpace.yaml").training
+    for words in (
+        f"{section.max_steps:,} of {section.batch_size} conversations",
+        "GiB a process",
+        "disk",
+        "TFLOP",
+        "time",
+    ):
         assert words in result.output
 
 
