@@ -21,7 +21,7 @@ from ..drafters import Drafter, load_drafter
 from ..errors import UserError
 from ..files import make_directory, write_text
 from ..target import Target
-from .lossless import check_distribution, check_exact
+from .lossless import check_distribution, check_exact, undecided_starts
 from .measure import (
     Settings,
     check_first_turns,
@@ -219,19 +219,20 @@ def verify_distribution(
     temperature: float,
     console: Console,
 ) -> bool:
-    few = prompts[:: max(1, len(prompts) // 4)][:4]
+    sampling = Sampling(temperature)
+    few = undecided_starts(target, prompts[:: max(1, len(prompts) // 4)][:4], sampling)
     with progress_bar(console, f"temperature {temperature:g}", request.samples) as advance:
         result = check_distribution(
             target,
             drafter,
             few,
             request.samples,
-            Sampling(temperature),
+            sampling,
             draft_length=request.draft_length,
             advance=advance,
         )
     console.print(
-        f"temperature {temperature:g}: {result.samples} samples of three tokens after {len(few)} prompts, "
+        f"temperature {temperature:g}: {result.samples} samples of three tokens in {len(few)} answers, "
         f"chi-square {result.statistic:.1f} on {result.degrees} degrees of freedom, p = {result.p_value:.3g}: "
         f"{'passed' if result.passed else 'FAILED'}"
     )
