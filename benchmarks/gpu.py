@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
 
+import objectives  # the benchmarks beside this file
 import torch
+import training
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from paradraft import DFlash, Engine, Objective, Target
@@ -142,6 +144,15 @@ def training_step(device: str, small: bool, weighting: str) -> dict[str, Any]:
     return {"weighting": weighting, "seconds": seconds, "peak_bytes": peak, "length": length, "anchors": anchors}
 
 
+def training_at_scale(device: str, small: bool) -> dict[str, Any]:
+    """Whole steps at Qwen3-4B's shapes, target included: tokens a second, utilisation, memory; D-PACE beside decay."""
+    target = random_target(small, device, 4 if small else 36)
+    length, anchors, layers = (96, 8, 2) if small else (3072, 512, 5)
+    measured = training.at_qwen3_4b(target, layers, length, anchors, device)
+    measured["dpace_to_decay"] = objectives.at_shapes(target, layers, length, anchors, device, 5 if small else 30)
+    return measured
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -155,6 +166,7 @@ def main() -> None:
     results["pard_flex_equals_dense"] = pard_flex_equals_dense(device)
     results["decoding_is_lossless"] = decoding_is_lossless(device)
     results["training_step"] = [training_step(device, arguments.small, w) for w in ("decay", "dpace")]
+    results["training"] = training_at_scale(device, arguments.small)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(results, indent=2))

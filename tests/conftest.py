@@ -127,8 +127,11 @@ def target_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def conversations(tmp_path: Path) -> Path:
+    return write_conversations(tmp_path / "train.jsonl")
+
+
+def write_conversations(path: Path) -> Path:
     """A training file of 24 short conversations."""
-    path = tmp_path / "train.jsonl"
     lines = []
     for i in range(24):
         answer = " ".join(["the cat sat", "a dog ran"][(i + j) % 2] for j in range(2 + i % 5))
@@ -140,7 +143,10 @@ def conversations(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
-    path = tmp_path / "prompts.jsonl"
+    return write_prompts(tmp_path / "prompts.jsonl")
+
+
+def write_prompts(path: Path) -> Path:
     records = [{"id": "a", "turns": ["the cat", "and the dog?"]}, {"prompt": "a dog"}, {"prompt": "1 2 3"}]
     path.write_text("\n".join(json.dumps(record) for record in records) + "\n", encoding="utf-8")
     return path

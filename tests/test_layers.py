@@ -14,8 +14,9 @@ LEVELS = [
     {"data"},
     {"decoding"},
     {"evaluation"},
-    {"training", "export", "serving"},
+    {"training", "export", "serving", "preparation"},
     {"demo"},
+    {"cli_data"},
     {"cli"},
 ]
 LEVEL = {part: i for i, parts in enumerate(LEVELS) for part in parts}

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from . import cli_data
 from .errors import UserError
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.add_typer(cli_data.app, name="data")
 
 TargetOption = Annotated[str, typer.Option("--target", help="directory, Hugging Face id, or `demo`")]
 PromptsOption = Annotated[list[str], typer.Option("--prompts", help="demo:math, demo:code, demo:chat or JSONL files")]
@@ -29,6 +31,9 @@ ModesOption = Annotated[
     list[str] | None, typer.Option("--mode", help="dependent or independent of the target's features; repeatable")
 ]
 ModeOption = Annotated[str | None, typer.Option("--mode", help="dependent or independent of the target's features")]
+ThinkingOption = Annotated[
+    bool | None, typer.Option("--thinking/--no-thinking", help="the template's switch; default: as the template has it")
+]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="only the first so many prompts of each set")]
 
 
@@ -50,9 +55,20 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML; see recipes/")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...")] = None,
     resume: Annotated[str, typer.Option("--resume", help="auto, never, or a checkpoint directory")] = "auto",
+    plan: Annotated[bool, typer.Option("--plan", help="memory, disk, steps, time; nothing is run")] = False,
+    json: Annotated[bool, typer.Option("--json", help="the plan as JSON")] = False,
 ) -> None:
-    """Train a drafter. Example: `paradraft train recipes/demo-dpace.yaml training.max_steps=50`"""
+    """Train a drafter. Example: `paradraft train recipes/demo-dpace.yaml training.max_steps=50`
+
+    Several processes: `accelerate launch -m paradraft.cli train RECIPE` or `torchrun -m paradraft.cli train RECIPE`.
+    """
     from .config import load_config
+
+    if plan:
+        from .training.plan import print_plan
+
+        print_plan(load_config(config, overrides or []), json)
+        return
     from .training.progress import run_with_progress
 
     run_with_progress(load_config(config, overrides or []), resume)
@@ -77,6 +93,7 @@ def evaluate(
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
     trust_remote_code: TrustOption = False,
+    thinking: ThinkingOption = None,
 ) -> None:
     """Measure drafters against plain decoding. Example: `paradraft eval --drafter demo:dflash-dpace`"""
     from .decoding import Sampling
@@ -88,7 +105,9 @@ def evaluate(
     )
     drafters = drafter or ["demo:dflash-dpace"]
     set_threads(threads)
-    run_eval(EvalRequest(target, drafters, prompts, settings, limit, skip_long, dtype, trust_remote_code, out))
+    run_eval(
+        EvalRequest(target, drafters, prompts, settings, limit, skip_long, dtype, trust_remote_code, thinking, out)
+    )
 
 
 @app.command()
@@ -105,6 +124,7 @@ def verify(
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
     trust_remote_code: TrustOption = False,
+    thinking: ThinkingOption = None,
 ) -> None:
     """Check that decoding is lossless: token by token at temperature 0, as a distribution above. Exit code 1 if not."""
     from .evaluation.command import VerifyRequest, run_verify
@@ -123,6 +143,7 @@ def verify(
         mode,
         dtype,
         trust_remote_code,
+        thinking,
     )
     if not run_verify(request):
         raise typer.Exit(1)
@@ -144,6 +165,7 @@ def generate(
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
     trust_remote_code: TrustOption = False,
+    thinking: ThinkingOption = None,
 ) -> None:
     """Answer one prompt. Example: `paradraft generate "What is 17 + 25?" --drafter demo:dflash-dpace --show-rounds`"""
     from .decoding import Sampling
@@ -164,6 +186,7 @@ def generate(
             mode,
             dtype,
             trust_remote_code,
+            thinking,
         )
     )
 

@@ -61,17 +61,48 @@ class ObjectiveSection(Section):
     )
 
 
+class Source(Section):
+    source: str = Field(description="file, Hugging Face id, or demo:train, as in data.train")
+    weight: float = Field(1.0, gt=0, description="how often each conversation is read a pass; 0.5: half of them")
+
+
 class DataSection(Section):
-    train: tuple[str, ...] = Field(("demo:train",), min_length=1, description="JSONL files (.gz too), or demo:train")
+    train: tuple[str | Source, ...] = Field(
+        ("demo:train",),
+        min_length=1,
+        description="JSONL (.gz too), Parquet, owner/name[:subset][@split], demo:train, or {source: ..., weight: 2}",
+    )
     max_length: int = Field(3072, ge=8, description="tokens of a conversation; longer ones are cut")
-    limit: int | None = Field(None, ge=1, description="read only the first so many conversations")
+    limit: int | None = Field(None, ge=1, description="read only the first so many conversations of each source")
+    max_bad_share: float = Field(0.01, ge=0, le=1, description="share of bad records that is left out, not an error")
+    thinking: bool | None = Field(None, description="thinking switch of the chat template; null: its own default")
+    packing: bool = Field(False, description="fill rows of max_length with whole conversations; a batch counts rows")
+    features: Path | None = Field(None, description="directory of `paradraft data features`; null: computed online")
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return tuple(s if isinstance(s, Source) else Source(source=s) for s in self.train)
+
+    @model_validator(mode="after")
+    def check(self) -> DataSection:
+        if self.packing and self.features is not None:
+            raise ValueError("data.packing and data.features exclude each other: stored features are of single texts")
+        return self
 
 
 class TrainingSection(Section):
     epochs: int = Field(6, ge=1, description="passes over the data")
     max_steps: int | None = Field(None, ge=1, description="stop after so many optimiser steps; null: by epochs")
-    batch_size: int = Field(4, ge=1, description="conversations a step")
-    micro_batch_size: int | None = Field(None, ge=1, description="conversations a forward; null: batch_size")
+    batch_size: int = Field(4, ge=1, description="conversations a step, over all processes")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="conversations a forward; null: all that a process has of a batch"
+    )
+    sharding: Literal["ddp", "fsdp2"] = Field(
+        "ddp", description="several processes: the drafter whole in each, or its weights and optimiser cut in pieces"
+    )
+    target_sharding: Literal["replicated", "fsdp2"] = Field(
+        "replicated", description="several processes: the target whole in each, or its layers cut in pieces"
+    )
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: for the matrices, with AdamW for the rest; its rates are larger, about 0.02"
     )
@@ -86,6 +117,10 @@ class TrainingSection(Section):
     save_every: int = Field(500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="older ones are removed")
     log_every: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="beside metrics.jsonl")
+    divergence: float | None = Field(
+        3.0, gt=0, description="stop when the cross entropy has risen by so many nats above its lowest; null: never"
+    )
     seed: int = Field(42, ge=0)
 
 
@@ -114,6 +149,8 @@ class RunConfig(Section):
         micro = self.training.micro_batch_size
         if micro is not None and micro > self.training.batch_size:
             raise ValueError("training.micro_batch_size is larger than training.batch_size")
+        if self.training.sharding == "fsdp2" and self.training.optimizer == "muon":
+            raise ValueError("training.optimizer muon needs whole matrices; use training.sharding ddp, or adamw")
         return self
 
     @property

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from paradraft.assets import ASSETS, drafter_directory, target_name, training_file
+from paradraft.assets import ASSETS, drafter_directory, target_name
 from paradraft.config import load_config
-from paradraft.data.conversations import read_conversations
-from paradraft.data.render import render_prompt
+from paradraft.data.provenance import identify, provenance_notes
+from paradraft.data.render import render_prompt, template_hash
+from paradraft.data.sources import read_source
 from paradraft.decoding import Engine
 from paradraft.demo.families import is_held_out
 from paradraft.drafters import load_drafter
@@ -36,9 +37,14 @@ def test_prompt_sets_are_held_out_and_training_text_is_not() -> None:
     for name in SETS:
         prompts = load_prompts(name).prompts
         assert len(prompts) == 100 and all(is_held_out(prompt.turns[0]) for prompt in prompts)
-    conversations = read_conversations(training_file("demo:train"))
-    assert len(conversations) > 1000
-    assert not any(is_held_out(messages[0]["content"]) for messages in conversations)
+    reading = read_source("demo:train")
+    assert len(reading.conversations) > 1000 and not reading.bad
+    assert not any(is_held_out(conversation.messages[0]["content"]) for conversation in reading.conversations)
+
+
+def test_the_training_text_is_known_to_be_the_targets_own(demo_target: Target) -> None:
+    assert demo_target.tokenizer is not None
+    assert provenance_notes("demo:train", identify("demo"), template_hash(demo_target.tokenizer), None) == []
 
 
 def test_the_target_ends_its_answers(demo_target: Target) -> None:

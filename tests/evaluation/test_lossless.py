@@ -12,7 +12,7 @@ from paradraft.decoding import Sampling, engine
 from paradraft.decoding.sampling import sample
 from paradraft.drafters import DFlash
 from paradraft.errors import UserError
-from paradraft.evaluation.lossless import check_distribution, check_exact, likely_continuations
+from paradraft.evaluation.lossless import check_distribution, check_exact, likely_continuations, undecided_starts
 from paradraft.target import Target
 from tests.conftest import make_drafter, make_drafter_of, make_model
 
@@ -80,8 +80,19 @@ def test_a_rule_broken_only_behind_the_first_draft_is_rejected(
 
 def test_too_few_samples_are_no_pass(small: tuple[Target, DFlash]) -> None:
     target, drafter = small
-    with pytest.raises(UserError, match="raise --samples"):
-        check_distribution(target, drafter, PROMPTS, 100, Sampling(5.0))
+    for undecided in (Sampling(5.0), Sampling(0.001)):  # too undecided for so few samples, and quite sure
+        with pytest.raises(UserError, match="test nothing here"):
+            check_distribution(target, drafter, PROMPTS, 100, undecided)
+
+
+def test_the_test_begins_where_the_target_is_least_sure(small: tuple[Target, DFlash]) -> None:
+    target, _ = small
+    sampling = Sampling(0.3)
+    for prompt, start in zip(PROMPTS, undecided_starts(target, PROMPTS, sampling, tokens=20), strict=True):
+        assert start[: len(prompt)] == prompt and len(start) < len(prompt) + 20
+        there = likely_continuations(target, start, 1, sampling, smallest=0.0)
+        before = likely_continuations(target, prompt, 1, sampling, smallest=0.0)
+        assert max(there.values()) <= max(before.values())
 
 
 def test_likely_continuations_are_exact_probabilities(small: tuple[Target, DFlash]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import pytest
 import torch
 
 from paradraft.config import RunConfig
-from paradraft.drafters import Batch, anchor_grid, load_drafter
+from paradraft.drafters import Batch, Drafter, anchor_grid, load_drafter
 from paradraft.errors import UserError
+from paradraft.evaluation.prompts import PromptSet
+from paradraft.evaluation.quick import Watched
 from paradraft.objectives import Objective
 from paradraft.target import Target
 from paradraft.training.checkpoint import complete_checkpoints, find_checkpoint
@@ -103,6 +107,21 @@ def test_language_model_drafters_learn_and_their_steps_do_not_depend_on_micro_ba
     assert load_drafter(tmp_path / kind / "drafter", Target.load(str(target_directory))).kind == kind
 
 
+def test_a_teacher_too_large_to_keep_is_made_chunk_by_chunk(
+    target_directory: Path, conversations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = config_for(target_directory, conversations, tmp_path / "run")
+    objective = {"weighting": "cat", "token_loss": "ce_kd"}
+    config = RunConfig.model_validate(made.model_dump() | {"objective": objective})
+    results = []
+    for entries in (2**26, 1):
+        monkeypatch.setattr("paradraft.training.read_target.ENTRIES_PER_CHUNK", entries)
+        monkeypatch.setattr("paradraft.objectives.chunked_head.POSITIONS_PER_CHUNK", 9)
+        record = Trainer(config, "never").train_step([0, 5, 9, 23])
+        results.append((record["loss"], record["gradient_norm"]))
+    assert results[1] == pytest.approx(results[0], rel=1e-5)
+
+
 def test_the_targets_opinion_is_that_of_its_own_logits(target_directory: Path) -> None:
     target = Target.load(str(target_directory))
     torch.manual_seed(0)
@@ -141,14 +160,11 @@ def test_resuming_equals_going_on(
     whole.run()
     halved = config("halved")
 
-    class Interrupted(Trainer):
-        def train_step(self, indices: Any) -> dict[str, Any]:
-            if self.progress.step == 5:
-                raise KeyboardInterrupt
-            return super().train_step(indices)
-
+    interrupted = Trainer(halved)
+    interrupted.report = lambda record: os.kill(os.getpid(), signal.SIGINT) if record["step"] == 5 else None
     with pytest.raises(KeyboardInterrupt):
-        Interrupted(halved).run()
+        interrupted.run()
+    torch.manual_seed(99)  # what others draw in between changes nothing
     assert complete_checkpoints(tmp_path / "halved" / "checkpoints")[-1].name == "step-5"
     assert (tmp_path / "halved" / "drafter" / "model.safetensors").is_file()
     resumed = Trainer(halved)
@@ -169,10 +185,11 @@ def test_the_best_drafter_by_emitted_length_is_kept(
     kept: dict[int, dict[str, torch.Tensor]] = {}
 
     class Scripted(Trainer):
-        def emitted_length(self, *arguments: Any) -> float:
-            assert super().emitted_length(*arguments) >= 1
-            kept[self.progress.step] = weights(self.drafter)
-            return scripted[self.progress.step]
+        def decode(self, drafter: Drafter, prompt_set: PromptSet) -> Watched:
+            found = super().decode(drafter, prompt_set)
+            assert found.emitted_length >= 1 and len(found.acceptance.conditional) == 3
+            kept[self.progress.step] = weights(drafter)
+            return Watched(scripted[self.progress.step], found.acceptance)
 
     trainer = Scripted(config)
     progress = trainer.run()

@@ -1,7 +1,9 @@
-"""Bucketed batches in an order that depends on the seed and the step alone, so that a run resumes exactly."""
+"""Bucketed or packed batches in an order that depends on the seed and the step alone, so that a run resumes exactly."""
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 
@@ -15,19 +17,64 @@ from .render import Rendered
 BUCKET = 32  # batches that are sorted by length together
 
 
+POOL = 512  # examples among which the packer looks for what fits
+
+
 def cut(rendered: Rendered, max_length: int) -> Rendered:
-    return Rendered(rendered.input_ids[:max_length], rendered.loss_mask[:max_length])
+    """At most `max_length` tokens: whole answers as far as they go, a part of the first where it alone is longer."""
+    ids, mask = rendered.input_ids, rendered.loss_mask
+    if len(ids) <= max_length:
+        return rendered
+    ends = (i for i in range(max_length, 0, -1) if mask[i - 1] and not mask[i])
+    end = next(ends, max_length)
+    return Rendered(ids[:end], mask[:end])
 
 
-def check_supervision(examples: Sequence[Rendered], source: str) -> list[Rendered]:
-    """Examples with at least two supervised tokens in a row (an anchor and its label); none at all is an error."""
-    usable = [e for e in examples if any(a and b for a, b in zip(e.loss_mask, e.loss_mask[1:], strict=False))]
-    if not usable:
-        raise UserError(
-            f"the loss mask is zero everywhere: no token of {source} was written by the assistant within "
-            "data.max_length; raise it, or check the data and the chat template"
-        )
-    return usable
+def pack(examples: Sequence[Rendered], max_length: int, seed: int) -> list[Rendered]:
+    """Rows of at most `max_length` tokens, each of whole examples with document ids 0, 1, ... in order.
+
+    Examples are shuffled by the seed; a row is begun with the next one and filled with the longest that still fits
+    among the next POOL. Depends on lengths and seed alone.
+    """
+    order = list(range(len(examples)))
+    random.Random(f"pack/{seed}").shuffle(order)
+    waiting = ((len(examples[i].input_ids), turn, i) for turn, i in enumerate(order))
+    pool = sorted(itertools.islice(waiting, POOL))
+    packed = []
+    while pool:
+        chosen = pool.index(min(pool, key=lambda entry: entry[1]))
+        row, room = [], max_length
+        while chosen >= 0:
+            length, _, number = pool.pop(chosen)
+            row.append(examples[number])
+            room -= length
+            chosen = bisect.bisect_left(pool, (room + 1,)) - 1  # the longest that still fits, if any
+        for entry in itertools.islice(waiting, POOL - len(pool)):
+            bisect.insort(pool, entry)
+        packed.append(join(row))
+    return packed
+
+
+def join(examples: Sequence[Rendered]) -> Rendered:
+    """Several examples as one row; nothing attends, counts positions or drafts across them."""
+    return Rendered(
+        [token for example in examples for token in example.input_ids],
+        [learned for example in examples for learned in example.loss_mask],
+        [number for number, example in enumerate(examples) for _ in example.input_ids],
+    )
+
+
+def shard(indices: Sequence[int], rank: int, ranks: int) -> list[int]:
+    """The part of a batch that one of several processes takes; together they hold each index once, in order."""
+    if len(indices) % ranks:
+        raise UserError(f"training.batch_size {len(indices)} cannot be shared evenly by {ranks} processes; change it")
+    share = len(indices) // ranks
+    return list(indices[rank * share : (rank + 1) * share])
+
+
+def learnable(example: Rendered) -> bool:
+    """At least two supervised tokens in a row: an anchor and its label."""
+    return any(a and b for a, b in itertools.pairwise(example.loss_mask))
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -62,7 +109,7 @@ def batches_from(lengths: Sequence[int], batch_size: int, seed: int, step: int) 
 
 
 def collate(examples: Sequence[Rendered]) -> Batch:
-    """Pad on the right to the longest; one document a row."""
+    """Pad on the right to the longest; one document a row, or those of a packed row."""
     shape = (len(examples), max(len(e.input_ids) for e in examples))
     input_ids = torch.zeros(shape, dtype=torch.long)
     loss_mask = torch.zeros(shape, dtype=torch.bool)
@@ -71,5 +118,5 @@ def collate(examples: Sequence[Rendered]) -> Batch:
         length = len(example.input_ids)
         input_ids[row, :length] = torch.tensor(example.input_ids)
         loss_mask[row, :length] = torch.tensor(example.loss_mask)
-        document_ids[row, :length] = 0
+        document_ids[row, :length] = 0 if example.document_ids is None else torch.tensor(example.document_ids)
     return Batch(input_ids, loss_mask, document_ids)

@@ -1,4 +1,12 @@
-"""JSONL files (gzipped too) to conversations; a record that is none is named by file and line."""
+"""Records to conversations: the shapes in which data sets come, and what is wrong with a record that has none.
+
+    {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
+    {"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}
+    {"prompt": "...", "response": "..."}       {"text": "..."}
+    {"turns": ["...", "..."]}                  {"prompt": "..."}        (prompts alone, to be answered)
+
+Messages may carry `reasoning_content` and `tool_calls`, a record `tools` (function schemas) and `id`.
+"""
 
 from __future__ import annotations
 
@@ -6,59 +14,177 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 
-Message = dict[str, str]  # {"role": ..., "content": ...}
+Message = dict[str, Any]  # role, content (text), perhaps reasoning_content, tool_calls, name, tool_call_id
 ROLES = ("system", "user", "assistant", "tool")
+SHARED_ROLES = {"human": "user", "gpt": "assistant", "function": "tool", "observation": "tool"}  # of from/value records
+SHAPES = 'it needs "messages", "conversations", "prompt" with "response", "text", or "turns"'
 
 
-def read_records(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, JSON value) of every line that is not blank."""
+class BadRecord(ValueError):
+    """Why a record is no conversation; whoever reads it adds the file and the line."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in the form chat templates take, or bare `text`.
+
+    tools: function schemas for the template. cut: the last answer was ended by a length limit, so the target did
+    not write the stop token that the template puts behind it. place: file and line.
+    """
+
+    messages: tuple[Message, ...] = ()
+    tools: tuple[Any, ...] = ()
+    text: str | None = None
+    cut: bool = False
+    id: str | None = None
+    place: str = ""
+
+    @property
+    def answered(self) -> bool:
+        """There is something to learn: an answer, or bare text."""
+        return self.text is not None or any(message["role"] == "assistant" for message in self.messages)
+
+
+def parse_record(record: Any, place: str = "") -> Conversation:
+    """The conversation of a record; raises BadRecord."""
+    if not isinstance(record, dict):
+        raise BadRecord(f"this is no record, {SHAPES}")
+    found = {name: value for name, value in record.items() if value is not None}  # Parquet fills gaps with null
+    name = None if "id" not in found else str(found["id"])
+    tools = found.get("tools") or ()
+    if not isinstance(tools, list | tuple):
+        raise BadRecord('"tools" must be a list of function schemas')
+    cut = found.get("finish_reason") == "length"
+    chat = found.keys() & {"messages", "conversations", "turns"} or {"prompt", "response"} <= found.keys()
+    if isinstance(text := found.get("text"), str) and not chat:
+        if not text.strip():
+            raise BadRecord('its "text" is empty')
+        return Conversation(text=whole_text(text), id=name, place=place)
+    messages = tuple(parse_message(message) for message in messages_of(found))
+    return Conversation(messages, tuple(tools), None, cut, name, place)
+
+
+def messages_of(record: dict[str, Any]) -> list[Any]:
+    """The list of raw messages behind any of the shapes."""
+    for shape in ("messages", "conversations"):
+        if shape in record:
+            messages = record[shape]
+            if not isinstance(messages, list) or not messages:
+                raise BadRecord(f'"{shape}" must be a list of messages that is not empty')
+            return messages
+    if "turns" in record:
+        turns = record["turns"]
+        if not isinstance(turns, list) or not turns or not all(isinstance(t, str) and t.strip() for t in turns):
+            raise BadRecord('"turns" must be a list of texts, none of them empty')
+        return [{"role": "user", "content": turn} for turn in turns]
+    if "prompt" in record:
+        prompt = record["prompt"]
+        asked = prompt if isinstance(prompt, list) and prompt else [{"role": "user", "content": prompt}]
+        answer = [{"role": "assistant", "content": record["response"]}] if "response" in record else []
+        return [*asked, *answer]
+    raise BadRecord(f"this is no record, {SHAPES}")
+
+
+def parse_message(message: Any) -> Message:
+    """One message with role and text, whichever of the two spellings it came in; raises BadRecord."""
+    if not isinstance(message, dict):
+        raise BadRecord("every message must be an object")
+    role = message.get("role", message.get("from"))
+    role = SHARED_ROLES.get(role, role) if isinstance(role, str) else role
+    if role not in ROLES:
+        raise BadRecord(f'every message needs a "role" ({", ".join(ROLES)}), not {str(role)[:40]!r}')
+    parsed: Message = {"role": role, "content": ""}
+    calls = message.get("tool_calls")
+    if calls:
+        parsed["tool_calls"] = [parse_call(call) for call in (calls if isinstance(calls, list) else [calls])]
+    content = message.get("content", message.get("value"))
+    if content is not None or not calls:
+        parsed["content"] = parse_content(content)
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    if reasoning:
+        if not isinstance(reasoning, str):
+            raise BadRecord('"reasoning_content" must be text')
+        parsed["reasoning_content"] = whole_text(reasoning)
+    for extra in ("name", "tool_call_id"):
+        if isinstance(message.get(extra), str):
+            parsed[extra] = message[extra]
+    return parsed
+
+
+def parse_content(content: Any) -> str:
+    """Text, or a list of text parts."""
+    if isinstance(content, list) and content:
+        parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        if len(parts) == len(content) and all(isinstance(part, str) for part in parts):
+            content = "".join(str(part) for part in parts)
+    if not isinstance(content, str):
+        raise BadRecord('every message needs a text "content"')
+    return whole_text(content)
+
+
+def parse_call(call: Any) -> dict[str, Any]:
+    """{"type": "function", "function": {"name", "arguments"}} with the arguments as an object, as templates expect."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise BadRecord('every entry of "tool_calls" needs a function "name"')
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except (ValueError, RecursionError):
+            raise BadRecord(f'the arguments of the call of "{function["name"][:40]}" are not JSON') from None
+    return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+
+
+def whole_text(text: str) -> str:
+    """The text itself, unless it holds half of a surrogate pair, which no tokenizer can read."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadRecord("a text holds half of a surrogate pair, which is no character") from None
+    return text
+
+
+# --- JSON lines --------------------------------------------------------------------------------------------------
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number, JSON value, or BadRecord where the line is none) of every line that is not blank.
+
+    Lines are read one by one as bytes, so that a line in another encoding costs that line alone.
+    """
     opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as lines:
+        with opener(path, "rb") as lines:
             for number, line in enumerate(lines, 1):
-                if line.strip():
-                    try:
-                        yield number, json.loads(line)
-                    except ValueError as error:
-                        raise UserError(f"{path}, line {number}: this is not JSON ({error}); mend the line") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text; convert it first") from None
+                content = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if content.strip():
+                    yield number, json_value(content)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
-def conversation(record: Any, place: str) -> list[Message]:
-    """Messages of a record: `messages`, or `prompt` with `response`. `place` names it in errors."""
-    if isinstance(record, dict) and {"prompt", "response"} <= record.keys():
-        pair = [("user", record["prompt"]), ("assistant", record["response"])]
-        record = {"messages": [{"role": role, "content": content} for role, content in pair]}
-    messages = record.get("messages") if isinstance(record, dict) else None
-    if not isinstance(messages, list) or not messages:
-        raise UserError(f'{place}: a training record needs "messages", or "prompt" and "response"')
-    for message in messages:
-        if (
-            not isinstance(message, dict)
-            or message.get("role") not in ROLES
-            or not isinstance(message.get("content"), str)
-        ):
-            raise UserError(f'{place}: every message needs a "role" ({", ".join(ROLES)}) and a text "content"')
-    if not any(message["role"] == "assistant" for message in messages):
-        raise UserError(f"{place}: there is no assistant message to learn from")
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
+def json_value(line: bytes) -> Any:
+    """The value of a line, or why it has none (a BadRecord, returned)."""
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        return BadRecord("this is not UTF-8 text; convert the file")
+    except ValueError as error:
+        return BadRecord(f"this is not JSON ({error}); mend the line")
+    except RecursionError:
+        return BadRecord("this is nested too deeply")
 
 
-def read_conversations(path: Path, limit: int | None = None) -> list[list[Message]]:
-    """All conversations of a file, in order; an empty file is an error."""
-    found = []
-    for number, record in read_records(path):
-        found.append(conversation(record, f"{path}, line {number}"))
-        if limit is not None and len(found) == limit:
-            break
-    if not found:
-        raise UserError(f"{path} holds no conversation")
-    return found
+def read_records(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number, JSON value) of every line that is not blank; the first bad line is an error."""
+    for number, value in json_lines(path):
+        if isinstance(value, BadRecord):
+            raise UserError(f"{path}, line {number}: {value}")
+        yield number, value

@@ -13,7 +13,10 @@ import json
 import time
 from pathlib import Path
 
-from ..data.render import render_prompt
+from transformers import AutoTokenizer
+
+from ..data.provenance import Provenance, TargetIdentity, fingerprint, write_provenance
+from ..data.render import render_prompt, template_hash
 from ..decoding import Engine, Sampling
 from ..evaluation.loops import is_looping
 from ..target import Target
@@ -61,16 +64,31 @@ def write_answers(target: Target, path: Path, count: int) -> None:
     path.write_bytes(packed)
 
 
+def describe_answers(target: Path, path: Path) -> None:
+    """Say beside the training text whose it is; the target is known by its weights, wherever it lies."""
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    details = {
+        "temperature": "0 for every other conversation, 1 for the rest",
+        "max_new_tokens": ANSWER_TOKENS,
+        "seed": TRAINING_SEED,
+        "left_out": "answers that loop or do not end",
+    }
+    identity = TargetIdentity("demo", None, fingerprint(target))
+    write_provenance(path, Provenance(identity, template_hash(tokenizer), None, details))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", required=True)
+    parser.add_argument("--target", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "assets")
     parser.add_argument("--prompts", type=int, default=100, help="of each family")
-    parser.add_argument("--conversations", type=int, default=8000)
+    parser.add_argument("--conversations", type=int, default=8000, help="0: keep the answers that are there")
     arguments = parser.parse_args()
     write_prompts(arguments.out / "prompts", arguments.prompts)
+    answers = arguments.out / "data" / "train.jsonl.gz"
     if arguments.conversations:
-        write_answers(Target.load(arguments.target), arguments.out / "data" / "train.jsonl.gz", arguments.conversations)
+        write_answers(Target.load(str(arguments.target)), answers, arguments.conversations)
+    describe_answers(arguments.target, answers)
 
 
 if __name__ == "__main__":

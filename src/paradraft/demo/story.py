@@ -17,7 +17,7 @@ from ..data.render import render_prompt
 from ..decoding import Engine, Generation, Sampling
 from ..drafters import Drafter
 from ..evaluation.command import load_pair, progress_bar
-from ..evaluation.lossless import check_distribution, check_exact
+from ..evaluation.lossless import check_distribution, check_exact, undecided_starts
 from ..evaluation.measure import Settings, environment, measure, require_tokenizer, result_rows
 from ..evaluation.prompts import PromptSet, load_prompts
 from ..evaluation.report import (
@@ -135,7 +135,8 @@ def check(console: Console, target: Target, drafter: Drafter, sets: list[PromptS
     with progress_bar(console, "temperature 0", len(prompts)) as advance:
         exact = check_exact(target, drafter, prompts, 128, advance=advance)
     with progress_bar(console, "temperature 1", SAMPLES) as advance:
-        sampled = check_distribution(target, drafter, prompts[:1], SAMPLES, Sampling(1.0), advance=advance)
+        places = undecided_starts(target, prompts[:1], Sampling(1.0))
+        sampled = check_distribution(target, drafter, places, SAMPLES, Sampling(1.0), advance=advance)
     lines = [
         f"temperature 0, float32: {exact.prompts} prompts, {exact.tokens} tokens, "
         f"{exact.prompts - len(exact.divergences)} texts identical: {'passed' if exact.passed else 'FAILED'}",

@@ -18,7 +18,7 @@ from ..assets import drafter_directory
 from ..config import DrafterSection
 from ..errors import UserError
 from ..target import RaggedCache, Target
-from ..target.model import first_line, load_causal_lm, refuse_unsupported, run_decoder
+from ..target.model import first_line, load_causal_lm, moved, refuse_unsupported, run_decoder
 from .base import Drafter, DraftState
 from .checkpoint import read_config
 
@@ -168,7 +168,8 @@ def load_language_model(directory: Path, target: Target, dtype: torch.dtype | No
     """On the target's device, in `dtype` or the target's; refused where its tokenizer is not the target's."""
     check_tokenizer(directory, target)
     model = load_causal_lm(str(directory), dtype or target.dtype, "drafter", trust_remote_code=False)
-    return model.to(target.device)
+    loaded: PreTrainedModel = moved(model, target.device)
+    return loaded
 
 
 def own_settings(directory: Path) -> dict[str, Any]:
@@ -190,7 +191,8 @@ def starting_model(section: DrafterSection, target: Target) -> PreTrainedModel:
     if getattr(config, "layer_types", None):
         config.layer_types = ["full_attention"] * section.layers
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    return model.to(target.device)
+    loaded: PreTrainedModel = moved(model, target.device)
+    return loaded
 
 
 def check_tokenizer(directory: Path, target: Target) -> None:

@@ -79,7 +79,7 @@ def pard_predicate(document_ids: Tensor, anchor: Tensor, step: Tensor) -> Predic
 
 class Pard(LanguageModelDrafter):
     kind = "pard"
-    modes = ("independent",)
+    modes: tuple[str, ...] = ("independent",)
 
     def __init__(
         self,
@@ -193,6 +193,7 @@ def mask_of(section: DrafterSection, model: PreTrainedModel, target: Target) -> 
     try:
         return unused_token(target)
     except UserError:
-        size = int(model.get_input_embeddings().weight.shape[0])
+        embedding: Any = model.get_input_embeddings()
+        size = int(embedding.weight.shape[0])
         model.resize_token_embeddings(size + 1)
         return size

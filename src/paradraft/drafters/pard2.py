@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 class Pard2(Pard):
     kind = "pard2"
-    modes = ("dependent", "independent")
+    modes: tuple[str, ...] = ("dependent", "independent")
 
     def __init__(
         self,

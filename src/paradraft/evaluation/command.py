@@ -14,14 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from ..assets import drafter_directory, target_name
-from ..data.render import render_prompt
+from ..data.render import check_thinking, render_prompt
 from ..decoding import Engine, Sampling
 from ..decoding.engine import check_draft_length
 from ..drafters import Drafter, load_drafter
 from ..errors import UserError
 from ..files import make_directory, write_text
 from ..target import Target
-from .lossless import check_distribution, check_exact
+from .lossless import check_distribution, check_exact, undecided_starts
 from .measure import (
     Settings,
     check_first_turns,
@@ -46,6 +46,7 @@ class EvalRequest:
     skip_long: bool = False
     dtype: str = "auto"
     trust_remote_code: bool = False
+    thinking: bool | None = None
     out: Path | None = None
 
 
@@ -62,6 +63,7 @@ class VerifyRequest:
     mode: str | None = None
     dtype: str = "auto"
     trust_remote_code: bool = False
+    thinking: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class GenerateRequest:
     mode: str | None = None
     dtype: str = "auto"
     trust_remote_code: bool = False
+    thinking: bool | None = None
 
 
 @contextmanager
@@ -89,11 +92,14 @@ def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[
 
 
 def load_pair(
-    target: str, drafters: Sequence[str], dtype: str, trust_remote_code: bool
+    target: str, drafters: Sequence[str], dtype: str, trust_remote_code: bool, thinking: bool | None = None
 ) -> tuple[Target, dict[str, Drafter]]:
     """The target and its drafters; the drafters' directories are looked up before anything large is loaded."""
     directories = {name: drafter_directory(name) for name in drafters}
     loaded = Target.load(target_name(target), dtype, trust_remote_code=trust_remote_code)
+    if thinking is not None:
+        check_thinking(require_tokenizer(loaded), thinking)
+    loaded.thinking = thinking
     return loaded, {name: load_drafter(directory, loaded) for name, directory in directories.items()}
 
 
@@ -113,7 +119,9 @@ def run_eval(request: EvalRequest) -> list[dict[str, Any]]:
     """Measure every drafter on every prompt set; print the tables and write results.json under `out`."""
     console = Console()
     prompt_sets = [load_prompts(name, request.limit) for name in request.prompts]
-    target, drafters = load_pair(request.target, request.drafters, request.dtype, request.trust_remote_code)
+    target, drafters = load_pair(
+        request.target, request.drafters, request.dtype, request.trust_remote_code, request.thinking
+    )
     settings = request.settings
     for drafter in drafters.values():
         check_draft_length(drafter, settings.draft_length)
@@ -157,7 +165,9 @@ def run_verify(request: VerifyRequest) -> bool:
     """Both checks, each with its verdict in a line; False if one failed."""
     console = Console()
     sets = [load_prompts(name) for name in request.prompts]
-    target, drafters = load_pair(request.target, [request.drafter], request.dtype, request.trust_remote_code)
+    target, drafters = load_pair(
+        request.target, [request.drafter], request.dtype, request.trust_remote_code, request.thinking
+    )
     drafter = drafters[request.drafter]
     if request.mode is not None:
         drafter.set_mode(request.mode)
@@ -176,7 +186,7 @@ def interleaved(target: Target, sets: Sequence[PromptSet], count: int) -> list[l
     tokenizer = require_tokenizer(target)
     longest = max(len(s.prompts) for s in sets)
     texts = [s.prompts[i].turns[0] for i in range(longest) for s in sets if i < len(s.prompts)]
-    return [render_prompt(tokenizer, [{"role": "user", "content": text}]) for text in texts[:count]]
+    return [render_prompt(tokenizer, [{"role": "user", "content": text}], target.thinking) for text in texts[:count]]
 
 
 def verify_exact(
@@ -209,19 +219,20 @@ def verify_distribution(
     temperature: float,
     console: Console,
 ) -> bool:
-    few = prompts[:: max(1, len(prompts) // 4)][:4]
+    sampling = Sampling(temperature)
+    few = undecided_starts(target, prompts[:: max(1, len(prompts) // 4)][:4], sampling)
     with progress_bar(console, f"temperature {temperature:g}", request.samples) as advance:
         result = check_distribution(
             target,
             drafter,
             few,
             request.samples,
-            Sampling(temperature),
+            sampling,
             draft_length=request.draft_length,
             advance=advance,
         )
     console.print(
-        f"temperature {temperature:g}: {result.samples} samples of three tokens after {len(few)} prompts, "
+        f"temperature {temperature:g}: {result.samples} samples of three tokens in {len(few)} answers, "
         f"chi-square {result.statistic:.1f} on {result.degrees} degrees of freedom, p = {result.p_value:.3g}: "
         f"{'passed' if result.passed else 'FAILED'}"
     )
@@ -234,13 +245,13 @@ def run_generate(request: GenerateRequest) -> None:
     if not request.prompt.strip():
         raise UserError("the prompt is empty; give the text to answer")
     names = [request.drafter] if request.drafter else []
-    target, drafters = load_pair(request.target, names, request.dtype, request.trust_remote_code)
+    target, drafters = load_pair(request.target, names, request.dtype, request.trust_remote_code, request.thinking)
     drafter = drafters[request.drafter] if request.drafter else None
     if drafter is not None and request.mode is not None:
         drafter.set_mode(request.mode)
     tokenizer = require_tokenizer(target)
     engine = Engine(target, drafter, request.sampling, request.draft_length, request.seed)
-    prompt = render_prompt(tokenizer, [{"role": "user", "content": request.prompt}])
+    prompt = render_prompt(tokenizer, [{"role": "user", "content": request.prompt}], target.thinking)
     generation = engine.generate([prompt], request.max_new_tokens)[0]
     if not request.show_rounds:
         print(tokenizer.decode(generation.tokens, skip_special_tokens=True))

@@ -120,6 +120,24 @@ def likely_continuations(
     return level
 
 
+def undecided_starts(
+    target: Target, prompts: Sequence[list[int]], sampling: Sampling, tokens: int = 48, seed: int = 0
+) -> list[list[int]]:
+    """Each prompt with as much of an answer, sampled without a drafter, as leads to its least decided next token.
+
+    A target that is sure of its next tokens says nothing about sampling; where it is not follows from it alone.
+    """
+    starts = []
+    answers = Engine(target, sampling=sampling, seed=seed).generate(prompts, tokens)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        written = answer.tokens[: len(answer.tokens) - answer.stopped]
+        ids = torch.tensor([[*prompt, *written]], device=target.device)
+        probabilities = distribution(target.logits(ids, torch.zeros_like(ids))[0, len(prompt) - 1 :], sampling)
+        entropy = torch.special.entr(probabilities).sum(-1)
+        starts.append([*prompt, *written[: int(entropy.argmax())]])
+    return starts
+
+
 def check_distribution(
     target: Target,
     drafter: Drafter | None,
@@ -160,7 +178,8 @@ def check_distribution(
         cells += len(wanted)
     if degrees == 0:
         raise UserError(
-            f"{each} samples a prompt are too few for a target this undecided: no continuation is expected "
-            f"{SMALLEST_EXPECTED:g} times; raise --samples"
+            f"{each} samples a prompt test nothing here: after these prompts the target is either sure of its next "
+            f"tokens, or so undecided that none is expected {SMALLEST_EXPECTED:g} times; give other prompts, or raise "
+            "--samples"
         )
     return DistributionResult(samples, cells, statistic, degrees, float(chdtrc(max(1, degrees), statistic)))

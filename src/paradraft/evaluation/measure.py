@@ -88,7 +88,7 @@ def measure(
             part = asked[start : start + settings.batch_size]
             for i in part:
                 histories[i].append({"role": "user", "content": prompt_set.prompts[i].turns[turn]})
-            asked_ids = {i: render_prompt(tokenizer, histories[i]) for i in part}
+            asked_ids = {i: render_prompt(tokenizer, histories[i], target.thinking) for i in part}
             if skip_long:
                 advance(sum(not fits(target, asked_ids[i], settings.max_new_tokens) for i in part) * len(measured))
                 part = [i for i in part if fits(target, asked_ids[i], settings.max_new_tokens)]
@@ -137,7 +137,8 @@ def check_fits(target: Target, ids: Sequence[int], prompt_set: PromptSet, number
 
 def first_turn_ids(target: Target, prompt_set: PromptSet) -> list[list[int]]:
     tokenizer = require_tokenizer(target)
-    return [render_prompt(tokenizer, [{"role": "user", "content": p.turns[0]}]) for p in prompt_set.prompts]
+    asked = ([{"role": "user", "content": prompt.turns[0]}] for prompt in prompt_set.prompts)
+    return [render_prompt(tokenizer, messages, target.thinking) for messages in asked]
 
 
 def check_first_turns(target: Target, prompt_set: PromptSet, max_new_tokens: int) -> None:
@@ -164,7 +165,7 @@ def result_rows(
             "prompts_hash": prompt_set.hash,
             "prompt_count": len(prompt_set.prompts),
             "template_hash": template_hash(require_tokenizer(target)),
-            "thinking": None,
+            "thinking": target.thinking,
             "temperature": settings.sampling.temperature,
             "top_k": settings.sampling.top_k,
             "top_p": settings.sampling.top_p,

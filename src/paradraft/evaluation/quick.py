@@ -1,25 +1,42 @@
-"""Emitted length alone, in batches and without a plain baseline: what training watches."""
+"""Emitted length and acceptance alone, in batches and without a plain baseline: what training watches."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from ..data.render import render_prompt
-from ..decoding import Engine, Sampling
+from ..decoding import Engine, Generation, Sampling
 from ..drafters import Drafter
 from ..target import Target
 from .measure import require_tokenizer
-from .prompts import PromptSet
-from .statistics import ratio, rounds_and_tokens
+from .prompts import Prompt
+from .statistics import Acceptance, acceptance, ratio, rounds_and_tokens
 
 
-def emitted_length_of(
-    target: Target, drafter: Drafter, prompt_set: PromptSet, max_new_tokens: int, batch_size: int
-) -> float:
-    """Micro emitted length at temperature 0 over the first turns of a prompt set."""
+@dataclass(frozen=True)
+class Watched:
+    """Micro emitted length, and acceptance by draft position."""
+
+    emitted_length: float
+    acceptance: Acceptance
+
+
+def decode_first_turns(
+    target: Target, drafter: Drafter, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int
+) -> list[Generation]:
+    """Answers at temperature 0 to the first turn of each prompt."""
     tokenizer = require_tokenizer(target)
     engine = Engine(target, drafter, Sampling())
-    asked = [render_prompt(tokenizer, [{"role": "user", "content": p.turns[0]}]) for p in prompt_set.prompts]
+    turns = ([{"role": "user", "content": prompt.turns[0]}] for prompt in prompts)
+    asked = [render_prompt(tokenizer, messages, target.thinking) for messages in turns]
     generations = []
     for start in range(0, len(asked), batch_size):
         generations += engine.generate(asked[start : start + batch_size], max_new_tokens)
+    return generations
+
+
+def watched(generations: Sequence[Generation], steps: int) -> Watched:
+    """The figures of drafts of `steps` tokens."""
     rounds, tokens = rounds_and_tokens(generations)
-    return ratio(tokens, rounds) or 1.0
+    return Watched(ratio(tokens, rounds) or 1.0, acceptance(generations, steps))

@@ -18,6 +18,11 @@ from .objective import Blocks, Objective, ObjectiveSums
 
 Head = Callable[[Tensor], Tensor]
 
+POSITIONS_PER_CHUNK = 4096
+# One chunk's logits are alive about four times over in its backward pass (and twice that with a teacher): 2^26
+# entries, 441 positions of Qwen3's vocabulary, keep that under 1 GiB.
+ENTRIES_PER_CHUNK = 2**26
+
 
 def unchunked_head(hidden: Tensor, blocks: Blocks, head: Head, objective: Objective) -> ObjectiveSums:
     """The obvious version, kept as the oracle: hidden [N, K, H]."""
@@ -26,11 +31,15 @@ def unchunked_head(hidden: Tensor, blocks: Blocks, head: Head, objective: Object
 
 
 def chunked_head(
-    hidden: Tensor, blocks: Blocks, head: Head, objective: Objective, positions_per_chunk: int = 4096
+    hidden: Tensor, blocks: Blocks, head: Head, objective: Objective, positions_per_chunk: int | None = None
 ) -> ObjectiveSums:
-    """Equal to `unchunked_head` in value and gradient, with the logits of one chunk in memory at a time."""
+    """Equal to `unchunked_head` in value and gradient, with the logits of one chunk in memory at a time.
+
+    hidden [N, K, H]; `positions_per_chunk`: by the size of the vocabulary unless given.
+    """
     scale, share = objective.block_scale(blocks), objective.sequence_share(blocks)
-    size = max(1, positions_per_chunk // max(1, blocks.labels.shape[-1]))
+    positions = positions_per_chunk or chunk_positions(vocabulary_of(head, hidden))
+    size = max(1, positions // max(1, blocks.labels.shape[-1]))
 
     def chunk_sums(part: slice, chunk: Tensor) -> tuple[Tensor, ...]:
         # One matrix product over the valid queries: a batched one over N is several times slower on a CPU.
@@ -46,3 +55,14 @@ def chunked_head(
         total = sums if total is None else total.add(sums)
     assert total is not None
     return total
+
+
+def vocabulary_of(head: Head, hidden: Tensor) -> int:
+    """How many logits the head makes, from a run over no positions at all."""
+    with torch.no_grad():
+        return head(hidden[:0, 0]).shape[-1]
+
+
+def chunk_positions(vocabulary: int) -> int:
+    """Positions whose logits are in memory together."""
+    return max(1, min(POSITIONS_PER_CHUNK, ENTRIES_PER_CHUNK // vocabulary))

@@ -6,6 +6,7 @@ the same however the batch is split over micro-batches or ranks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -27,7 +28,8 @@ class Blocks:
 
     labels, valid [N, K]; rows [N]: the sequence each block belongs to. What the target thinks, where the objective
     asks: `gold` [N, K], its probability of each label; `teacher` [P, V], its logits, and `teacher_rows` [N, K], the
-    row of `teacher` that belongs to each query (anything where not valid).
+    row of `teacher` that belongs to each query (anything where not valid). With `teacher_head`, `teacher` [P, H] are
+    its hidden states instead, and logits are made for those of a chunk only.
     """
 
     labels: Tensor
@@ -36,17 +38,23 @@ class Blocks:
     gold: Tensor | None = None
     teacher: Tensor | None = None
     teacher_rows: Tensor | None = None
+    teacher_head: Callable[[Tensor], Tensor] | None = None
 
     def __getitem__(self, part: slice) -> Blocks:
         gold = None if self.gold is None else self.gold[part]
         teacher_rows = None if self.teacher_rows is None else self.teacher_rows[part]
-        return Blocks(self.labels[part], self.valid[part], self.rows[part], gold, self.teacher, teacher_rows)
+        labels, valid, rows = self.labels[part], self.valid[part], self.rows[part]
+        return Blocks(labels, valid, rows, gold, self.teacher, teacher_rows, self.teacher_head)
 
     def teacher_log_probs(self) -> Tensor | None:
         """[M, V] in float32 for the M valid queries."""
         if self.teacher is None or self.teacher_rows is None:
             return None
-        return self.teacher[self.teacher_rows[self.valid]].float().log_softmax(-1)
+        asked = self.teacher_rows[self.valid]
+        if self.teacher_head is None:
+            return self.teacher[asked].float().log_softmax(-1)
+        once, place = asked.unique(return_inverse=True)  # neighbouring blocks ask for the same positions
+        return self.teacher_head(self.teacher[once]).float().log_softmax(-1)[place]
 
 
 @dataclass

@@ -42,6 +42,7 @@ class Target:
         refuse_unsupported(self.config, model, f"target {self.name}")
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
+        self.thinking: bool | None = None  # the chat template's switch: how this target is asked; None: its default
         self.base: nn.Module = model.base_model
         found = getattr(self.base, "layers", None)
         if found is None or model.get_output_embeddings() is None:
@@ -212,7 +213,12 @@ class Target:
             tokenizer = None if bare else AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
         except Exception as error:
             raise UserError(f"target {name}: its tokenizer cannot be loaded: {first_line(error)}") from error
-        return cls(model.to(device), tokenizer, name)
+        return cls(moved(model, device), tokenizer, name)
+
+
+def moved(model: Any, device: torch.device | str) -> Any:
+    """Transformers' own types of `to` do not know its arguments."""
+    return model.to(device)
 
 
 def load_causal_lm(name: str, dtype: torch.dtype | None, what: str, trust_remote_code: bool) -> PreTrainedModel:

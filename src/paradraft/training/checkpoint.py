@@ -1,8 +1,14 @@
-"""Checkpoints that are complete or absent: written under a temporary name, marked last, then renamed."""
+"""Checkpoints that are complete or absent: written under a temporary name, marked last, then renamed.
+
+A run is killed at any moment sooner or later. What a resumed run needs is in the newest complete checkpoint alone,
+the best drafter so far included.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +18,14 @@ import torch
 
 from ..drafters import Drafter
 from ..errors import UserError
-from .optim import Optimizers
 
-MARKER = "COMPLETE"
+MARKER = "COMPLETE"  # lists the files of the directory with their sizes
+BEST = "best"  # in a checkpoint: the run's drafter/ at that moment
+
+log = logging.getLogger(__name__)
+
+
+# --- directories --------------------------------------------------------------------------------------------------
 
 
 def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
@@ -26,11 +37,72 @@ def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir()
     fill(temporary)
-    (temporary / MARKER).write_text("", encoding="utf-8")
+    mark_complete(temporary)
     if path.exists():
         path.rename(old)
     temporary.rename(path)
+    flush(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def mark_complete(directory: Path) -> None:
+    """Bring every file to the disk, then write the marker: it must not survive a power cut that they did not."""
+    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MARKER)
+    for path in files:
+        flush(path)
+    sizes = {path.relative_to(directory).as_posix(): path.stat().st_size for path in files}
+    (directory / MARKER).write_text(json.dumps(sizes, indent=0) + "\n", encoding="utf-8")
+    flush(directory / MARKER)
+    flush(directory)
+
+
+def flush(path: Path) -> None:
+    """fsync; directories too, where the system has it."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows opens no directories
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def torn(directory: Path) -> str:
+    """What is wrong with a checkpoint directory; empty if it is complete."""
+    marker = directory / MARKER
+    if not marker.is_file():
+        return f"it has no {MARKER} marker"
+    try:
+        sizes = json.loads(marker.read_text(encoding="utf-8") or "{}")
+    except ValueError:
+        return f"its {MARKER} marker is cut off"
+    for name, size in sizes.items():
+        path = directory / name
+        if not path.is_file() or path.stat().st_size != size:
+            return f"{name} is missing or cut off"
+    return ""
+
+
+def remove_directory(path: Path) -> None:
+    """The marker goes first: half a removal leaves nothing that looks complete."""
+    (path / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(path)
+
+
+def link_directory(source: Path, copy: Path) -> None:
+    """Second names for a directory's files, or copies where the disk has no links; neither is ever edited in place."""
+
+    def link(one: str, other: str) -> None:
+        try:
+            os.link(one, other)
+        except OSError:
+            shutil.copy2(one, other)
+
+    shutil.copytree(source, copy, copy_function=link, ignore=shutil.ignore_patterns(MARKER), dirs_exist_ok=True)
+
+
+# --- of a run -----------------------------------------------------------------------------------------------------
 
 
 def save_drafter(drafter: Drafter, path: Path) -> None:
@@ -38,26 +110,42 @@ def save_drafter(drafter: Drafter, path: Path) -> None:
 
 
 def save_checkpoint(
-    directory: Path, drafter: Drafter, optimizer: Optimizers, progress: dict[str, Any], keep: int
+    run: Path, drafter: Drafter, optimizer_state: list[dict[str, Any]], progress: dict[str, Any], keep: int
 ) -> Path:
     """checkpoints/step-N: the drafter's directory plus what training needs to go on; older ones are pruned."""
 
     def fill(path: Path) -> None:
         drafter.save_pretrained(path)
-        torch.save(optimizer.state_dict(), path / "optimizer.pt")
+        torch.save(optimizer_state, path / "optimizer.pt")
         (path / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
+        if (run / "drafter").is_dir():
+            link_directory(run / "drafter", path / BEST)
 
-    path = directory / f"step-{progress['step']}"
+    path = run / "checkpoints" / f"step-{progress['step']}"
     write_directory(path, fill)
-    for old in complete_checkpoints(directory)[:-keep]:
-        shutil.rmtree(old)
+    for old in complete_checkpoints(path.parent)[:-keep]:
+        remove_directory(old)
     return path
 
 
+def restore_best_drafter(run: Path, checkpoint: Path) -> None:
+    """drafter/ as it was at the checkpoint: what a lost part of the run had found since counts no more."""
+    if (checkpoint / BEST).is_dir():
+        write_directory(run / "drafter", lambda path: link_directory(checkpoint / BEST, path))
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def all_checkpoints(directory: Path) -> list[Path]:
+    """Oldest first, torn ones too."""
+    return sorted((p for p in directory.glob("step-*") if p.name.removeprefix("step-").isdigit()), key=step_of)
+
+
 def complete_checkpoints(directory: Path) -> list[Path]:
-    """Oldest first; torn ones have no marker and don't count."""
-    found = [p for p in directory.glob("step-*") if (p / MARKER).is_file()]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+    """Oldest first; torn ones don't count."""
+    return [path for path in all_checkpoints(directory) if not torn(path)]
 
 
 def find_checkpoint(run: Path, resume: str) -> Path | None:
@@ -65,22 +153,28 @@ def find_checkpoint(run: Path, resume: str) -> Path | None:
     if resume == "never":
         return None
     if resume == "auto":
-        return next(reversed(complete_checkpoints(run / "checkpoints")), None)
+        for path in reversed(all_checkpoints(run / "checkpoints")):
+            reason = torn(path)
+            if not reason:
+                return path
+            log.warning("checkpoint %s is skipped: %s", path, reason)
+        return None
     path = Path(resume)
-    if not (path / MARKER).is_file() or not (path / "progress.json").is_file():
+    if torn(path) or not (path / "progress.json").is_file():
         raise UserError(f"checkpoint {path} is missing or incomplete; name a directory such as checkpoints/step-500")
     return path
 
 
 def forget_later_checkpoints(directory: Path, step: int) -> None:
     """Checkpoints beyond `step` belong to a run that is being replaced; they must not be resumed from."""
-    for path in directory.glob("step-*"):
-        if int(path.name.removeprefix("step-")) > step:
-            shutil.rmtree(path)
+    for path in all_checkpoints(directory):
+        if step_of(path) > step:
+            remove_directory(path)
+    for leftover in directory.glob(".step-*"):  # of a run that was killed while it wrote
+        shutil.rmtree(leftover)
 
 
-def load_training_state(path: Path, optimizer: Optimizers) -> dict[str, Any]:
-    """Restore the optimiser and return the saved progress."""
-    optimizer.load_state_dict(torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True))
+def read_training_state(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The saved progress, and the state of the optimisers on the CPU."""
     progress: dict[str, Any] = json.loads((path / "progress.json").read_text(encoding="utf-8"))
-    return progress
+    return progress, torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)

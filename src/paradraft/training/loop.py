@@ -1,101 +1,111 @@
-"""The training loop: batch, features, grid, forward, chunked head, backward, clip, step, log.
+"""The training loop: batch, features, grid, forward, chunked head, backward, sum, clip, step, log.
 
 Everything random is drawn from the seed, the step and the example's number, never from a running generator: a
-resumed run goes on as if it had not stopped, and evaluation in between disturbs nothing.
+resumed run goes on as if it had not stopped, evaluation in between disturbs nothing, and the same batch gives the
+same step however many processes and micro-batches it is split over.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..config import RunConfig, dump_config, load_config
+from ..config import RunConfig, dump_config
 from ..data.batches import batches_from, collate, steps_per_epoch
 from ..data.render import Rendered
 from ..drafters import Drafter
 from ..errors import UserError
 from ..evaluation.measure import check_first_turns
 from ..evaluation.prompts import PromptSet, load_prompts
-from ..evaluation.quick import emitted_length_of
+from ..evaluation.quick import Watched, decode_first_turns, watched
 from ..files import make_directory, write_text
 from ..objectives import ObjectiveSums
 from ..objectives.chunked_head import chunked_head
 from ..target import Target
-from .checkpoint import find_checkpoint, forget_later_checkpoints, load_training_state, save_checkpoint, save_drafter
+from .checkpoint import (
+    find_checkpoint,
+    forget_later_checkpoints,
+    read_training_state,
+    restore_best_drafter,
+    save_checkpoint,
+    save_drafter,
+)
 from .optim import learning_rate_at, make_optimizer
+from .processes import Processes
 from .read_target import read_target
-from .setup import load_examples, load_target, make_drafter, make_objective
+from .setup import check_processes, check_same_run, load_examples, load_target, make_objective, seeded_drafter
+from .spread import spread_drafter
+from .stored import open_store, read_stored
+from .trackers import check_trackers, open_trackers
+from .watch import Progress, Records, StopRequests, check_finite, check_progress
 
 Report = Callable[[dict[str, Any]], None]
 
 
-@dataclass
-class Progress:
-    """All that changes while a run goes on, beside weights and optimiser."""
-
-    step: int = 0
-    best_emitted_length: float = 0.0
-    best_step: int = 0
-
-
 class Trainer:
-    """One run. `report` receives every record of metrics.jsonl as it is written."""
+    """One run, or one process's part in it. `report` receives every record of metrics.jsonl as it is written."""
 
     def __init__(self, config: RunConfig, resume: str = "auto", report: Report = lambda record: None) -> None:
         self.config, self.report = config, report
+        section = config.training
+        self.processes = Processes()
+        check_trackers(section.trackers)
         self.prompt_sets = [load_prompts(name, config.evaluation.limit) for name in config.evaluation.prompts]
-        self.target: Target = load_target(config)
+        self.target: Target = load_target(config, self.processes)
         for prompt_set in self.prompt_sets:
             check_first_turns(self.target, prompt_set, config.evaluation.max_new_tokens)
-        self.examples: list[Rendered] = load_examples(config, self.target)
-        checkpoint = find_checkpoint(config.output, resume)
-        if checkpoint is not None:
-            check_same_run(config, checkpoint.parent.parent / "config.yaml")
-        self.drafter: Drafter = seeded_drafter(config, self.target, checkpoint)
+        self.data = load_examples(config, self.target)
+        self.examples: list[Rendered] = self.data.examples
+        check_processes(config, len(self.examples), self.processes)
+        self.checkpoint = self.processes.from_main(lambda: find_checkpoint(config.output, resume))
+        if self.checkpoint is not None:
+            check_same_run(config, self.checkpoint.parent.parent / "config.yaml")
+        self.drafter = seeded_drafter(config, self.target, self.checkpoint)
+        self.spread = spread_drafter(self.drafter, section.sharding, self.processes)
         self.objective = make_objective(config)
-        section = config.training
+        self.store = open_store(config, self.target, self.data, self.drafter, self.objective)
         self.optimizer = make_optimizer(
             section.optimizer, self.drafter.named_parameters(), section.learning_rate, section.weight_decay
         )
         self.progress = Progress()
-        if checkpoint is not None:
-            self.progress = Progress(**load_training_state(checkpoint, self.optimizer))
+        if self.checkpoint is not None:
+            progress, state = read_training_state(self.checkpoint)
+            self.progress = Progress(**progress)
+            self.spread.load_optimizer_state(self.optimizer, state)
+        self.saved_step = self.progress.step
         per_epoch = steps_per_epoch(len(self.examples), section.batch_size)
         self.steps = min(section.epochs * per_epoch, section.max_steps or section.epochs * per_epoch)
         self.lengths = [len(example.input_ids) for example in self.examples]
+        self.records: Records | None = None
 
     # --- one step -----------------------------------------------------------------------------------------------
 
     def train_step(self, indices: Sequence[int]) -> dict[str, Any]:
-        """One optimiser step on the examples `indices`; returns its record."""
+        """One optimiser step on the examples `indices`, of which each process takes its share; returns its record."""
         section, step = self.config.training, self.progress.step
         rate = learning_rate_at(step, self.steps, section.learning_rate, section.warmup_ratio)
         self.optimizer.zero_grad()
+        mine = self.processes.share(indices)
+        micro = section.micro_batch_size or len(mine)
         total: ObjectiveSums | None = None
-        micro = section.micro_batch_size or section.batch_size
-        for start in range(0, len(indices), micro):
-            sums = self.forward_backward(indices[start : start + micro])
+        for start in range(0, len(mine), micro):
+            with self.spread.micro_batch(last=start + micro >= len(mine)):
+                sums = self.forward_backward(mine[start : start + micro])
             total = sums if total is None else total.add(sums)
         assert total is not None
+        total = self.processes.sum(total)
         denominator = float(total.denominator)
         if denominator == 0:
             raise UserError("a batch holds no supervised pair of tokens; check the loss mask of the data")
         gradients = [p.grad for p in self.drafter.parameters() if p.grad is not None]
-        torch._foreach_div_(gradients, denominator)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.drafter.parameters(), section.max_grad_norm))
+        torch._foreach_div_(gradients, denominator / self.spread.averaged_over)
+        norm = self.spread.clip(section.max_grad_norm)
         loss = float(total.loss) / denominator
-        if not (torch.isfinite(torch.tensor(loss)) and torch.isfinite(torch.tensor(norm))):
-            raise UserError(
-                f"the loss is no longer finite at step {step + 1}; start again from the last checkpoint under "
-                f"{self.config.output / 'checkpoints'} with a lower training.learning_rate"
-            )
+        check_finite(loss, norm, step + 1, self.config.output)
         self.optimizer.step(rate)
         self.progress.step += 1
         return step_record(total, loss, norm, rate, self.config.denominator)
@@ -107,8 +117,11 @@ class Trainer:
         seeds = [anchor_seed(section.seed, self.progress.step, i) for i in indices]
         grid = drafter.grid(batch, section.anchors, seeds)
         with torch.autocast(self.target.device.type, torch.bfloat16, enabled=self.reduced_precision):
-            features, blocks = read_target(self.target, grid, drafter.feature_layers, self.objective)
-            sums = chunked_head(drafter(grid, features), blocks, drafter.head, self.objective)
+            if self.store is None:
+                features, blocks = read_target(self.target, grid, drafter.feature_layers, self.objective)
+            else:
+                features, blocks = read_stored(self.store, self.target, grid, drafter.feature_layers, indices)
+            sums = chunked_head(self.spread.model(grid, features), blocks, drafter.head, self.objective)
         sums.loss.backward()
         return sums.detached()
 
@@ -120,88 +133,100 @@ class Trainer:
     # --- the run ------------------------------------------------------------------------------------------------
 
     def run(self) -> Progress:
-        """Train to the end; Ctrl-C writes a checkpoint and stops."""
-        output, section = self.config.output, self.config.training
-        make_directory(output)
-        forget_later_checkpoints(output / "checkpoints", self.progress.step)
-        if self.progress.step == 0:
-            (output / "metrics.jsonl").unlink(missing_ok=True)
-        write_text(output / "config.yaml", dump_config(self.config))
-        remaining = self.steps - self.progress.step
+        """Train to the end; Ctrl-C or SIGTERM writes a checkpoint after the current step and stops."""
+        section, evaluation = self.config.training, self.config.evaluation
+        self.prepare_output()
+        remaining = max(0, self.steps - self.progress.step)
         batches = batches_from(self.lengths, section.batch_size, section.seed, self.progress.step)
         started, first = time.time(), self.progress.step
-        try:
-            if self.progress.step == 0 and self.config.evaluation.at_start:
+        with StopRequests() as stop:
+            if self.progress.step == 0 and evaluation.at_start:
                 self.evaluate()
-            for indices in itertools.islice(batches, max(0, remaining)):
+            for indices in itertools.islice(batches, remaining):
                 record = self.train_step(indices)
                 step = self.progress.step
                 if step % section.log_every == 0 or step == self.steps:
-                    record["steps_per_second"] = (step - first) / (time.time() - started)
-                    self.write(record)
+                    self.write({**record, "steps_per_second": (step - first) / (time.time() - started)})
                 else:
                     self.report({"step": step, "steps": self.steps})
-                if step % self.config.evaluation.every == 0 or step == self.steps:
+                check_progress(self.progress, record, section, self.config.output)
+                if step % evaluation.every == 0 or step == self.steps:
                     self.evaluate()
                 if step % section.save_every == 0 or step == self.steps:
                     self.save()
-        except KeyboardInterrupt:
-            self.save()
-            if not self.prompt_sets or self.progress.best_step == 0:
-                save_drafter(self.drafter, output / "drafter")
-            raise
-        if not self.prompt_sets:
-            save_drafter(self.drafter, output / "drafter")
+                if self.processes.any(stop.requested) and step < self.steps:
+                    self.save()
+                    self.save_last_drafter()
+                    raise KeyboardInterrupt
+        self.save_last_drafter()
+        if self.records is not None:
+            self.records.close()
         return self.progress
 
-    def save(self) -> Path:
-        directory, keep = self.config.output / "checkpoints", self.config.training.keep_checkpoints
-        return save_checkpoint(directory, self.drafter, self.optimizer, vars(self.progress).copy(), keep)
+    def prepare_output(self) -> None:
+        """The run's directory as it was at the checkpoint, or empty."""
+        output = self.config.output
+        if self.processes.main:
+            make_directory(output)
+            forget_later_checkpoints(output / "checkpoints", self.progress.step)
+            if self.checkpoint is not None:
+                restore_best_drafter(output, self.checkpoint)
+            write_text(output / "config.yaml", dump_config(self.config))
+            write_text(output / "data.json", self.data.description())
+            trackers = open_trackers(self.config, self.progress.step) if self.progress.step < self.steps else []
+            self.records = Records(output, self.progress.step, trackers)
+        self.processes.wait()
+
+    def save(self) -> None:
+        """A checkpoint of this step, if there is none yet."""
+        if self.saved_step == self.progress.step:
+            return
+        state = self.spread.optimizer_state(self.optimizer)
+        with self.spread.whole() as drafter:
+            if self.processes.main:
+                keep = self.config.training.keep_checkpoints
+                save_checkpoint(self.config.output, drafter, state, vars(self.progress).copy(), keep)
+        self.saved_step = self.progress.step
+
+    def save_last_drafter(self) -> None:
+        """Where no evaluation has chosen a drafter, the newest is the run's."""
+        if self.prompt_sets and self.progress.best_emitted_length:
+            return
+        with self.spread.whole() as drafter:
+            if self.processes.main:
+                save_drafter(drafter, self.config.output / "drafter")
 
     def evaluate(self) -> None:
         """Decode for real; the drafter with the longest emitted length so far is kept in `drafter/`."""
         if not self.prompt_sets:
             return
-        section = self.config.evaluation
-        self.drafter.eval()
-        lengths = {s.name: self.emitted_length(s, section.max_new_tokens, section.batch_size) for s in self.prompt_sets}
-        self.drafter.train()
-        mean = sum(lengths.values()) / len(lengths)
-        if mean > self.progress.best_emitted_length:
-            self.progress.best_emitted_length, self.progress.best_step = mean, self.progress.step
-            save_drafter(self.drafter, self.config.output / "drafter")
-        self.write({"step": self.progress.step, "emitted_length": mean, "emitted_length_by_set": lengths})
+        with self.spread.whole() as drafter:
+            drafter.eval()
+            seen = {prompt_set.name: self.decode(drafter, prompt_set) for prompt_set in self.prompt_sets}
+            drafter.train()
+            lengths = {name: figures.emitted_length for name, figures in seen.items()}
+            mean = sum(lengths.values()) / len(lengths)
+            if mean > self.progress.best_emitted_length:
+                self.progress.best_emitted_length, self.progress.best_step = mean, self.progress.step
+                if self.processes.main:
+                    save_drafter(drafter, self.config.output / "drafter")
+        acceptance = {name: vars(figures.acceptance) for name, figures in seen.items()}
+        self.write({"emitted_length": mean, "emitted_length_by_set": lengths, "acceptance_by_set": acceptance})
 
-    def emitted_length(self, prompt_set: PromptSet, max_new_tokens: int, batch_size: int) -> float:
-        return emitted_length_of(self.target, self.drafter, prompt_set, max_new_tokens, batch_size)
+    def decode(self, drafter: Drafter, prompt_set: PromptSet) -> Watched:
+        """Each process decodes its share of the prompts; with a target in pieces, all decode all, in step."""
+        section = self.config.evaluation
+        together = self.config.training.target_sharding == "fsdp2"
+        prompts = prompt_set.prompts if together else self.processes.share(prompt_set.prompts)
+        generations = decode_first_turns(self.target, drafter, prompts, section.max_new_tokens, section.batch_size)
+        everyone = generations if together else self.processes.gather(generations)
+        return watched(everyone, drafter.max_draft)
 
     def write(self, record: dict[str, Any]) -> None:
         record = {"step": self.progress.step, "steps": self.steps, **record, "time": round(time.time(), 3)}
-        with (self.config.output / "metrics.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(record) + "\n")
+        if self.records is not None:
+            self.records.write(record)
         self.report(record)
-
-
-def check_same_run(config: RunConfig, saved: Path) -> None:
-    """A checkpoint goes on only with what it was trained for; its schedule may be made longer or shorter."""
-    if not saved.is_file():
-        return
-    before = load_config(saved)
-    for section in ("target", "drafter", "objective", "data"):
-        old, new = getattr(before, section), getattr(config, section)
-        changed = [name for name in type(new).model_fields if getattr(old, name) != getattr(new, name)]
-        if changed:
-            raise UserError(
-                f"{saved.parent} holds a run with another {section}.{changed[0]} ({getattr(old, changed[0])}, now "
-                f"{getattr(new, changed[0])}); choose another output, or start over with --resume never"
-            )
-
-
-def seeded_drafter(config: RunConfig, target: Target, checkpoint: Path | None) -> Drafter:
-    """Fresh weights depend on the run's seed alone; the caller's generator is left as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(config.training.seed)
-        return make_drafter(config, target, checkpoint)
 
 
 def anchor_seed(seed: int, step: int, example: int) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..config import RunConfig
@@ -14,15 +16,18 @@ from .loop import Trainer
 
 def run_with_progress(config: RunConfig, resume: str) -> None:
     """Set up, train with a progress bar, and say where the drafter is."""
-    console = Console()
+    console = Console(quiet=int(os.environ.get("RANK", 0)) > 0)  # of several processes, one speaks
     with console.status("loading the target and the data"):
         trainer = Trainer(config, resume)
-    parameters = sum(p.numel() for p in trainer.drafter.parameters())
+    for note in trainer.data.notes:
+        console.print(f"[yellow]note:[/] {escape(note)}")
+    parameters, count = sum(p.numel() for p in trainer.drafter.parameters()), trainer.processes.count
     console.print(
         f"{parameters:,} parameters, {len(trainer.examples):,} conversations, {trainer.steps:,} steps, "
-        f"loss divided by {config.denominator}"
+        f"loss divided by {config.denominator}" + (f", {count} processes" if count > 1 else "")
     )
     if trainer.progress.step >= trainer.steps:
+        trainer.run()  # the last thing a run writes may be missing
         console.print(f"nothing to do: {config.output} has already reached step {trainer.progress.step}")
         return
     if trainer.progress.step:
@@ -46,8 +51,9 @@ def run_with_progress(config: RunConfig, resume: str) -> None:
             trainer.run()
         except KeyboardInterrupt:
             progress.stop()
-            console.print(f"stopped at step {trainer.progress.step}; the same command goes on from there")
+            console.print(f"stopped; the same command goes on from step {trainer.saved_step}")
             raise typer.Exit(130) from None
     best = trainer.progress
     note = f", best emitted length {best.best_emitted_length:.3f} at step {best.best_step}" if best.best_step else ""
     console.print(f"drafter in {config.output / 'drafter'}{note}")
+    trainer.processes.leave()

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from ..drafters import Grid
 from ..objectives import Blocks, Objective
+from ..objectives.chunked_head import ENTRIES_PER_CHUNK, chunk_positions
 from ..objectives.token_losses import label_log_prob
 from ..target import Target
-
-POSITIONS_PER_CHUNK = 4096
 
 
 @torch.no_grad()
@@ -21,8 +20,8 @@ def read_target(
 ) -> tuple[Tensor, Blocks]:
     """Features [B, S, F] and the blocks, from one forward of the target, or none where nothing of it is needed.
 
-    Its distribution at a position is computed once, however many queries ask for it; with CAT weights and plain
-    cross entropy only the labels' probabilities are kept.
+    Its distribution at a position is computed once, however many queries ask for it, unless all of them together
+    are too large to keep; with CAT weights and plain cross entropy only the labels' probabilities are kept.
     """
     batch = grid.batch
     blocks = Blocks(grid.labels, grid.valid, grid.rows)
@@ -36,20 +35,22 @@ def read_target(
     wanted[asked[grid.valid]] = True
     number = (wanted.long().cumsum(0) - 1).clamp(min=0)  # of a wanted position among the wanted ones
     at_wanted = hidden.flatten(0, 1)[wanted]
-    gold = teacher = None
+    gold = teacher = teacher_head = None
     if objective.needs_teacher:
-        teacher = target.head(at_wanted)
+        few = len(at_wanted) * target.vocabulary_size <= ENTRIES_PER_CHUNK
+        teacher, teacher_head = (target.head(at_wanted), None) if few else (at_wanted, target.head)
     if objective.needs_gold:
         following = batch.input_ids.roll(-1, dims=1).flatten()[wanted]
-        gold = gold_probabilities(target, at_wanted, following, teacher)[number[asked]]
-    return features, Blocks(grid.labels, grid.valid, grid.rows, gold, teacher, number[asked])
+        logits = teacher if teacher_head is None else None
+        gold = gold_probabilities(target, at_wanted, following, logits)[number[asked]]
+    return features, Blocks(grid.labels, grid.valid, grid.rows, gold, teacher, number[asked], teacher_head)
 
 
 def gold_probabilities(target: Target, hidden: Tensor, labels: Tensor, logits: Tensor | None) -> Tensor:
     """p(label) [P] after the hidden states [P, H]; `logits` [P, V] if they are there, else made chunk by chunk."""
-    parts = []
-    for start in range(0, max(1, len(labels)), POSITIONS_PER_CHUNK):
-        part = slice(start, start + POSITIONS_PER_CHUNK)
+    parts, size = [], chunk_positions(target.vocabulary_size)
+    for start in range(0, max(1, len(labels)), size):
+        part = slice(start, start + size)
         chunk = target.head(hidden[part]) if logits is None else logits[part]
         parts.append(label_log_prob(chunk.float().log_softmax(-1), labels[part]).exp())
     return torch.cat(parts)

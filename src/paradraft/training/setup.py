@@ -6,22 +6,76 @@ from pathlib import Path
 
 import torch
 
-from ..assets import target_name, training_file
-from ..config import RunConfig
-from ..data.batches import check_supervision, cut
-from ..data.conversations import read_conversations
-from ..data.render import Rendered, render_conversation
+from ..assets import target_name
+from ..config import RunConfig, load_config
+from ..data.prepare import Examples, prepare_examples
+from ..data.provenance import identify
 from ..drafters import DRAFTERS, Drafter
 from ..errors import UserError
 from ..objectives import Objective
 from ..objectives.token_losses import LossParameters
 from ..objectives.weightings import WeightingParameters
 from ..target import Target
+from .processes import Processes
+from .spread import shard_target
+
+# What a resumed run must share with the one it goes on from; an empty tuple: the whole section.
+SAME: dict[str, tuple[str, ...]] = {
+    "target": (),
+    "drafter": (),
+    "objective": (),
+    "data": (),
+    "training": ("batch_size", "seed", "anchors", "optimizer"),
+}
 
 
-def load_target(config: RunConfig) -> Target:
-    section = config.target
-    return Target.load(target_name(section.model), section.dtype, trust_remote_code=section.trust_remote_code)
+def load_target(config: RunConfig, processes: Processes) -> Target:
+    """On the process's own device, whole or cut in pieces over all of them."""
+    section, sharded = config.target, config.training.target_sharding == "fsdp2" and processes.count > 1
+    if sharded and section.dtype == "auto":
+        raise UserError("training.target_sharding fsdp2 needs target.dtype, such as bfloat16")
+    device = "cpu" if sharded else str(processes.device)  # to be cut it need not fit one device
+    target = Target.load(target_name(section.model), section.dtype, device, section.trust_remote_code)
+    target.thinking = config.data.thinking  # evaluation asks as the data was rendered
+    if sharded:
+        shard_target(target, processes)
+    return target
+
+
+def check_processes(config: RunConfig, examples: int, processes: Processes) -> None:
+    """Every process needs its share of a batch, and with FSDP2 all must run equally many forwards."""
+    batch, count = min(config.training.batch_size, examples), processes.count
+    if batch < count:
+        raise UserError(
+            f"a batch of {batch} conversations is too small for {count} processes; raise training.batch_size"
+        )
+    if "fsdp2" in (config.training.sharding, config.training.target_sharding) and batch % count:
+        raise UserError(
+            f"with fsdp2 the batch ({batch} conversations) must be a multiple of the {count} processes; "
+            "set training.batch_size"
+        )
+
+
+def check_same_run(config: RunConfig, saved: Path) -> None:
+    """A checkpoint goes on only with what it was trained for; its schedule may be made longer or shorter."""
+    if not saved.is_file():
+        return
+    before = load_config(saved)
+    for section, fields in SAME.items():
+        old, new = getattr(before, section), getattr(config, section)
+        changed = [n for n in fields or type(new).model_fields if getattr(old, n) != getattr(new, n)]
+        if changed:
+            raise UserError(
+                f"{saved.parent} holds a run with another {section}.{changed[0]} ({getattr(old, changed[0])}, now "
+                f"{getattr(new, changed[0])}); choose another output, or start over with --resume never"
+            )
+
+
+def seeded_drafter(config: RunConfig, target: Target, checkpoint: Path | None) -> Drafter:
+    """Fresh weights depend on the run's seed alone; the caller's generator is left as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.training.seed)
+        return make_drafter(config, target, checkpoint)
 
 
 def make_drafter(config: RunConfig, target: Target, start_from: Path | None) -> Drafter:
@@ -39,13 +93,7 @@ def make_objective(config: RunConfig) -> Objective:
     return Objective(section.token_loss, section.weighting, config.denominator, parameters, losses)
 
 
-def load_examples(config: RunConfig, target: Target) -> list[Rendered]:
-    """All conversations of the run's files, rendered, cut to length, with something to learn in each."""
-    section = config.data
-    if target.tokenizer is None:
-        raise UserError(f"target {target.name} has no tokenizer; put its tokenizer files beside its weights")
-    conversations = [c for name in section.train for c in read_conversations(training_file(name), section.limit)]
-    stops = target.stop_tokens
-    rendered = [r for messages in conversations for r in render_conversation(target.tokenizer, messages, stops)]
-    longest = min(section.max_length, target.context_length)
-    return check_supervision([cut(example, longest) for example in rendered], ", ".join(section.train))
+def load_examples(config: RunConfig, target: Target) -> Examples:
+    """The run's conversations rendered, with something to learn in each, and what is to be said about them."""
+    identity = identify(config.target.model)
+    return prepare_examples(config.data, target, identity, config.training.seed)

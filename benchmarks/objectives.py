@@ -1,0 +1,126 @@
+"""What D-PACE costs beside fixed decay: whole training steps of both, interleaved in one process.
+
+python benchmarks/objectives.py --out benchmarks/results/objectives.json
+
+Both train on the same batches, pair by pair, with the order of a pair drawn by lot, so that what drifts on the machine
+hits both. The ratio is that of the medians, with a 95% bootstrap interval over pairs; CPU time leaves out what other
+processes took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from training import step_at_shapes  # the benchmark beside this file
+
+from paradraft.config import load_config
+from paradraft.data.batches import batches_from
+from paradraft.drafters import DFlash
+from paradraft.evaluation.measure import environment
+from paradraft.target import Target
+from paradraft.training.loop import Trainer
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "demo-dpace.yaml"
+OBJECTIVES = {
+    "decay": ["objective.weighting=decay", "objective.denominator=weights", "objective.gamma=5.0"],
+    "dpace": ["objective.weighting=dpace", "objective.denominator=anchors"],
+}
+RESAMPLES = 2000
+
+
+def interleaved(
+    first: Callable[[int], None], second: Callable[[int], None], pairs: int, clock: Callable[[], float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of both for every pair; each is called with the number of the pair."""
+    rng, seconds = random.Random(0), np.zeros((2, pairs))
+    for pair in range(pairs):
+        for which in rng.sample((0, 1), 2):
+            started = clock()
+            (first, second)[which](pair)
+            seconds[which, pair] = clock() - started
+    return seconds[0], seconds[1]
+
+
+def ratio_of_medians(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """second / first with its 95% interval."""
+    index = np.random.default_rng(0).integers(0, len(first), (RESAMPLES, len(first)))
+    samples = np.median(second[index], axis=1) / np.median(first[index], axis=1)
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return {"ratio": float(np.median(second) / np.median(first)), "low": float(low), "high": float(high)}
+
+
+def measure(pairs: int, recipe: Path, overrides: list[str]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as output:
+        shared = [*overrides, f"output={output}", "evaluation.prompts=[]"]
+        decay, dpace = (Trainer(load_config(recipe, [*shared, *own]), "never") for own in OBJECTIVES.values())
+        batches = batches_from(decay.lengths, decay.config.training.batch_size, 0, 0)
+        chosen = [next(batches) for _ in range(pairs + 3)]
+        for indices in chosen[pairs:]:  # warm-up
+            decay.train_step(indices), dpace.train_step(indices)
+        wait = torch.cuda.synchronize if decay.target.device.type == "cuda" else lambda: None
+
+        def step(trainer: Trainer) -> Callable[[int], None]:
+            def run(pair: int) -> None:
+                trainer.train_step(chosen[pair])
+                wait()
+
+            return run
+
+        clock = time.perf_counter if decay.target.device.type == "cuda" else time.process_time
+        first, second = interleaved(step(decay), step(dpace), pairs, clock)
+        return {
+            "decay_seconds": float(np.median(first)),
+            "dpace_seconds": float(np.median(second)),
+            "dpace_to_decay": ratio_of_medians(first, second),
+            "pairs": pairs,
+            "clock": clock.__name__,
+            "environment": environment(decay.target),
+        }
+
+
+def at_shapes(
+    target: Target, drafter_layers: int, length: int, anchors: int, device: str, pairs: int
+) -> dict[str, float]:
+    """The same comparison on one random sequence at given shapes (`benchmarks/gpu.py` calls it)."""
+    drafter = DFlash.fresh(target, layers=drafter_layers, block_size=16).float().train()
+    decay, dpace = (step_at_shapes(drafter, name, length, anchors) for name in OBJECTIVES)
+
+    def timed(step: Callable[[], None]) -> Callable[[int], None]:
+        def run(pair: int) -> None:
+            step()
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        return run
+
+    for step in (decay, dpace):
+        step()
+    return ratio_of_medians(*interleaved(timed(decay), timed(dpace), pairs, time.perf_counter))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("overrides", nargs="*", help="section.key=value")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    result = measure(arguments.pairs, arguments.recipe, arguments.overrides)
+    print(json.dumps(result, indent=2))
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What 8 bits cost: one recipe trained online, on stored bfloat16 and on stored int8 features, judged by real decoding.
+
+python benchmarks/stored_features.py recipes/demo-dpace.yaml --steps 500 --limit 2000 \
+    --out benchmarks/results/stored-features.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from paradraft.config import RunConfig, load_config
+from paradraft.preparation.features import FeaturesRequest, run_features
+from paradraft.training.loop import Trainer
+
+
+def write_store(config: RunConfig, storage: str, out: Path) -> None:
+    layers = config.drafter.feature_layers
+    run_features(
+        FeaturesRequest(
+            files=[source.source for source in config.data.sources],
+            target=config.target.model,
+            out=out,
+            layers=None if layers == "auto" else layers,
+            storage=storage,
+            max_length=config.data.max_length,
+            limit=config.data.limit,
+            thinking=config.data.thinking,
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--limit", type=int, default=2000, help="conversations")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    runs = []
+    with tempfile.TemporaryDirectory() as directory:
+        for storage in ("online", "bfloat16", "int8"):
+            features = Path(directory) / storage
+            for seed in arguments.seeds:
+                overrides = [
+                    f"training.max_steps={arguments.steps}",
+                    f"training.seed={seed}",
+                    f"evaluation.every={arguments.steps}",
+                    f"data.limit={arguments.limit}",
+                    f"output={directory}/run",
+                ]
+                if storage != "online":
+                    if not features.exists():
+                        write_store(load_config(arguments.recipe, overrides), storage, features)
+                    overrides.append(f"data.features={features}")
+                started = time.time()
+                progress = Trainer(load_config(arguments.recipe, overrides), "never").run()
+                seconds = round(time.time() - started, 1)
+                length = progress.best_emitted_length
+                runs.append({"features": storage, "seed": seed, "emitted_length": length, "seconds": seconds})
+                print(runs[-1], flush=True)
+                arguments.out.write_text(json.dumps({"steps": arguments.steps, "runs": runs}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

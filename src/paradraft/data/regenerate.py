@@ -1,0 +1,198 @@
+"""The target answers prompts: units of work in a fixed order and composition, so that a run can be killed anywhere.
+
+The file at the end does not depend on how often the work was interrupted: what a unit holds, its seed and its place
+are given by the prompts and the settings alone, and an interrupted unit is done again whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import UserError
+from .conversations import Conversation, Message
+from .journal import Journal
+from .render import encode, render_prompt
+
+WINDOW = 32  # batches of prompts that are sorted by length together
+
+
+@dataclass(frozen=True)
+class Answer:
+    """text: without its stop token. tokens: how many the target wrote. stopped: it ended by itself.
+
+    token_ids: what it wrote, without the stop token, where known.
+    """
+
+    text: str
+    tokens: int
+    stopped: bool
+    token_ids: tuple[int, ...] | None = None
+
+
+class Answerer(Protocol):
+    """Whatever can answer: the embedded engine, or a server. Must give the same answers for the same call."""
+
+    def answer(self, prompts: Sequence[Sequence[int]], seed: int) -> list[Answer]:
+        """One answer a prompt (token ids), in order."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked and how it is rendered. longest: tokens a prompt may have so that its answer fits."""
+
+    conversations: Sequence[Conversation]
+    tokenizer: PreTrainedTokenizerBase
+    longest: int
+    thinking: bool | None = None
+    seed: int = 0
+
+
+@dataclass
+class Dialogue:
+    """One conversation while it is answered: the user's turns still to come, and what was said so far."""
+
+    number: int
+    source: Conversation
+    turns: list[list[Message]] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    figures: Counter[str] = field(default_factory=Counter)
+    finish: str = ""
+
+    def record(self) -> dict[str, Any] | None:
+        """What is written; None where nothing could be answered."""
+        if not self.finish:
+            return None
+        found: dict[str, Any] = {"id": self.source.id} if self.source.id is not None else {}
+        found["messages"] = self.messages
+        if self.source.tools:
+            found["tools"] = list(self.source.tools)
+        return {**found, "finish_reason": self.finish}
+
+
+def turns_of(conversation: Conversation) -> list[list[Message]]:
+    """What is put to the target before each of its answers; a tool's result belongs to the old answer and ends it."""
+    turns: list[list[Message]] = []
+    waiting: list[Message] = []
+    for message in conversation.messages:
+        if message["role"] == "tool":
+            break
+        if message["role"] == "assistant":
+            continue
+        waiting.append(message)
+        if message["role"] == "user":
+            turns.append(waiting)
+            waiting = []
+    return turns
+
+
+def plan_units(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Batches of numbers, like lengths together, in windows of the given order so that memory stays bounded."""
+    units = []
+    size = batch_size * WINDOW
+    for start in range(0, len(lengths), size):
+        window = sorted(range(start, min(start + size, len(lengths))), key=lambda i: (lengths[i], i))
+        units += [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
+    return units
+
+
+def answer_unit(job: Job, unit: Sequence[int], answerer: Answerer) -> list[tuple[int, dict[str, Any] | None, Any]]:
+    """All conversations of a unit, turn by turn, each as one batch: (number, record, figures)."""
+    dialogues = [Dialogue(i, job.conversations[i], turns_of(job.conversations[i])) for i in unit]
+    active, turn = dialogues, 0
+    while active:
+        asked = {d.number: ask(job, d) for d in active}
+        active = [d for d in active if asked[d.number] is not None]
+        prompts = [ids for d in active if (ids := asked[d.number]) is not None]
+        answers = answerer.answer(prompts, unit_seed(job.seed, unit[0], turn)) if prompts else []
+        for dialogue, answer in zip(active, answers, strict=True):
+            take(job, dialogue, answer)
+        active = [d for d in active if d.turns and d.finish == "stop"]
+        turn += 1
+    return [(d.number, d.record(), dict(d.figures)) for d in dialogues]
+
+
+def ask(job: Job, dialogue: Dialogue) -> list[int] | None:
+    """Ids of the next prompt, or None where it leaves no room for an answer, or the template refuses it: the
+    conversation ends before it.
+    """
+    messages = [*dialogue.messages, *dialogue.turns[0]]
+    try:
+        ids = render_prompt(job.tokenizer, messages, job.thinking, dialogue.source.tools)
+    except UserError:
+        dialogue.figures["refused"] += 1
+        return None
+    if len(ids) > job.longest:
+        dialogue.figures["too_long"] += 1
+        return None
+    dialogue.messages, dialogue.turns = messages, dialogue.turns[1:]
+    return ids
+
+
+def take(job: Job, dialogue: Dialogue, answer: Answer) -> None:
+    dialogue.messages.append({"role": "assistant", "content": answer.text})
+    dialogue.finish = "stop" if answer.stopped else "length"
+    changed = answer.token_ids is not None and tuple(encode(job.tokenizer, answer.text)) != answer.token_ids
+    dialogue.figures.update(answers=1, tokens=answer.tokens, cut=int(not answer.stopped))
+    dialogue.figures.update(empty=int(not answer.text.strip()), read_differently=int(changed))
+
+
+def unit_seed(seed: int, first: int, turn: int) -> int:
+    """Of everything random in one batch; below 2^31, the most that servers take."""
+    digest = hashlib.sha256(f"{seed}/{first}/{turn}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def prompts_hash(conversations: Sequence[Conversation]) -> str:
+    """12 hexadecimal digits over everything that is asked."""
+    digest = hashlib.sha256()
+    for conversation in conversations:
+        asked = [conversation.id, turns_of(conversation), list(conversation.tools)]
+        digest.update(json.dumps(asked, sort_keys=True).encode())
+    return digest.hexdigest()[:12]
+
+
+def run_units(
+    job: Job,
+    units: Sequence[Sequence[int]],
+    answerer: Answerer,
+    journal: Journal,
+    report: Callable[[int, int], None] = lambda conversations, tokens: None,
+    workers: int = 1,
+) -> None:
+    """Answer every unit that the journal does not hold yet; with several workers, so many at a time."""
+    done = journal.done()
+    waiting = [unit for unit in units if unit[0] not in done]
+    finished = (
+        (answer_unit(job, unit, answerer) for unit in waiting)
+        if workers == 1
+        else in_parallel(lambda unit: answer_unit(job, unit, answerer), waiting, workers)
+    )
+    for answers in finished:
+        journal.add(answers)
+        report(len(answers), sum(figures.get("tokens", 0) for _, _, figures in answers))
+
+
+def in_parallel(work: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[Any]:
+    """Results as they come, few ahead of the consumer; the first error stops everything that has not begun."""
+    pool = ThreadPoolExecutor(workers)
+    upcoming = iter(items)
+    running: set[Future[Any]] = set()
+    try:
+        while True:
+            running |= {pool.submit(work, item) for item in itertools.islice(upcoming, 2 * workers - len(running))}
+            if not running:
+                return
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,1 @@
+"""What the `data` commands do: look at data, have the target answer prompts, write features to disk."""

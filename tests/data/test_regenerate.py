@@ -1,0 +1,364 @@
+"""The target answers prompts: in fixed units, through a journal that survives being killed, by engine or by server."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from paradraft.data.conversations import parse_record
+from paradraft.data.endpoint import Endpoint
+from paradraft.data.journal import Journal
+from paradraft.data.provenance import TargetIdentity, provenance_notes, provenance_path, read_provenance
+from paradraft.data.regenerate import Answer, Job, answer_unit, in_parallel, plan_units, turns_of, unit_seed
+from paradraft.data.render import render_conversation, render_prompt, template_hash
+from paradraft.data.sources import read_source
+from paradraft.decoding import Engine, Sampling
+from paradraft.drafters import DFlash
+from paradraft.errors import UserError
+from paradraft.preparation.regenerate import EmbeddedAnswerer, RegenerateRequest, run_regenerate
+from paradraft.target import Target
+
+USER, ANSWER = {"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}
+
+
+@pytest.fixture(scope="module")
+def tiny(target_directory: Path) -> Target:
+    return Target.load(str(target_directory))
+
+
+@pytest.fixture
+def many_prompts(tmp_path: Path) -> Path:
+    words = ["the cat", "a dog ran", "1 2 3", "to the house", "on the mat"]
+    records = [{"id": i, "turns": [f"{words[i % 5]} {i}", "and then?"][: 1 + (i % 3 == 0)]} for i in range(60)]
+    path = tmp_path / "many.jsonl"
+    path.write_text("\n".join(json.dumps(record) for record in records), encoding="utf-8")
+    return path
+
+
+def request_for(target: Path, prompts: Path, out: Path, **changes: Any) -> RegenerateRequest:
+    settings: dict[str, Any] = {"max_new_tokens": 12, "batch_size": 4, "sampling": Sampling(0.0)} | changes
+    return RegenerateRequest(target=str(target), prompts=[str(prompts)], out=out, **settings)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# --- units -------------------------------------------------------------------------------------------------------
+
+
+def test_units_hold_every_prompt_once_like_lengths_together() -> None:
+    lengths = [(31 * i) % 57 for i in range(1000)]
+    units = plan_units(lengths, 8)
+    assert sorted(i for unit in units for i in unit) == list(range(1000))
+    assert all(len(unit) <= 8 for unit in units)
+    spread = [max(lengths[i] for i in unit) - min(lengths[i] for i in unit) for unit in units]
+    assert sum(spread) / len(spread) < 5
+    assert max(max(unit) - min(unit) for unit in units) < 8 * 32
+
+
+def test_turns_are_what_is_asked_before_each_answer() -> None:
+    system, tool = {"role": "system", "content": "be brief"}, {"role": "tool", "content": "12"}
+    conversation = parse_record({"messages": [system, USER, ANSWER, USER, ANSWER, tool, ANSWER, USER]})
+    assert turns_of(conversation) == [[system, USER], [USER]]
+
+
+def test_seeds_differ_by_place_and_turn_and_fit_servers() -> None:
+    seeds = {unit_seed(seed, first, turn) for seed in range(5) for first in range(50) for turn in range(4)}
+    assert len(seeds) == 1000 and max(seeds) < 2**31
+
+
+class Scripted:
+    """Answers with the number of tokens it was asked; the second answer is cut."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[int], int]] = []
+
+    def answer(self, prompts: Any, seed: int) -> list[Answer]:
+        self.calls.append(([len(prompt) for prompt in prompts], seed))
+        return [Answer(f"dog {len(prompt)}", 3, len(self.calls) < 2) for prompt in prompts]
+
+
+def test_a_unit_is_answered_turn_by_turn(tiny: Target) -> None:
+    tokenizer = tiny.tokenizer
+    assert tokenizer is not None
+    records = [
+        {"messages": [USER, ANSWER, USER, ANSWER, USER], "id": "a"},
+        {"prompt": "a dog"},
+        {"prompt": "the cat " * 60},
+        {"turns": ["on", "the cat " * 60]},
+    ]
+    job = Job([parse_record(record) for record in records], tokenizer, longest=90)
+    scripted = Scripted()
+    first, second, third, fourth = answer_unit(job, [0, 1, 2, 3], scripted)
+    record, figures = first[1], first[2]
+    assert record is not None and record["id"] == "a" and record["finish_reason"] == "length"
+    assert [m["role"] for m in record["messages"]] == ["user", "assistant"] * 2
+    assert figures["answers"] == 2 and figures["tokens"] == 6 and figures["cut"] == 1
+    assert second[1] is not None and second[1]["finish_reason"] == "stop" and len(second[1]["messages"]) == 2
+    assert third[1] is None and third[2]["too_long"] == 1
+    assert fourth[1] is not None and len(fourth[1]["messages"]) == 2  # its second turn has no room
+    assert [len(lengths) for lengths, _ in scripted.calls] == [3, 1]
+    (learned,) = render_conversation(tokenizer, parse_record(record), tiny.stop_tokens)
+    assert not learned.loss_mask[-1] and learned.input_ids.count(tokenizer.eos_token_id) == 4
+
+
+def test_workers_lose_nothing_and_stop_at_the_first_error() -> None:
+    assert sorted(in_parallel(lambda i: i * i, list(range(100)), 7)) == [i * i for i in range(100)]
+    begun = []
+
+    def work(i: int) -> int:
+        begun.append(i)
+        if i == 5:
+            raise UserError("lost")
+        return i
+
+    with pytest.raises(UserError, match="lost"):
+        list(in_parallel(work, list(range(1000)), 3))
+    assert len(begun) < 100
+
+
+# --- the journal -------------------------------------------------------------------------------------------------
+
+
+def test_the_journal_keeps_order_and_settings(tmp_path: Path) -> None:
+    out = tmp_path / "x.jsonl"
+    journal = Journal(out, {"temperature": 0.0, "max_new_tokens": 4})
+    journal.add([(5, {"a": "é"}, {"tokens": 2}), (1, {"a": 1}, {"tokens": 3})])
+    journal.add([(3, None, {"too_long": 1})])
+    with pytest.raises(UserError, match="another process"):
+        Journal(out, {"temperature": 0.0, "max_new_tokens": 4})
+    journal.close()
+    with pytest.raises(UserError, match=r"made with another temperature \(0\.0, now 1\.0\)"):
+        Journal(out, {"temperature": 1.0, "max_new_tokens": 4})
+    journal = Journal(out, {"temperature": 0.0, "max_new_tokens": 4})
+    assert journal.done() == {1, 3, 5} and journal.totals() == {"tokens": 5, "too_long": 1}
+    journal.write_output()
+    assert out.read_text(encoding="utf-8") == '{"a": 1}\n{"a": "é"}\n'
+    journal.remove()
+    assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"]
+    (tmp_path / "y.jsonl.partial").write_text("this is no database " * 50)
+    with pytest.raises(UserError, match="is damaged"):
+        Journal(tmp_path / "y.jsonl", {})
+
+
+def run_slowly(request: RegenerateRequest) -> None:
+    """In a child process that ends with exit code 0 only if the command comes to its end."""
+    add = Journal.add
+
+    def slowly(self: Journal, answers: Any) -> None:
+        time.sleep(0.01)
+        add(self, answers)
+        time.sleep(0.01)
+
+    Journal.add = slowly  # type: ignore[method-assign]
+    code = 1
+    try:
+        run_regenerate(request)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def killed_often(request: RegenerateRequest, seed: int) -> int:
+    """Run it in children that are killed at random moments until one comes to its end; how many were killed."""
+    rng = random.Random(seed)
+    for kills in range(200):
+        child = os.fork()
+        if child == 0:
+            run_slowly(request)
+        deadline = time.time() + rng.uniform(0.15, 0.4)
+        while time.time() < deadline:
+            finished, status = os.waitpid(child, os.WNOHANG)
+            if finished:
+                assert status == 0
+                return kills
+            time.sleep(0.005)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    raise AssertionError("it never came to its end")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_killed_at_random_moments_the_file_is_the_same(
+    target_directory: Path, many_prompts: Path, tmp_path: Path, temperature: float
+) -> None:
+    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    run_regenerate(request_for(target_directory, many_prompts, whole, sampling=Sampling(temperature)))
+    request = request_for(target_directory, many_prompts, killed, sampling=Sampling(temperature))
+    assert killed_often(request, seed=3) >= 2
+    assert killed.read_bytes() == whole.read_bytes()
+    assert [record["id"] for record in lines(killed)] == [str(i) for i in range(60)]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+def test_answers_are_the_targets_own(target_directory: Path, tiny: Target, many_prompts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sub" / "out.jsonl"
+    run_regenerate(request_for(target_directory, many_prompts, out, limit=7))
+    assert tiny.tokenizer is not None
+    for record in lines(out):
+        asked = render_prompt(tiny.tokenizer, record["messages"][:1])
+        (plain,) = Engine(tiny).generate([asked], 12)
+        assert plain.stopped or record["finish_reason"] == "length" or len(record["messages"]) > 2
+        written = plain.tokens[:-1] if plain.stopped else plain.tokens
+        assert record["messages"][1]["content"] == tiny.tokenizer.decode(written)
+    found = read_provenance(out)
+    assert found is not None and found.template_hash == template_hash(tiny.tokenizer)
+    assert found.target.fingerprint and found.details["settings"]["temperature"] == 0
+    hashed = found.template_hash
+    assert provenance_notes(str(out), found.target, hashed, None) == []
+    others = TargetIdentity("another", None, "abc")
+    notes = provenance_notes(str(out), others, "other", False)
+    assert "not of another" in notes[0] and "another chat template" in notes[1] and "data.thinking=null" in notes[2]
+    assert "nothing says that its answers" in provenance_notes(str(many_prompts), others, hashed, None)[0]
+    assert len(read_source(str(out)).conversations) == 7
+
+
+def test_a_drafter_changes_nothing_but_time(target_directory: Path, many_prompts: Path, tmp_path: Path) -> None:
+    DFlash.fresh(Target.load(str(target_directory)), layers=1, block_size=4).save_pretrained(tmp_path / "drafter")
+    plain, drafted = tmp_path / "plain.jsonl.gz", tmp_path / "drafted.jsonl.gz"
+    run_regenerate(request_for(target_directory, many_prompts, plain, limit=20))
+    run_regenerate(request_for(target_directory, many_prompts, drafted, limit=20, drafter=str(tmp_path / "drafter")))
+    assert plain.read_bytes() == drafted.read_bytes()
+
+
+def test_what_cannot_go_on_is_refused(
+    target_directory: Path, many_prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.jsonl"
+    run_regenerate(request_for(target_directory, many_prompts, out, limit=3))
+    before = out.read_bytes()
+    run_regenerate(request_for(target_directory, many_prompts, out, limit=3))
+    assert "nothing to do" in capsys.readouterr().err and out.read_bytes() == before
+    for changes, complaint in (
+        ({"limit": 4}, "another prompts"),
+        ({"limit": 3, "max_new_tokens": 9}, r"another max new tokens \(12, now 9\)"),
+        ({"limit": 3, "seed": 1}, "another seed"),
+        ({"limit": 3, "thinking": True}, "no thinking switch"),
+        ({"endpoint": "http://localhost:1", "drafter": "x"}, "--drafter is for the embedded engine"),
+        ({"out": many_prompts}, "is no file of this command"),
+        ({"max_new_tokens": 127, "out": tmp_path / "none.jsonl"}, "no prompt leaves room"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            run_regenerate(request_for(target_directory, many_prompts, **({"out": out} | changes)))
+    assert out.read_bytes() == before
+    provenance_path(out).write_text("{}")
+    with pytest.raises(UserError, match="is no provenance file"):
+        run_regenerate(request_for(target_directory, many_prompts, out, limit=3))
+
+
+# --- a server ----------------------------------------------------------------------------------------------------
+
+
+class Server(ThreadingHTTPServer):
+    """Speaks /v1/models and /v1/completions like vLLM; `faults` (status, or None: hangs up) come before answers."""
+
+    daemon_threads = True
+    faults: list[int | None]
+    bodies: list[dict[str, Any]]
+
+    def __init__(self, answerer: EmbeddedAnswerer) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answerer, self.faults, self.bodies, self.lock = answerer, [], [], threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+    def reply(self, status: int, body: dict[str, Any]) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_GET(self) -> None:
+        self.reply(200, {"data": [{"id": "tiny", "max_model_len": 100}]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            if self.server.faults:
+                fault = self.server.faults.pop(0)
+                if fault is None:
+                    self.close_connection = True
+                    self.connection.close()
+                else:
+                    self.reply(fault, {"error": {"message": "not now"}})
+                return
+            self.server.bodies.append(body)
+            (answer,) = self.server.answerer.answer([body["prompt"]], body["seed"])
+        reason = "stop" if answer.stopped else "length"
+        usage = {"completion_tokens": answer.tokens}
+        self.reply(200, {"choices": [{"text": answer.text, "finish_reason": reason}], "usage": usage})
+
+
+@pytest.fixture
+def server(tiny: Target) -> Iterator[Server]:
+    tokenizer = tiny.tokenizer
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    server = Server(EmbeddedAnswerer(Engine(tiny), tokenizer, 12))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_server_gives_the_answers_of_the_engine(
+    target_directory: Path, many_prompts: Path, tmp_path: Path, server: Server
+) -> None:
+    own, served = tmp_path / "own.jsonl", tmp_path / "served.jsonl"
+    run_regenerate(request_for(target_directory, many_prompts, own))
+    run_regenerate(request_for(target_directory, many_prompts, served, endpoint=server.url, workers=5))
+    assert served.read_bytes() == own.read_bytes()
+    assert {body["model"] for body in server.bodies} == {"tiny"} and len(server.bodies) >= 60
+
+
+def endpoint(server: Server, waits: list[float], **changes: Any) -> Endpoint:
+    return Endpoint(server.url, 12, sleep=waits.append, **changes)
+
+
+def test_passing_failures_are_tried_again_and_others_are_not(server: Server) -> None:
+    waits: list[float] = []
+    connected = endpoint(server, waits, attempts=5)
+    assert connected.context_length == 100
+    server.faults = [503, None, 429]
+    (answer,) = connected.answer([[3, 4, 5]], seed=0)
+    assert answer.tokens > 0 and waits == [0.5, 1.0, 2.0]
+    server.faults = [400]
+    with pytest.raises(UserError, match=r"refuses the request with status 400: .*not now"):
+        connected.answer([[3]], seed=0)
+    server.faults = [500] * 9
+    with pytest.raises(UserError, match=r"does not answer \(status 500, 5 attempts\).*what is answered is kept"):
+        connected.answer([[3]], seed=0)
+    with pytest.raises(UserError, match="serves tiny; name one of them with --model"):
+        endpoint(server, waits, model="huge")
+    with pytest.raises(UserError, match="variable NO_SUCH_KEY is not set"):
+        endpoint(server, waits, key_variable="NO_SUCH_KEY")
+    with pytest.raises(UserError, match="does not answer"):
+        Endpoint("http://127.0.0.1:1", 12, attempts=2, sleep=waits.append)
+    with pytest.raises(UserError, match="is no URL of a server"):
+        Endpoint("localhost:8000", 12)

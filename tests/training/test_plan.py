@@ -1,0 +1,125 @@
+"""The plan: sizes as they are in the built models, steps as the run takes them, and what cannot be known is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from paradraft import cli
+from paradraft.assets import ASSETS
+from paradraft.config import RunConfig, load_config
+from paradraft.training import estimate
+from paradraft.training.loop import Trainer
+from paradraft.training.plan import make_plan
+
+from .test_training import config_for
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+QWEN3_4B = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "vocab_size": 151936,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.mark.parametrize("kind", ["dflash", "pard", "pard2", "vanilla"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_counts_are_those_of_the_run(
+    kind: str, optimizer: str, target_directory: Path, conversations: Path, tmp_path: Path
+) -> None:
+    made = config_for(target_directory, conversations, tmp_path / "run", optimizer=optimizer, max_steps=None)
+    drafter = {"kind": kind, "layers": 2, "block_size": 4, "draft_length": 4}
+    config = RunConfig.model_validate(made.model_dump() | {"drafter": drafter})
+    plan = make_plan(config, processes=1, device="cpu")
+    trainer = Trainer(config)
+    assert plan.unknown == [] and plan.drafter is not None and plan.target is not None and plan.data is not None
+    assert plan.drafter.parameters == sum(p.numel() for p in trainer.drafter.parameters())
+    assert plan.target.parameters == sum(p.numel() for p in trainer.target.model.parameters())
+    assert plan.steps == trainer.steps and plan.data.lengths == trainer.lengths
+    trainer.train_step([0, 1, 2, 3])
+    state = [value for s in trainer.optimizer.state_dict() for of in s["state"].values() for value in of.values()]
+    held = sum(v.numel() * v.element_size() for v in state if isinstance(v, torch.Tensor) and v.ndim)
+    assert estimate.optimizer_bytes(plan.drafter, optimizer) == held
+
+
+def test_disk_bounds_what_a_run_leaves(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
+    config = config_for(target_directory, conversations, tmp_path / "run", save_every=1, keep_checkpoints=2)
+    plan = make_plan(config, 1, "cpu")
+    Trainer(config).run()
+    assert plan.drafter is not None
+    checkpoint, most = estimate.disk(plan.drafter, "adamw", 2)
+    last = tmp_path / "run" / "checkpoints" / "step-8"
+    written = sum((last / name).stat().st_size for name in ("model.safetensors", "optimizer.pt"))
+    assert checkpoint < written < 1.5 * checkpoint  # headers weigh much in a tiny model
+    assert most == 3 * (checkpoint + 4 * plan.drafter.parameters) + 4 * plan.drafter.parameters
+
+
+def test_processes_share_the_work(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
+    alone, shared, cut = (
+        make_plan(config_for(target_directory, conversations, tmp_path, sharding=sharding), count, "cpu")
+        for count, sharding in ((1, "ddp"), (4, "ddp"), (4, "fsdp2"))
+    )
+    assert alone.memory is not None and shared.memory is not None and cut.memory is not None
+    assert alone.step is not None and shared.step is not None
+    assert (alone.step.rows, shared.step.rows) == (4, 1)
+    assert shared.memory.training < alone.memory.training
+    assert alone.step_flops == pytest.approx(shared.step_flops)
+
+
+def test_a_large_target_is_planned_from_its_config_alone(conversations: Path, tmp_path: Path) -> None:
+    (tmp_path / "qwen").mkdir()
+    (tmp_path / "qwen" / "config.json").write_text(json.dumps(QWEN3_4B))
+    overrides = [f"target.model={tmp_path / 'qwen'}", f"data.train=[{conversations}]"]
+    config = load_config(RECIPES / "qwen3-4b-5-layers-dpace.yaml", overrides)
+    plan = make_plan(config, 8, "cuda")
+    assert plan.target is not None and plan.drafter is not None and plan.memory is not None and plan.step is not None
+    assert plan.target.parameters == pytest.approx(4.02e9, rel=0.01)
+    assert plan.drafter.parameters == pytest.approx(538e6, rel=0.02)
+    assert plan.step.positions == 512 * 15
+    assert estimate.head_bytes(plan.drafter.vocabulary, plan.step) < 2 * 2**30
+    assert 20e9 < plan.memory.peak < 80e9
+
+
+def test_what_cannot_be_known_is_said(tmp_path: Path) -> None:
+    command = ["train", str(RECIPES / "qwen3-4b-5-layers-dpace.yaml"), "--plan", "--json"]
+    command += [f"target.model={tmp_path / 'absent'}", f"data.train=[{tmp_path / 'absent.jsonl'}]"]
+    result = CliRunner().invoke(cli.app, command, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.output)
+    assert plan["steps"] is None and plan["memory_bytes"] is None and plan["hours"] is None
+    assert len(plan["unknown"]) == 2 and "absent" in plan["unknown"][0]
+
+
+def test_the_demo_is_planned_without_weights(tmp_path: Path) -> None:
+    shutil.copytree(ASSETS / "target", tmp_path / "target", ignore=shutil.ignore_patterns("*.safetensors"))
+    command = ["train", str(RECIPES / "demo-dpace.yaml"), "--plan", f"target.model={tmp_path / 'target'}"]
+    result = CliRunner().invoke(cli.app, command, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    section = load_config(RECIPES / "demo-dpace.yaml").training
+    for words in (
+        f"{section.max_steps:,} of {section.batch_size} conversations",
+        "GiB a process",
+        "disk",
+        "TFLOP",
+        "time",
+    ):
+        assert words in result.output
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_valid_and_says_how_to_run_it(recipe: Path) -> None:
+    load_config(recipe)
+    assert f"train recipes/{recipe.name}" in recipe.read_text()
