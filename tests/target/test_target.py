@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from paradraft.errors import UserError
 from paradraft.target import RaggedCache, Target
@@ -145,3 +145,13 @@ def test_loading_says_what_is_wrong(tmp_path: Path) -> None:
         Target.load("no/such-model")
     with pytest.raises(UserError, match="dtype 'int4' is not known"):
         Target.load(str(tmp_path), dtype="int4")
+
+
+def test_weights_in_column_order_are_the_same_weights(target_directory: Path) -> None:
+    loaded = Target.load(str(target_directory))
+    plain = Target(AutoModelForCausalLM.from_pretrained(target_directory, dtype=torch.float32))
+    ids = torch.randint(1, 60, (2, 11))
+    documents = torch.zeros_like(ids)
+    torch.testing.assert_close(loaded.logits(ids, documents), plain.logits(ids, documents), rtol=1e-4, atol=1e-4)
+    weight = loaded.layers[0].self_attn.q_proj.weight
+    assert weight.stride() == (1, weight.shape[0]) and loaded.embedding.weight.is_contiguous()

@@ -213,7 +213,20 @@ class Target:
             tokenizer = None if bare else AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
         except Exception as error:
             raise UserError(f"target {name}: its tokenizer cannot be loaded: {first_line(error)}") from error
-        return cls(moved(model, device), tokenizer, name)
+        target = cls(moved(model, device), tokenizer, name)
+        lay_out_for_decoding(target.model)
+        return target
+
+
+def lay_out_for_decoding(module: nn.Module) -> None:
+    """On a CPU, linear weights in column order: products with a few rows, as in a verify forward, are faster.
+
+    Values and shapes stay. Weights that an embedding shares stay too: it reads rows.
+    """
+    shared = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    for linear in (m for m in module.modules() if isinstance(m, nn.Linear)):
+        if linear.weight.device.type == "cpu" and id(linear.weight) not in shared:
+            linear.weight.data = linear.weight.data.t().contiguous().t()
 
 
 def moved(model: Any, device: torch.device | str) -> Any:

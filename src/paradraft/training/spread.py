@@ -151,6 +151,8 @@ def shard_target(target: Target, processes: Processes) -> None:
     From then on all processes must run the target's forward equally often.
     """
     mesh = init_device_mesh(processes.device.type, (processes.count,))
+    for parameter in target.model.parameters():
+        parameter.data = parameter.data.contiguous()  # FSDP2 cuts no other
     for layer in target.layers:
         fully_shard(layer, mesh=mesh)
     rest = {p for module in (target.base, target.model) for p in module.parameters() if not isinstance(p, DTensor)}
