@@ -64,7 +64,7 @@ class Oracle(DFlash):
 
     def propose(self, state, anchors, steps, sampler):  # type: ignore[no-untyped-def]
         rows = []
-        for length in state.lengths.tolist():
+        for length in state.starts.tolist():
             places = range(length + 1, length + 1 + steps)
             ahead = [(p, self.texts[0][p] if p < len(self.texts[0]) else 0) for p in places]
             rows.append([(t + 1) % 40 if p % self.wrong_every == 0 else t for p, t in ahead])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..target import Target
-from ..target.model import lay_out_for_decoding
+from ..target.packing import pack_for_decoding
 from .base import Drafter, DraftState, Proposal, Sampler
 from .checkpoint import read_config
 from .dflash import DFlash
@@ -37,7 +37,7 @@ def kind_of(directory: Path) -> str:
 def load_drafter(directory: Path, target: Target) -> Drafter:
     """The drafter saved in `directory`, whatever its kind, bound to `target`, ready to decode with."""
     drafter = DRAFTERS[kind_of(directory)].from_pretrained(directory, target)
-    lay_out_for_decoding(drafter)
+    pack_for_decoding(drafter)
     return drafter
 
 

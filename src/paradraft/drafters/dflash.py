@@ -24,6 +24,7 @@ from ..target import Target
 from .attention import attention_mask, dflash_predicate
 from .base import Drafter, DraftState, Proposal, Sampler
 from .checkpoint import read_config, read_weights, unused_token
+from .dflash_state import DFlashState
 from .grid import Batch, Grid, anchor_grid
 from .layers import Layer, RMSNorm
 
@@ -64,36 +65,6 @@ def default_feature_layers(drafter_layers: int, target_layers: int) -> tuple[int
     span = max(0, target_layers - 4)
     ids = {min(round(1 + i * span / (drafter_layers - 1)), target_layers - 1) for i in range(drafter_layers)}
     return tuple(sorted(ids))
-
-
-class DFlashState(DraftState):
-    """Context keys and values of every layer, [rows, key_value_heads, capacity, dim], and their lengths [rows]."""
-
-    def __init__(self, keys: list[Tensor], values: list[Tensor], lengths: Tensor) -> None:
-        self.keys, self.values, self.lengths = keys, values, lengths
-        self.longest = 0
-
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Put [rows, heads, T, dim] behind each row's context, without moving its length."""
-        tokens = keys.shape[2]
-        if len(self.lengths) == 1:
-            self.keys[layer][:, :, self.longest : self.longest + tokens] = keys
-            self.values[layer][:, :, self.longest : self.longest + tokens] = values
-            return
-        slots = self.lengths[:, None] + torch.arange(tokens, device=self.lengths.device)
-        index = slots[:, None, :, None].expand(-1, keys.shape[1], -1, keys.shape[3])
-        self.keys[layer].scatter_(2, index, keys)
-        self.values[layer].scatter_(2, index, values)
-
-    def advance(self, counts: Tensor) -> None:
-        self.lengths = self.lengths + counts
-        self.longest = int(self.lengths.max())
-
-    def keep_rows(self, rows: Tensor) -> None:
-        self.keys = [k[rows] for k in self.keys]
-        self.values = [v[rows] for v in self.values]
-        self.lengths = self.lengths[rows]
-        self.longest = int(self.lengths.max()) if len(rows) else 0
 
 
 class DFlash(Drafter):
@@ -199,18 +170,29 @@ class DFlash(Drafter):
         return DFlashState(
             [weight.new_zeros(shape) for _ in self.layers],
             [weight.new_zeros(shape) for _ in self.layers],
+            weight.new_zeros(rows, 0, config.hidden_size),
             torch.zeros(rows, dtype=torch.long, device=weight.device),
         )
 
     @torch.no_grad()
     def observe(self, state: DraftState, features: Tensor, tokens: Tensor, counts: Tensor) -> None:
         assert isinstance(state, DFlashState)
-        positions = state.lengths[:, None] + torch.arange(features.shape[1], device=features.device)
+        self._consume(state)
+        if len(counts) == 1:
+            features = features[:, : int(counts)]  # nothing to do for rejected drafts
+        state.wait(self._context(features), counts)
+        if state.longest == 0:  # a prompt belongs to the prefill, not to the first draft
+            self._consume(state)
+
+    def _consume(self, state: DFlashState) -> None:
+        """Write what waits without a draft."""
+        if not state.waiting.shape[1]:
+            return
+        positions = state.lengths[:, None] + torch.arange(state.waiting.shape[1], device=state.lengths.device)
         rotation = self._rotation(positions)
-        context = self._context(features)
         for i, layer in enumerate(self.decoder):
-            state.write(i, *layer.self_attn.keys_values(context, rotation))
-        state.advance(counts)
+            state.write(i, *layer.self_attn.keys_values(state.waiting, rotation))
+        state.settle()
 
     @torch.no_grad()
     def propose(self, state: DraftState, anchors: Tensor, steps: int, sampler: Sampler) -> Proposal:
@@ -219,21 +201,24 @@ class DFlash(Drafter):
     def draft_hidden(self, state: DraftState, anchors: Tensor, steps: int) -> Tensor:
         """Hidden states [rows, steps, H] of the masks. The block's keys go behind the context, unaccounted for."""
         assert isinstance(state, DFlashState)
-        block = 1 + steps
-        positions = state.lengths[:, None] + torch.arange(block, device=anchors.device)
-        end = state.longest + block
+        block, waiting = 1 + steps, state.waiting.shape[1]
+        slots = torch.arange(max(block, waiting), device=anchors.device)
+        positions = torch.cat((state.lengths[:, None] + slots[:waiting], state.starts[:, None] + slots[:block]), dim=1)
+        cos, sin = self._rotation(positions)
+        rotation, of_block = (cos, sin), (cos[:, :, waiting:], sin[:, :, waiting:])
+        end = int(state.starts.max()) + block
         mask = None
         if len(anchors) > 1:  # bidirectional: a row's queries all see its context and its block
-            slots = torch.arange(end, device=anchors.device)
-            mask = (slots < state.lengths[:, None] + block)[:, None, None, :]
-        rotation = self._rotation(positions)
+            mask = (torch.arange(end, device=anchors.device) < state.starts[:, None] + block)[:, None, None, :]
         hidden = self._embed(self._blocks(anchors, steps))
         for i, layer in enumerate(self.decoder):
             normed = layer.input_layernorm(hidden)
-            state.write(i, *layer.self_attn.keys_values(normed, rotation))
+            behind = torch.cat((state.waiting, normed), dim=1)
+            state.write(i, *layer.self_attn.keys_values(behind, rotation))
             keys, values = state.keys[i][:, :, :end], state.values[i][:, :, :end]
-            hidden = hidden + layer.self_attn.attend(normed, rotation, keys, values, mask)
+            hidden = hidden + layer.self_attn.attend(normed, of_block, keys, values, mask)
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        state.settle()
         return self.norm(hidden[:, 1:])
 
     # --- on disk ----------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -19,6 +18,7 @@ from ..config import DrafterSection
 from ..errors import UserError
 from ..target import RaggedCache, Target
 from ..target.model import first_line, load_causal_lm, moved, refuse_unsupported, run_decoder
+from ..target.packing import head_is_plain, head_logits
 from .base import Drafter, DraftState
 from .checkpoint import read_config
 
@@ -52,7 +52,11 @@ class LanguageModelDrafter(Drafter):
         self.attention: str = model.config._attn_implementation
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self._check_vocabulary()
-        self._check_head()
+        if not head_is_plain(model, self.softcap):
+            raise UserError(
+                f"draft model {type(model).__name__}: its logits are not its head applied to its last hidden state "
+                "(a scaled or adapted head), which paradraft does not support yet"
+            )
 
     def _check_vocabulary(self) -> None:
         mine, theirs = self.embedding.num_embeddings, self.target.vocabulary_size
@@ -60,19 +64,6 @@ class LanguageModelDrafter(Drafter):
             raise UserError(
                 f"this draft model has embeddings for {mine} tokens, target {self.target.name} for {theirs}; "
                 "a draft model needs the target's own tokenizer and at least as many rows"
-            )
-
-    @torch.no_grad()
-    def _check_head(self) -> None:
-        """As the target's: a model that biases or scales its logits would draft wrongly in silence."""
-        ids = torch.arange(3, device=self.embedding.weight.device)[None]
-        theirs = self.model(input_ids=ids, use_cache=False).logits[..., : self.target.vocabulary_size].float()
-        hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        ours = self.head(hidden).float()
-        if not torch.allclose(theirs, ours, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
-            raise UserError(
-                f"draft model {type(self.model).__name__}: its logits are not its head applied to its last hidden "
-                "state (a biased or scaled head), which paradraft does not support yet"
             )
 
     @property
@@ -89,9 +80,7 @@ class LanguageModelDrafter(Drafter):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits over the target's vocabulary; tokens of this model's own (a mask, padding) are cut off."""
-        weight = self.model.get_output_embeddings().weight[: self.target.vocabulary_size]
-        logits = F.linear(hidden.to(weight.dtype), weight)
-        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+        return head_logits(self.model, hidden.to(self.dtype), self.target.vocabulary_size, self.softcap)
 
     def inputs(self, tokens: Tensor, previous: Tensor) -> Tensor:
         """Input embeddings [..., H] of tokens [...]; `previous` [..., F]: target features one position earlier."""

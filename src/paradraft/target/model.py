@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import UserError
 from .cache import RaggedCache
+from .packing import head_is_plain, head_logits, pack_for_decoding
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -101,8 +101,7 @@ class Target:
 
     def head(self, hidden: Tensor) -> Tensor:
         """Final-normed hidden states [..., hidden] -> logits [..., vocabulary], soft cap included."""
-        logits = F.linear(hidden, self.head_weight)
-        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+        return head_logits(self.model, hidden, self.vocabulary_size, self.softcap)
 
     def new_cache(self, rows: int, capacity: int) -> RaggedCache:
         return RaggedCache(len(self.layers), rows, capacity, self.device)
@@ -182,13 +181,8 @@ class Target:
             return hidden, hidden[..., :0]
         return hidden, torch.cat([collected[i] for i in feature_layers], dim=-1)
 
-    @torch.no_grad()
     def _check_head(self) -> None:
-        """Some models scale their logits; a drafter that shares the head would then be wrong in silence."""
-        ids = torch.arange(3, device=self.device)[None] % self.vocabulary_size
-        theirs = self.model(input_ids=ids, use_cache=False).logits.float()
-        ours = self.head(self.base(input_ids=ids, use_cache=False).last_hidden_state).float()
-        if not torch.allclose(theirs, ours, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
+        if not head_is_plain(self.model, self.softcap):
             raise UserError(
                 f"target {self.name}: its logits are not its head applied to its last hidden state "
                 "(a scaled or adapted head), which paradraft does not support yet"
@@ -214,19 +208,8 @@ class Target:
         except Exception as error:
             raise UserError(f"target {name}: its tokenizer cannot be loaded: {first_line(error)}") from error
         target = cls(moved(model, device), tokenizer, name)
-        lay_out_for_decoding(target.model)
+        pack_for_decoding(target.model)
         return target
-
-
-def lay_out_for_decoding(module: nn.Module) -> None:
-    """On a CPU, linear weights in column order: products with a few rows, as in a verify forward, are faster.
-
-    Values and shapes stay. Weights that an embedding shares stay too: it reads rows.
-    """
-    shared = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    for linear in (m for m in module.modules() if isinstance(m, nn.Linear)):
-        if linear.weight.device.type == "cpu" and id(linear.weight) not in shared:
-            linear.weight.data = linear.weight.data.t().contiguous().t()
 
 
 def moved(model: Any, device: torch.device | str) -> Any:
