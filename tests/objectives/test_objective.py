@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from paradraft.objectives import DENOMINATORS, TOKEN_LOSSES, WEIGHTINGS, Blocks, Objective, ObjectiveSums
-from paradraft.objectives.chunked_head import chunked_head, unchunked_head
+from paradraft.objectives.chunked_head import chunked_head, unchunked_head, whole_blocks
 
 N, K, H, V = 11, 4, 6, 9
 
@@ -43,7 +43,7 @@ def test_chunked_head_is_exact_in_value_and_gradient(token_loss: str, weighting:
             return part @ matrix.T
 
         if chunked:
-            sums = chunked_head(x, blocks, head, objective, positions_per_chunk=3 * K)
+            sums = chunked_head(x, blocks, head, objective, positions_per_chunk=2 * K)
         else:
             sums = unchunked_head(x, blocks, head, objective)
         sums.loss.backward()
@@ -53,6 +53,14 @@ def test_chunked_head_is_exact_in_value_and_gradient(token_loss: str, weighting:
     for a, b in zip([*plain.values(), *plain_gradients], [*chunks.values(), *chunk_gradients], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     assert plain.loss > 0 and plain.denominator > 0
+
+
+def test_chunks_are_whole_blocks_of_few_valid_queries() -> None:
+    valid = torch.arange(4)[None] < torch.tensor([4, 1, 0, 2, 4, 4, 0])[:, None]
+    assert whole_blocks(valid, 5) == [slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 7)]
+    assert whole_blocks(valid, 3) == [slice(0, 1), slice(1, 4), slice(4, 5), slice(5, 6), slice(6, 7)]  # never inside
+    assert whole_blocks(valid, 99) == [slice(0, 7)]
+    assert whole_blocks(valid[:0], 5) == [slice(0, 0)]
 
 
 @pytest.mark.parametrize(("weighting", "denominator"), list(itertools.product(WEIGHTINGS, DENOMINATORS)))

@@ -38,23 +38,33 @@ def chunked_head(
     hidden [N, K, H]; `positions_per_chunk`: by the size of the vocabulary unless given.
     """
     scale, share = objective.block_scale(blocks), objective.sequence_share(blocks)
-    positions = positions_per_chunk or chunk_positions(vocabulary_of(head, hidden))
-    size = max(1, positions // max(1, blocks.labels.shape[-1]))
+    parts = whole_blocks(blocks.valid, positions_per_chunk or chunk_positions(vocabulary_of(head, hidden)))
 
     def chunk_sums(part: slice, chunk: Tensor) -> tuple[Tensor, ...]:
         # One matrix product over the valid queries: a batched one over N is several times slower on a CPU.
         return objective.sums(head(chunk[blocks.valid[part]]), blocks[part], scale[part], share[part]).values()
 
     total: ObjectiveSums | None = None
-    for start in range(0, max(1, len(hidden)), size):
-        part = slice(start, start + size)
-        if torch.is_grad_enabled() and hidden.requires_grad and len(hidden) > size:  # one chunk: nothing to save
+    for part in parts:
+        if torch.is_grad_enabled() and hidden.requires_grad and len(parts) > 1:  # one chunk: nothing to save
             sums = ObjectiveSums(*checkpoint(chunk_sums, part, hidden[part], use_reentrant=False))
         else:
             sums = ObjectiveSums(*chunk_sums(part, hidden[part]))
         total = sums if total is None else total.add(sums)
     assert total is not None
     return total
+
+
+def whole_blocks(valid: Tensor, positions: int) -> list[slice]:
+    """Cut valid [N, K] into runs of blocks with at most `positions` valid queries each, or of one block."""
+    counts = valid.sum(-1).tolist()
+    parts, start, held = [], 0, 0
+    for block, count in enumerate(counts):
+        if held + count > positions and block > start:
+            parts.append(slice(start, block))
+            start, held = block, 0
+        held += count
+    return [*parts, slice(start, len(counts))]
 
 
 def vocabulary_of(head: Head, hidden: Tensor) -> int:

@@ -121,9 +121,11 @@ def activation_bytes(drafter: Model, step: Step) -> int:
         )
         + all_keys * e * (norm + 2) * narrow
     )  # keys before and after norm and rotation, values
-    dense = 0 if step.gpu else step.queries * step.keys  # the mask: booleans once, and as numbers in every layer
+    # The mask, booleans and numbers: a language model shares the numbers, DFlash's attention makes them in every layer.
+    dense = 0 if step.gpu else step.queries * step.keys
+    masks = dense * (1 + 4 * (drafter.layers if step.context else 1))
     context = step.context * (step.feature_width + (norm + 2) * drafter.hidden) * e
-    return drafter.layers * (layer + 4 * dense) + dense + context + step.queries * drafter.hidden * e
+    return drafter.layers * layer + masks + context + step.queries * drafter.hidden * e
 
 
 def head_bytes(vocabulary: int, step: Step) -> int:
