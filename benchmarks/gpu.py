@@ -25,6 +25,7 @@ from paradraft.drafters.attention import attend, attention_mask, dense_mask, dfl
 from paradraft.evaluation.measure import environment
 from paradraft.objectives import Blocks
 from paradraft.objectives.chunked_head import chunked_head
+from paradraft.training.read_target import read_target
 
 KINDS: tuple[Literal["dflash", "pard", "pard2", "vanilla"], ...] = ("dflash", "pard", "pard2", "vanilla")
 
@@ -144,6 +145,35 @@ def training_step(device: str, small: bool, weighting: str) -> dict[str, Any]:
     return {"weighting": weighting, "seconds": seconds, "peak_bytes": peak, "length": length, "anchors": anchors}
 
 
+def language_model_step(device: str, small: bool, kind: Literal["pard", "pard2", "vanilla"]) -> dict[str, Any]:
+    """A whole step of a drafter that is a language model, target's forward included, in bfloat16 as runs do it.
+
+    Sizes of Qwen3-0.6B drafting for the widths of Qwen3-4B; CAT weights, CE and KD, as PARD-2 was published.
+    """
+    target = random_target(small, device, 4)
+    length, layers, width = (96, 2, 64) if small else (1024, 28, 1024)
+    section = DrafterSection(kind=kind, layers=layers, hidden_size=width, draft_length=16, feature_layers=(1, 2, 4))
+    drafter = DRAFTERS[kind].create(section, target).train()
+    ids = torch.randint(1, 500, (1, length), device=device)
+    batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids))
+    grid, objective = drafter.grid(batch, length, [0]), Objective("ce_kd", "cat", "weights")
+    loss = torch.zeros(())
+
+    def step() -> None:
+        nonlocal loss
+        drafter.zero_grad()
+        with torch.autocast(device, torch.bfloat16):
+            features, blocks = read_target(target, grid, drafter.feature_layers, objective)
+            sums = chunked_head(drafter(grid, features), blocks, drafter.head, objective)
+        sums.loss.backward()
+        loss = sums.loss.detach() / sums.denominator
+
+    seconds, peak = timed(step, device)
+    gradients = [p.grad for p in drafter.parameters() if p.grad is not None]
+    finite = bool(torch.isfinite(loss)) and all(bool(torch.isfinite(g).all()) for g in gradients)
+    return {"kind": kind, "seconds": seconds, "peak_bytes": peak, "length": length, "passed": finite}
+
+
 def training_at_scale(device: str, small: bool) -> dict[str, Any]:
     """Whole steps at Qwen3-4B's shapes, target included: tokens a second, utilisation, memory; D-PACE beside decay."""
     target = random_target(small, device, 4 if small else 36)
@@ -166,6 +196,9 @@ def main() -> None:
     results["pard_flex_equals_dense"] = pard_flex_equals_dense(device)
     results["decoding_is_lossless"] = decoding_is_lossless(device)
     results["training_step"] = [training_step(device, arguments.small, w) for w in ("decay", "dpace")]
+    results["language_model_step"] = [
+        language_model_step(device, arguments.small, k) for k in ("vanilla", "pard", "pard2")
+    ]
     results["training"] = training_at_scale(device, arguments.small)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
