@@ -170,6 +170,7 @@ class DFlash(Drafter):
         return DFlashState(
             [weight.new_zeros(shape) for _ in self.layers],
             [weight.new_zeros(shape) for _ in self.layers],
+            self._rotation(torch.arange(capacity, device=weight.device)[None]),
             weight.new_zeros(rows, 0, config.hidden_size),
             torch.zeros(rows, dtype=torch.long, device=weight.device),
         )
@@ -189,7 +190,7 @@ class DFlash(Drafter):
         if not state.waiting.shape[1]:
             return
         positions = state.lengths[:, None] + torch.arange(state.waiting.shape[1], device=state.lengths.device)
-        rotation = self._rotation(positions)
+        rotation = state.rotation(positions)
         for i, layer in enumerate(self.decoder):
             state.write(i, *layer.self_attn.keys_values(state.waiting, rotation))
         state.settle()
@@ -204,7 +205,7 @@ class DFlash(Drafter):
         block, waiting = 1 + steps, state.waiting.shape[1]
         slots = torch.arange(max(block, waiting), device=anchors.device)
         positions = torch.cat((state.lengths[:, None] + slots[:waiting], state.starts[:, None] + slots[:block]), dim=1)
-        cos, sin = self._rotation(positions)
+        cos, sin = state.rotation(positions)
         rotation, of_block = (cos, sin), (cos[:, :, waiting:], sin[:, :, waiting:])
         end = int(state.starts.max()) + block
         mask = None

@@ -15,8 +15,16 @@ class DFlashState(DraftState):
     product makes keys and values of it and of the block.
     """
 
-    def __init__(self, keys: list[Tensor], values: list[Tensor], waiting: Tensor, lengths: Tensor) -> None:
+    def __init__(
+        self,
+        keys: list[Tensor],
+        values: list[Tensor],
+        table: tuple[Tensor, Tensor],
+        waiting: Tensor,
+        lengths: Tensor,
+    ) -> None:
         self.keys, self.values, self.lengths = keys, values, lengths
+        self.table = table  # cos and sin [1, 1, capacity, dim] of every position
         self.waiting, self.counts = waiting, torch.zeros_like(lengths)
         self.longest = 0
 
@@ -24,6 +32,11 @@ class DFlashState(DraftState):
     def starts(self) -> Tensor:
         """Where each row's next block begins, [rows]."""
         return self.lengths + self.counts
+
+    def rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [rows, 1, T, dim] of positions [rows, T]."""
+        cos, sin = self.table
+        return cos[0, 0, positions][:, None], sin[0, 0, positions][:, None]
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Put [rows, heads, W + T, dim] behind each row's context: what waits, then a block of T, unaccounted for."""
