@@ -1,6 +1,7 @@
 """Training: tokens per second, peak memory beside the plan's estimate, and the objective's own memory.
 
 python benchmarks/training.py --out benchmarks/results/training.json
+python benchmarks/training.py --wide-objective --out benchmarks/results/objective-memory.json
 
 At demo size on a CPU, in float32. `benchmarks/gpu.py` calls `at_qwen3_4b` on a GPU. Memory on a CPU is what torch's
 allocator handed out at most (its profiler's record), beside what the process held resident.
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from paradraft import Objective
 from paradraft.config import RunConfig, load_config
@@ -211,21 +213,37 @@ def objective_memory(device: str, target: Target, anchors: int, block_size: int 
     return {"peak_bytes": peak, "anchors": anchors, "positions": anchors * steps, "dtype": str(target.dtype)}
 
 
+def wide_target() -> Target:
+    """Qwen3-4B's width and vocabulary, one small layer, random weights in float32: 1.6 GB."""
+    sizes = {"hidden_size": 2560, "vocab_size": 151936, "num_attention_heads": 4, "num_key_value_heads": 1}
+    config = Qwen3Config(**sizes, intermediate_size=256, num_hidden_layers=1, tie_word_embeddings=True)
+    return Target(Qwen3ForCausalLM(config))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--recipes", nargs="+", default=list(DEMOS))
+    parser.add_argument("--wide-objective", action="store_true", help="only the objective's memory at Qwen3-4B's width")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.wide_objective:
+        target = wide_target()
+        finish({"objective": objective_memory("cpu", target, 512)}, target, arguments.out)
+        return
     results: dict[str, Any] = {"memory": [memory_against_plan(name) for name in arguments.recipes]}
     results["speed"] = speed("demo-dpace", arguments.steps)
     results["resident_peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    results["environment"] = environment(Target.load(str(RECIPES.parent / "src/paradraft/demo/assets/target")))
+    finish(results, Target.load(str(RECIPES.parent / "src/paradraft/demo/assets/target")), arguments.out)
+
+
+def finish(results: dict[str, Any], target: Target, out: Path | None) -> None:
+    results["environment"] = environment(target)
     print(json.dumps(results, indent=2))
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    if out is not None:
+        out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
