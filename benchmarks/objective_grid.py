@@ -36,25 +36,26 @@ WEIGHTINGS = ("uniform", "decay", "dpace", "cat")
 TOKEN_LOSSES = ("ce", "ce_kd")
 
 
-def train_cell(drafter: str, weighting: str, token_loss: str, seed: int, steps: int, prompts: int) -> dict[str, Any]:
-    """Emitted length by prompt set after `steps` steps."""
+def train_cell(cell: dict[str, Any]) -> dict[str, Any]:
+    """Emitted length by prompt set after the cell's steps."""
     with tempfile.TemporaryDirectory() as output:
         overrides = [
-            f"objective.weighting={weighting}",
-            f"objective.token_loss={token_loss}",
+            f"objective.weighting={cell['weighting']}",
+            f"objective.token_loss={cell['token_loss']}",
             "objective.denominator=auto",
             "objective.gamma=5.0",
-            f"training.max_steps={steps}",
-            f"training.seed={seed}",
+            f"training.max_steps={cell['steps']}",
+            f"training.seed={cell['seed']}",
             "training.precision=bfloat16",
+            f"training.batch_size={cell['batch_size']}",
             "training.save_every=1000000",
-            f"evaluation.every={steps}",
+            f"evaluation.every={cell['steps']}",
             "evaluation.at_start=false",
-            f"evaluation.limit={prompts}",
+            f"evaluation.limit={cell['prompts']}",
             "evaluation.batch_size=32",
             f"output={output}",
         ]
-        config = load_config(DRAFTERS[drafter], overrides)
+        config = load_config(DRAFTERS[cell["drafter"]], overrides)
         trainer = Trainer(config, "never")
         trainer.run()
         lines = (Path(output) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -80,9 +81,11 @@ def table(cells: list[dict[str, Any]]) -> str:
 def show(paths: list[Path]) -> None:
     """One table for each budget found in the files."""
     cells = [cell for path in paths for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
-    for steps, prompts in sorted({(cell["steps"], cell["prompts"]) for cell in cells}):
-        print(f"\n{steps} steps, {prompts} prompts of each set: mean over sets, then over seeds (how many)\n")
-        print(table([cell for cell in cells if (cell["steps"], cell["prompts"]) == (steps, prompts)]))
+    budget = ("steps", "batch_size", "prompts")
+    for found in sorted({tuple(cell[key] for key in budget) for cell in cells}):
+        steps, batch_size, prompts = found
+        print(f"\n{steps} steps of {batch_size} conversations, {prompts} prompts of each set\n")
+        print(table([cell for cell in cells if tuple(cell[key] for key in budget) == found]))
 
 
 def main() -> None:
@@ -91,6 +94,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, nargs="+", help="show these files and train nothing")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--prompts", type=int, default=32, help="of each demo prompt set")
     parser.add_argument("--only", choices=DRAFTERS, action="append")
     parser.add_argument("--weightings", choices=WEIGHTINGS, nargs="+", default=list(WEIGHTINGS))
@@ -117,10 +121,11 @@ def main() -> None:
             "seed": seed,
             "steps": arguments.steps,
             "prompts": arguments.prompts,
+            "batch_size": arguments.batch_size,
         }
         if any(cell.items() <= done.items() for done in cells):
             continue
-        lengths = train_cell(drafter, weighting, token_loss, seed, arguments.steps, arguments.prompts)
+        lengths = train_cell(cell)
         where = lengths.pop("environment")
         cells.append(cell | {"emitted_length": statistics.mean(lengths.values()), "by_set": lengths})
         print(cells[-1], flush=True)
