@@ -10,10 +10,14 @@ generation share these functions.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from jinja2 import Environment, TemplateSyntaxError, meta
+from jinja2.ext import loopcontrols
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
@@ -58,11 +62,22 @@ def check_thinking(tokenizer: PreTrainedTokenizerBase, thinking: bool | None) ->
 
 
 def thinking_switch(tokenizer: PreTrainedTokenizerBase) -> str:
-    template = str(tokenizer.chat_template or "")
+    found = tokenizer.chat_template or ""
+    read = variables_of(found if isinstance(found, str) else "".join(found.values()))
     for name in THINKING_SWITCHES:
-        if name in template:
+        if name in read:
             return name
     raise UserError("the target's chat template has no thinking switch; leave the thinking flag unset")
+
+
+@cache
+def variables_of(template: str) -> frozenset[str]:
+    """What a template reads from outside: a mere word or an attribute of that name is no switch."""
+    plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template)  # tags that Transformers adds to Jinja
+    try:
+        return frozenset(meta.find_undeclared_variables(Environment(extensions=[loopcontrols]).parse(plain)))
+    except TemplateSyntaxError as error:
+        raise UserError(f"the target's chat template cannot be read: {error}") from None
 
 
 def render_prompt(
@@ -158,10 +173,37 @@ def take_apart(
     return Answer(asked, inserted, own[: len(own) - len(rest)], rest)
 
 
+def content_of(
+    tokenizer: PreTrainedTokenizerBase,
+    history: Sequence[Message],
+    tools: Sequence[Any],
+    thinking: bool | None,
+    written: str,
+) -> tuple[str, bool]:
+    """The content that the template renders as what the target wrote behind `history`, and whether it does.
+
+    A blank or a header in front of every answer is written by the target and by the template: it must not come twice.
+    """
+
+    def follows(content: str) -> str:
+        answer = take_apart(tokenizer, [*history, {"role": "assistant", "content": content}], tools, thinking)
+        return answer.inserted + answer.written
+
+    try:
+        before = follows(MARKER).removesuffix(MARKER)
+        for content in (written, written.removeprefix(before)):
+            if follows(content) == written:
+                return content, True
+    except UserError:
+        pass  # rendering for training names the record and says why
+    return written, False
+
+
 def check_nothing_lost(message: Message, rendered: str, place: str) -> None:
     """Text, thoughts and calls that the template leaves out would be missing as if the target had not written them."""
-    if message["content"].rsplit("</think>", 1)[-1].strip() not in rendered:
-        raise UserError(f"the chat template does not render the whole text of {place}")
+    for part in re.split("</?think>", message["content"]):  # templates write thoughts in their own way
+        if part.strip() not in rendered:
+            raise UserError(f"the chat template does not render the whole text of {place}")
     if message.get("reasoning_content", "").strip() not in rendered:
         raise UserError(f"the chat template does not render the reasoning_content of {place}; remove it from the data")
     for call in message.get("tool_calls", ()):
