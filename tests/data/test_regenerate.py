@@ -29,6 +29,8 @@ from paradraft.errors import UserError
 from paradraft.preparation.regenerate import EmbeddedAnswerer, RegenerateRequest, run_regenerate
 from paradraft.target import Target
 
+from .templates import LLAMA3, MISTRAL
+
 USER, ANSWER = {"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}
 
 
@@ -112,6 +114,25 @@ def test_a_unit_is_answered_turn_by_turn(tiny: Target) -> None:
     assert [len(lengths) for lengths, _ in scripted.calls] == [3, 1]
     (learned,) = render_conversation(tokenizer, parse_record(record), tiny.stop_tokens)
     assert not learned.loss_mask[-1] and learned.input_ids.count(tokenizer.eos_token_id) == 4
+
+
+class Blank:
+    """Writes the blank that a Mistral answer begins with."""
+
+    def answer(self, prompts: Any, seed: int) -> list[Answer]:
+        return [Answer(" dog", 2, True) for _ in prompts]
+
+
+def test_training_reads_back_what_was_written(target_directory: Path) -> None:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(target_directory)
+    for template, expected, differently in ((MISTRAL, " dog dog", 0), (LLAMA3, "dogdog", 2)):
+        tokenizer.chat_template = template  # the second strips the blank, which has to be said
+        conversation = parse_record({"turns": ["the cat", "and?"]})
+        ((_, record, figures),) = answer_unit(Job([conversation], tokenizer, longest=999), [0], Blank())
+        assert record is not None and figures["read_differently"] == differently
+        (example,) = render_conversation(tokenizer, parse_record(record), frozenset())
+        learned = [i for i, mask in zip(example.input_ids, example.loss_mask, strict=True) if mask]
+        assert tokenizer.decode(learned) == expected
 
 
 def test_workers_lose_nothing_and_stop_at_the_first_error() -> None:

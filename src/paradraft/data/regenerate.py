@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import UserError
 from .conversations import Conversation, Message
 from .journal import Journal
-from .render import encode, render_prompt
+from .render import content_of, encode, render_prompt
 
 WINDOW = 32  # batches of prompts that are sorted by length together
 
@@ -138,11 +138,13 @@ def ask(job: Job, dialogue: Dialogue) -> list[int] | None:
 
 
 def take(job: Job, dialogue: Dialogue, answer: Answer) -> None:
-    dialogue.messages.append({"role": "assistant", "content": answer.text})
+    tools = dialogue.source.tools
+    content, same = content_of(job.tokenizer, dialogue.messages, tools, job.thinking, answer.text)
+    dialogue.messages.append({"role": "assistant", "content": content})
     dialogue.finish = "stop" if answer.stopped else "length"
-    changed = answer.token_ids is not None and tuple(encode(job.tokenizer, answer.text)) != answer.token_ids
+    reread = answer.token_ids is None or tuple(encode(job.tokenizer, answer.text)) == answer.token_ids
     dialogue.figures.update(answers=1, tokens=answer.tokens, cut=int(not answer.stopped))
-    dialogue.figures.update(empty=int(not answer.text.strip()), read_differently=int(changed))
+    dialogue.figures.update(empty=int(not answer.text.strip()), read_differently=int(not (same and reread)))
 
 
 def unit_seed(seed: int, first: int, turn: int) -> int:

@@ -254,7 +254,7 @@ def summary(out: Path, totals: dict[str, int]) -> list[str]:
         ("empty", "answers are empty"),
         ("too_long", "prompts left no room for an answer and were left out"),
         ("refused", "conversations ended where the chat template refused their next turn"),
-        ("read_differently", "answers have other token ids when their text is read again"),
+        ("read_differently", "answers are other tokens when the template renders their text again"),
     ):
         if totals.get(name):
             lines.append(f"{totals[name]:,} {text}")
