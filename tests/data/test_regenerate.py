@@ -135,6 +135,23 @@ def test_training_reads_back_what_was_written(target_directory: Path) -> None:
         assert tokenizer.decode(learned) == expected
 
 
+def test_nobody_waits_for_requests_that_hang() -> None:
+    """After an error or Ctrl-C the process ends, whatever the server does: the threads do not hold it."""
+    hang = threading.Event()
+
+    def work(i: int) -> int:
+        if i == 3:
+            raise UserError("lost")
+        hang.wait(60)
+        return i
+
+    before = set(threading.enumerate())
+    with pytest.raises(UserError, match="lost"):
+        list(in_parallel(work, list(range(100)), 4))
+    assert all(thread.daemon for thread in set(threading.enumerate()) - before)
+    hang.set()
+
+
 def test_workers_lose_nothing_and_stop_at_the_first_error() -> None:
     assert sorted(in_parallel(lambda i: i * i, list(range(100)), 7)) == [i * i for i in range(100)]
     begun = []
@@ -381,5 +398,15 @@ def test_passing_failures_are_tried_again_and_others_are_not(server: Server) -> 
         endpoint(server, waits, key_variable="NO_SUCH_KEY")
     with pytest.raises(UserError, match="does not answer"):
         Endpoint("http://127.0.0.1:1", 12, attempts=2, sleep=waits.append)
-    with pytest.raises(UserError, match="is no URL of a server"):
-        Endpoint("localhost:8000", 12)
+    for url in ("localhost:8000", "http://localhost:port"):
+        with pytest.raises(UserError, match="is no URL of a server"):
+            Endpoint(url, 12)
+
+
+def test_a_server_samples_as_it_is_asked_and_not_by_the_models_defaults(server: Server) -> None:
+    """Qwen2.5's generation_config.json has a repetition penalty: answers under it are not the target's own."""
+    endpoint(server, []).answer([[3, 4, 5]], seed=0)
+    endpoint(server, [], top_k=7).answer([[3, 4, 5]], seed=0)
+    plain, limited = server.bodies
+    assert plain["top_k"] == -1 and limited["top_k"] == 7 and plain["top_p"] == 1.0 and plain["min_p"] == 0.0
+    assert plain["repetition_penalty"] == 1.0 and plain["presence_penalty"] == plain["frequency_penalty"] == 0.0
