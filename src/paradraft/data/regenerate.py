@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
@@ -184,17 +185,35 @@ def run_units(
 
 
 def in_parallel(work: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[Any]:
-    """Results as they come, few ahead of the consumer; the first error stops everything that has not begun."""
-    pool = ThreadPoolExecutor(workers)
+    """Results as they come, few ahead of the consumer; the first error stops everything that has not begun.
+
+    The threads are daemons, not a pool's: a process that ends does not wait for requests that hang.
+    """
+    waiting: SimpleQueue[Any] = SimpleQueue()
+    finished: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+    stopped = threading.Event()
+
+    def serve() -> None:
+        while (item := waiting.get()) is not None and not stopped.is_set():
+            try:
+                finished.put((work(item), None))
+            except BaseException as error:  # raised where the results are taken
+                finished.put((None, error))
+
     upcoming = iter(items)
-    running: set[Future[Any]] = set()
+    for _ in range(workers):
+        threading.Thread(target=serve, daemon=True).start()
     try:
-        while True:
-            running |= {pool.submit(work, item) for item in itertools.islice(upcoming, 2 * workers - len(running))}
-            if not running:
-                return
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield future.result()
+        for item in itertools.islice(upcoming, 2 * workers):
+            waiting.put(item)
+        for _ in items:
+            result, error = finished.get()
+            if error is not None:
+                raise error
+            for item in itertools.islice(upcoming, 1):
+                waiting.put(item)
+            yield result
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        stopped.set()
+        for _ in range(workers):
+            waiting.put(None)
