@@ -186,6 +186,15 @@ def test_the_journal_keeps_order_and_settings(tmp_path: Path) -> None:
     assert out.read_text(encoding="utf-8") == '{"a": 1}\n{"a": "é"}\n'
     journal.remove()
     assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"]
+    journal = Journal(out, {})
+    journal.add([(0, {"a": 1}, {})])
+    journal.database.execute("PRAGMA max_page_count = 4")
+    with pytest.raises(UserError, match=r"cannot be written \(database or disk is full\); make room"):
+        journal.add([(1, {"a": "x" * 100_000}, {})])
+    journal.close()
+    journal = Journal(out, {})
+    assert journal.done() == {0}
+    journal.remove()
     (tmp_path / "y.jsonl.partial").write_text("this is no database " * 50)
     with pytest.raises(UserError, match="is damaged"):
         Journal(tmp_path / "y.jsonl", {})

@@ -74,9 +74,14 @@ class Journal:
             (number, None if record is None else json.dumps(record, ensure_ascii=False), json.dumps(figures))
             for number, record, figures in answers
         ]
-        self.database.execute("BEGIN")
-        self.database.executemany("INSERT INTO answers VALUES (?, ?, ?)", encoded)
-        self.database.execute("COMMIT")
+        try:
+            self.database.execute("BEGIN")
+            self.database.executemany("INSERT INTO answers VALUES (?, ?, ?)", encoded)
+            self.database.execute("COMMIT")
+        except sqlite3.DatabaseError as error:  # a full disk, most often
+            raise UserError(
+                f"{self.path} cannot be written ({error}); make room and run the same command again"
+            ) from None
 
     def totals(self) -> dict[str, int]:
         """Sums of the figures over all answers."""
