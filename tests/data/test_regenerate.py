@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
 from paradraft.data.conversations import parse_record
 from paradraft.data.endpoint import Endpoint
 from paradraft.data.journal import Journal
-from paradraft.data.provenance import TargetIdentity, provenance_notes, provenance_path, read_provenance
+from paradraft.data.provenance import TargetIdentity, fingerprint, provenance_notes, provenance_path, read_provenance
 from paradraft.data.regenerate import Answer, Job, answer_unit, in_parallel, plan_units, turns_of, unit_seed
 from paradraft.data.render import render_conversation, render_prompt, template_hash
 from paradraft.data.sources import read_source
@@ -270,9 +272,35 @@ def test_answers_are_the_targets_own(target_directory: Path, tiny: Target, many_
     assert provenance_notes(str(out), found.target, hashed, None) == []
     others = TargetIdentity("another", None, "abc")
     notes = provenance_notes(str(out), others, "other", False)
-    assert "not of another" in notes[0] and "another chat template" in notes[1] and "data.thinking=null" in notes[2]
+    assert (
+        f"{found.target.label}, not of another (abc)" in notes[0]
+        and "another chat template" in notes[1]
+        and "data.thinking=null" in notes[2]
+    )
     assert "nothing says that its answers" in provenance_notes(str(many_prompts), others, hashed, None)[0]
     assert len(read_source(str(out)).conversations) == 7
+
+
+def test_a_fingerprint_is_of_every_tensor(tmp_path: Path) -> None:
+    """A fine-tune of the layers between embedding and head is another target."""
+    made = []
+    for value in (0.0, 0.0, 1.0):
+        layer = {"a": torch.zeros(600_000), "m": torch.full((1000,), value), "z": torch.zeros(600_000)}
+        save_file(layer, tmp_path / "model.safetensors")
+        made.append(fingerprint(tmp_path))
+    assert made[0] == made[1] != made[2]
+    for content in (b"version https://git-lfs.github.com/spec/v1", b"", b"\x02\x00\x00\x00\x00\x00\x00\x00ab"):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        with pytest.raises(UserError, match="is no safetensors file"):
+            fingerprint(tmp_path)
+
+
+def test_targets_are_told_apart_by_weights_revision_and_name() -> None:
+    held = TargetIdentity("a/b", "r1", "f1")
+    assert held.same(TargetIdentity("elsewhere", None, "f1")) and not held.same(TargetIdentity("a/b", "r1", "f2"))
+    unknown = TargetIdentity("a/b", "r1")
+    assert unknown.same(held) and unknown.same(TargetIdentity("a/b")) and not unknown.same(TargetIdentity("a/b", "r2"))
+    assert (held.label, unknown.label, TargetIdentity("a/b").label) == ("a/b (f1)", "a/b (r1)", "a/b")
 
 
 def test_a_drafter_changes_nothing_but_time(target_directory: Path, many_prompts: Path, tmp_path: Path) -> None:

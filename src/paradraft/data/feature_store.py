@@ -190,7 +190,7 @@ class FeatureStore:
         """The run must want what the store holds; a subset of its layers will do, and any format but with `storage`."""
         held = self.identity
         if not held.target.same(wanted.target):
-            raise self._other("target", held.target.model, wanted.target.model)
+            raise self._other("target", held.target.label, wanted.target.label)
         if not set(wanted.layers) <= set(held.layers):
             raise self._other("feature layers", held.layers, wanted.layers)
         for name in ("hidden_size", "template_hash", "thinking", "max_length", "texts", *["dtype"] * storage):
