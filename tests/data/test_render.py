@@ -121,8 +121,18 @@ def test_tools(tokenizer: PreTrainedTokenizerFast) -> None:
     texts = learned(tokenizer, CHATML_THINKING, USER, asking, found, ANSWER, tools=[{"name": "look"}])
     call_text = '<tool_call>\n{"name": "look", "arguments": {"word": "cat"}}\n</tool_call><|im_end|>'
     assert texts == [f"<think>\nmat\n</think>\n\n{call_text}sat on<|im_end|>"]
-    with pytest.raises(UserError, match="does not render the tool call of message 2"):
-        learned(tokenizer, CHATML, USER, {**asking, "reasoning_content": None})
+    # Not the calls, not the second one, not the arguments; a name that stands in the text is no call.
+    shown = "{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.SHOWN }}{% endfor %}"
+    first = shown.replace("or []", "and m.tool_calls[:1] or []")
+    answer = {**asking, "reasoning_content": None}
+    for template, message in (
+        (CHATML, answer),
+        (CHATML, {**answer, "content": "I look"}),
+        (CHATML.replace("{{ m['content'] }}", shown.replace("SHOWN", "name")), answer),
+        (CHATML.replace("{{ m['content'] }}", first.replace(".SHOWN", "")), {**answer, "tool_calls": [call, call]}),
+    ):
+        with pytest.raises(UserError, match="does not render the tool call of message 2"):
+            learned(tokenizer, template, USER, message)
 
 
 def test_decoding_ends_at_the_first_stop_token(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -164,6 +164,7 @@ def take_apart(
     before, _, rest = marked[len(asked) :].partition(MARKER)
     own = answered[len(asked) :]
     check_nothing_lost(message, own, place)
+    check_calls(lambda changed: _text(tokenizer, [*history, changed], tools, thinking, False), message, answered, place)
     # Blanks in front of an answer are a part of its first token, not of the template.
     inserted = before.rstrip(" ") if before.strip() else ""
     if not own.startswith(inserted) or message["content"].startswith(inserted):
@@ -206,9 +207,20 @@ def check_nothing_lost(message: Message, rendered: str, place: str) -> None:
             raise UserError(f"the chat template does not render the whole text of {place}")
     if message.get("reasoning_content", "").strip() not in rendered:
         raise UserError(f"the chat template does not render the reasoning_content of {place}; remove it from the data")
-    for call in message.get("tool_calls", ()):
-        if call["function"]["name"] not in rendered:
-            raise UserError(f"the chat template does not render the tool call of {place}; use a target with tools")
+
+
+def check_calls(render: Callable[[Message], str], message: Message, answered: str, place: str) -> None:
+    """Without any one of its calls, or the arguments of one, the answer would have to be rendered differently."""
+    calls = message.get("tool_calls", [])
+    for n, call in enumerate(calls):
+        bare = {**call, "function": {**call["function"], "arguments": {}}}
+        for fewer in ([], [bare] if call["function"]["arguments"] else []):
+            try:
+                same = render({**message, "tool_calls": [*calls[:n], *fewer, *calls[n + 1 :]]}) == answered
+            except UserError:  # a template that refuses what was taken out does look at it
+                continue
+            if same:
+                raise UserError(f"the chat template does not render the tool call of {place}; use a target with tools")
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
