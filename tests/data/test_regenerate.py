@@ -317,7 +317,10 @@ def test_what_cannot_go_on_is_refused(
     out = tmp_path / "out.jsonl"
     run_regenerate(request_for(target_directory, many_prompts, out, limit=3))
     before = out.read_bytes()
+    for left in ("out.jsonl.partial", "out.jsonl.partial-journal"):  # killed behind its last rename
+        (tmp_path / left).touch()
     run_regenerate(request_for(target_directory, many_prompts, out, limit=3))
+    assert not list(tmp_path.glob("*.partial*"))
     assert "nothing to do" in capsys.readouterr().err and out.read_bytes() == before
     for changes, complaint in (
         ({"limit": 4}, "another prompts"),

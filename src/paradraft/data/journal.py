@@ -23,6 +23,13 @@ def journal_path(out: Path) -> Path:
     return out.with_name(out.name + SUFFIX)
 
 
+def remove_journal(out: Path) -> None:
+    """The file of a finished output, and the one that SQLite keeps beside it and leaves when it is killed."""
+    path = journal_path(out)
+    for left in (path, path.with_name(path.name + "-journal")):
+        left.unlink(missing_ok=True)
+
+
 class Journal:
     """Answers by number (the prompt's place, 0-based) for one output file and one set of settings.
 
@@ -115,7 +122,7 @@ class Journal:
 
     def remove(self) -> None:
         self.close()
-        self.path.unlink(missing_ok=True)
+        remove_journal(self.out)
 
 
 def check_same_settings(kept: dict[str, Any], now: dict[str, Any], path: Path) -> None:

@@ -81,7 +81,7 @@ def check_bad_share(readings: Sequence[Reading], max_bad_share: float, names: Se
     if len(bad) > max_bad_share * records:
         raise UserError(
             f"{bad[0].place}: {bad[0].reason} ({len(bad)} of {records} records are bad, more than the tolerated share "
-            f"of {max_bad_share:g}: mend them or raise data.max_bad_share)"
+            f"of {max_bad_share:g}: mend them or raise data.max_bad_share, --max-bad-share)"
         )
     for name, reading in zip(names, readings, strict=True):
         if not reading.conversations:

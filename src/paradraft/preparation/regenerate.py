@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from ..assets import drafter_directory, target_name
 from ..data.conversations import Conversation
 from ..data.endpoint import Endpoint
-from ..data.journal import Journal, check_same_settings, journal_path
+from ..data.journal import Journal, check_same_settings, remove_journal
 from ..data.prepare import require_tokenizer
 from ..data.provenance import Provenance, fingerprint, identify, provenance_path, read_provenance, write_provenance
 from ..data.regenerate import Answer, Answerer, Job, plan_units, prompts_hash, run_units, turns_of
@@ -95,7 +95,7 @@ def run_regenerate(request: RegenerateRequest) -> None:
     conversations = [conversation for reading in readings for conversation in reading.conversations]
     settings = settings_of(request, setup, conversations)
     if finished(request.out, settings):
-        journal_path(request.out).unlink(missing_ok=True)
+        remove_journal(request.out)
         console.print(f"nothing to do: {request.out} is finished")
         return
     journal = Journal(request.out, settings)
