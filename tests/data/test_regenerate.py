@@ -184,7 +184,7 @@ def test_the_journal_keeps_order_and_settings(tmp_path: Path) -> None:
         Journal(out, {"temperature": 1.0, "max_new_tokens": 4})
     journal = Journal(out, {"temperature": 0.0, "max_new_tokens": 4})
     assert journal.done() == {1, 3, 5} and journal.totals() == {"tokens": 5, "too_long": 1}
-    journal.write_output()
+    os.replace(journal.write_output(), out)
     assert out.read_text(encoding="utf-8") == '{"a": 1}\n{"a": "é"}\n'
     journal.remove()
     assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"]
@@ -279,6 +279,10 @@ def test_answers_are_the_targets_own(target_directory: Path, tiny: Target, many_
     )
     assert "nothing says that its answers" in provenance_notes(str(many_prompts), others, hashed, None)[0]
     assert len(read_source(str(out)).conversations) == 7
+    with out.open("a") as file:
+        file.write(json.dumps({"prompt": "the cat", "response": "of somebody else"}) + "\n")
+    (note,) = provenance_notes(str(out), found.target, hashed, None)
+    assert "was changed after it was answered" in note
 
 
 def test_a_fingerprint_is_of_every_tensor(tmp_path: Path) -> None:

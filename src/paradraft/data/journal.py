@@ -104,8 +104,8 @@ class Journal:
         for (record,) in self.database.execute(query):
             yield record
 
-    def write_output(self) -> None:
-        """The finished file, under a temporary name first; gzipped without a date where its name ends in .gz."""
+    def write_output(self) -> Path:
+        """The finished file, still under a temporary name; gzipped without a date where its name ends in .gz."""
         temporary = self.out.with_name(f".{self.out.name}.tmp")
         with temporary.open("wb") as file:
             packed = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if self.out.suffix == ".gz" else file
@@ -115,7 +115,7 @@ class Journal:
                 packed.close()
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, self.out)
+        return temporary
 
     def close(self) -> None:
         self.database.close()

@@ -42,12 +42,16 @@ class TargetIdentity:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Who answered, and how. `details` is for the reader: sampling settings, counts, versions."""
+    """Who answered, and how. `details` is for the reader: sampling settings, counts, versions.
+
+    content: hash of the file that all this is said of; None where nobody took it.
+    """
 
     target: TargetIdentity
     template_hash: str
     thinking: bool | None
     details: dict[str, Any] = field(default_factory=dict)
+    content: str | None = None
 
 
 def identify(name: str) -> TargetIdentity:
@@ -95,6 +99,14 @@ def read_header(path: Path, file: BinaryIO) -> bytes:
     return header
 
 
+def content_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()[:16]
+
+
 def provenance_path(path: Path) -> Path:
     return path.with_name(path.name + SUFFIX)
 
@@ -111,9 +123,8 @@ def read_provenance(path: Path) -> Provenance | None:
         return None
     try:
         found = json.loads(beside.read_text(encoding="utf-8"))
-        return Provenance(
-            TargetIdentity(**found["target"]), found["template_hash"], found["thinking"], found.get("details", {})
-        )
+        target, details = TargetIdentity(**found["target"]), found.get("details", {})
+        return Provenance(target, found["template_hash"], found["thinking"], details, found.get("content"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{beside} is no provenance file ({error}); remove it or regenerate the answers") from None
 
@@ -128,6 +139,8 @@ def provenance_notes(source: str, target: TargetIdentity, template: str, thinkin
             f"wrote: paradraft data regenerate --target {target.model} --prompts {source} --out answers.jsonl"
         ]
     notes = []
+    if found.content is not None and found.content != content_hash(path):
+        notes.append(f"{source}: it was changed after it was answered; what is new in it may not be the target's own")
     if not found.target.same(target):
         notes.append(f"{source}: its answers are those of {found.target.label}, not of {target.label}; regenerate them")
     if found.template_hash != template:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from ..data.conversations import Conversation
 from ..data.endpoint import Endpoint
 from ..data.journal import Journal, check_same_settings, remove_journal
 from ..data.prepare import require_tokenizer
-from ..data.provenance import Provenance, fingerprint, identify, provenance_path, read_provenance, write_provenance
+from ..data.provenance import (
+    Provenance,
+    content_hash,
+    fingerprint,
+    identify,
+    provenance_path,
+    read_provenance,
+    write_provenance,
+)
 from ..data.regenerate import Answer, Answerer, Job, plan_units, prompts_hash, run_units, turns_of
 from ..data.render import check_thinking, render_prompt, template_hash
 from ..data.sources import Bad, Reading, check_bad_share, read_source
@@ -110,8 +119,10 @@ def run_regenerate(request: RegenerateRequest) -> None:
             raise UserError(
                 f"no prompt leaves room for an answer of {request.max_new_tokens} tokens; lower --max-new-tokens"
             )
-        write_provenance(request.out, provenance_of(request, setup, settings, totals, len(conversations)))
-        journal.write_output()
+        written = journal.write_output()
+        provenance = provenance_of(request, setup, settings, totals, len(conversations))
+        write_provenance(request.out, replace(provenance, content=content_hash(written)))
+        os.replace(written, request.out)
     except BaseException:
         if isinstance(setup.answerer, Endpoint):
             setup.answerer.give_up()
