@@ -14,7 +14,7 @@ from ..target import Target
 from .batches import cut, learnable, pack
 from .conversations import Conversation
 from .provenance import TargetIdentity, provenance_notes
-from .render import Rendered, check_thinking, render_conversation, template_hash
+from .render import Rendered, check_thinking, render_conversation, template_hash, writes_the_date
 from .sources import Bad, Reading, check_bad_share, read_source, weighted
 
 
@@ -60,6 +60,11 @@ def prepare_examples(section: DataSection, target: Target, identity: TargetIdent
     hashed = template_hash(tokenizer)
     for name in dict.fromkeys(names):
         notes += provenance_notes(name, identity, hashed, section.thinking)
+    if writes_the_date(tokenizer):
+        more.append(
+            "the chat template writes today's date into every prompt: rendered on another day, after a resume or from "
+            "stored features, these are other texts"
+        )
     if section.packing:
         rows = pack(examples, longest, seed)
         filled = sum(len(row.input_ids) for row in rows) / (longest * len(rows))

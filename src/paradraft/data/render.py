@@ -62,12 +62,20 @@ def check_thinking(tokenizer: PreTrainedTokenizerBase, thinking: bool | None) ->
 
 
 def thinking_switch(tokenizer: PreTrainedTokenizerBase) -> str:
-    found = tokenizer.chat_template or ""
-    read = variables_of(found if isinstance(found, str) else "".join(found.values()))
     for name in THINKING_SWITCHES:
-        if name in read:
+        if name in template_variables(tokenizer):
             return name
     raise UserError("the target's chat template has no thinking switch; leave the thinking flag unset")
+
+
+def writes_the_date(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """The template asks for the time of day (Llama 3.2's does): what it renders tomorrow is another text."""
+    return "strftime_now" in template_variables(tokenizer)
+
+
+def template_variables(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+    found = tokenizer.chat_template or ""
+    return variables_of(found if isinstance(found, str) else "".join(found.values()))
 
 
 @cache
