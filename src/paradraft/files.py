@@ -19,5 +19,9 @@ def make_directory(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write under a temporary name beside `path`, then rename."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written ({error.strerror}); choose another output or make room") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -139,6 +140,25 @@ def test_examples_from_sources(small: Target, conversations: Path, tmp_path: Pat
     assert sum(len(row.input_ids) for row in packed.examples) == sum(len(e.input_ids) for e in found.examples)
     assert "46 examples packed into" in packed.notes[-1]
     assert packed.examples == prepare_examples(packing, small, NOBODY, seed=0).examples
+
+
+def test_a_template_that_writes_the_date_is_said_to(small: Target, tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps({"prompt": "the cat", "response": "sat"}))
+    dated = copy.deepcopy(small.tokenizer)
+    assert dated is not None
+    dated.chat_template = "{{ strftime_now('%d %b') }}" + str(dated.chat_template)
+    found = prepare_examples(DataSection(train=(str(path),)), Target(small.model, dated, "small"), NOBODY, seed=0)
+    assert "today's date" in found.notes[-1]
+
+
+def test_what_is_cut_off_is_said(small: Target, tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in ("the cat " * 30, "the cat " * 5)))
+    found = prepare_examples(DataSection(train=(str(path),), max_length=20), small, NOBODY, seed=0)
+    whole = prepare_examples(DataSection(train=(str(path),), max_length=100), small, NOBODY, seed=0)
+    said = "1 of 2 examples are longer than 20 tokens and were cut: 56.9% of what there is to learn is lost"
+    assert said in found.notes and len(whole.notes) == len(found.notes) - 1
 
 
 def test_data_without_anything_to_learn_is_an_error(small: Target, tmp_path: Path) -> None:

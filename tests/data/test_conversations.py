@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,11 @@ def test_other_shapes() -> None:
         ({"turns": ["x", " "]}, '"turns" must be a list of texts'),
         ({"text": " "}, '"text" is empty'),
         ({**PAIR, "tools": "x"}, '"tools" must be a list'),
+        ({**PAIR, "id": "\ud800"}, "half of a surrogate pair"),
+        ({**PAIR, "tools": [{"name": "\ud800"}]}, "half of a surrogate pair"),
+        ({**PAIR, "tools": [{"since": date(2026, 1, 1)}]}, "cannot be written as JSON"),
+        ({"messages": [{"role": "user", "content": "x", "name": "\ud800"}]}, "half of a surrogate pair"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"name": "\ud800"}]}]}, "half of a surrogate pair"),
     ],
 )
 def test_what_is_no_record(record: Any, complaint: str) -> None:
@@ -105,6 +111,33 @@ def test_sources_of_every_kind_hold_the_same(tmp_path: Path) -> None:
         assert asked(reading) == [f"c{i}" for i in range(5)] and not reading.bad
         assert asked(read_source(str(tmp_path / name), limit=2)) == ["c0", "c1"]
     assert reading.conversations[3].place == f"{tmp_path / 'saved'}, row 4"
+
+
+def test_tables_do_not_add_fields_to_a_record(tmp_path: Path) -> None:
+    """Arrow fills what another record has with null: in the arguments of a call the target would learn to write it."""
+    calls = ({"name": "look", "arguments": {"word": "cat"}}, {"name": "count", "arguments": {"to": 3}})
+    asked = {"role": "user", "content": "c"}
+    records: list[Any] = [{"messages": [asked, {"role": "assistant", "tool_calls": [call]}]} for call in calls]
+    records.append({"messages": [{"from": "human", "value": "c"}, {"from": "gpt", "value": "d"}]})
+    parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "x.parquet")
+    datasets.Dataset.from_list(records).save_to_disk(str(tmp_path / "saved"))
+    for name in ("x.parquet", "saved"):
+        reading = read_source(str(tmp_path / name))
+        assert not reading.bad and asked == reading.conversations[2].messages[0]
+        called = [conversation.messages[1]["tool_calls"] for conversation in reading.conversations[:2]]
+        assert called == [[{"type": "function", "function": call}] for call in calls]
+
+
+def test_a_row_that_cannot_be_read_costs_itself_alone(tmp_path: Path) -> None:
+    texts = pyarrow.array([b"a", b"\xff\xfe", b"c"], pyarrow.binary())
+    column = pyarrow.Array.from_buffers(pyarrow.string(), 3, texts.buffers())
+    parquet.write_table(pyarrow.table({"prompt": column, "response": ["d"] * 3}), tmp_path / "x.parquet")
+    reading = read_source(str(tmp_path / "x.parquet"))
+    assert asked(reading) == ["a", "c"] and [b.place for b in reading.bad] == [f"{tmp_path / 'x.parquet'}, row 2"]
+    pictures = datasets.Dataset.from_list([{**PAIR, "image": {"bytes": b"none", "path": None}}])
+    pictures.cast_column("image", datasets.Image()).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(UserError, match=r"saved, row 1 cannot be read"):
+        read_source(str(tmp_path / "saved"))
 
 
 def test_data_sets_of_the_hub_are_named_with_subset_and_split(monkeypatch: pytest.MonkeyPatch) -> None:

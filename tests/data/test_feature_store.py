@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,36 @@ def test_an_interrupted_store_is_unfinished_and_goes_on(
         assert path.read_bytes() == (halved / path.name).read_bytes()
     run_features(request_for(target_directory, conversations, halved))
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_what_is_written_already_needs_no_room(
+    target_directory: Path, conversations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted run goes on where the disk holds the rest, though not the whole once more."""
+    out = tmp_path / "out"
+    run_features(request_for(target_directory, conversations, out))
+    whole = sum(path.stat().st_size for path in out.iterdir())
+    (out / "manifest.json").unlink()
+    (out / "shard-00001.safetensors").unlink()
+    free = shutil.disk_usage(out)._replace(free=whole // 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(UserError, match="train online"):
+        run_features(request_for(target_directory, conversations, tmp_path / "another"))
+    assert not (tmp_path / "another").exists()
+    run_features(request_for(target_directory, conversations, out))
+    assert FeatureStore(out).places
+
+
+def test_a_finished_store_is_priced_and_compared(
+    target_directory: Path, conversations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    run_features(request_for(target_directory, conversations, out))
+    with pytest.raises(UserError, match=r"another dtype \(bfloat16, the run has int8\)"):
+        run_features(request_for(target_directory, conversations, out, storage="int8"))
+    capsys.readouterr()
+    run_features(request_for(target_directory, conversations, out, storage="int8", estimate=True))
+    assert "bytes per token" in capsys.readouterr().out
 
 
 def test_a_store_of_something_else_is_refused(target_directory: Path, conversations: Path, tmp_path: Path) -> None:

@@ -49,6 +49,9 @@ def test_inspect(
     shown = capsys.readouterr().out
     assert "number 2 of 24" in " ".join(shown.split()) and "template" in shown and "<|im_end|>" in shown
     assert "learned" in page.read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="sub cannot be written"):
+        run_inspect(InspectRequest(str(conversations), str(target_directory), html=page.parent))
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     with pytest.raises(UserError, match="holds 24 conversations; there is no number 25"):
         run_inspect(InspectRequest(str(conversations), str(target_directory), number=25))
     with pytest.raises(UserError, match=r"line 1: the loss mask is zero everywhere"):

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
 from paradraft.data.conversations import parse_record
 from paradraft.data.endpoint import Endpoint
 from paradraft.data.journal import Journal
-from paradraft.data.provenance import TargetIdentity, provenance_notes, provenance_path, read_provenance
+from paradraft.data.provenance import TargetIdentity, fingerprint, provenance_notes, provenance_path, read_provenance
 from paradraft.data.regenerate import Answer, Job, answer_unit, in_parallel, plan_units, turns_of, unit_seed
 from paradraft.data.render import render_conversation, render_prompt, template_hash
 from paradraft.data.sources import read_source
@@ -28,6 +30,8 @@ from paradraft.drafters import DFlash
 from paradraft.errors import UserError
 from paradraft.preparation.regenerate import EmbeddedAnswerer, RegenerateRequest, run_regenerate
 from paradraft.target import Target
+
+from .templates import LLAMA3, MISTRAL
 
 USER, ANSWER = {"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}
 
@@ -114,6 +118,42 @@ def test_a_unit_is_answered_turn_by_turn(tiny: Target) -> None:
     assert not learned.loss_mask[-1] and learned.input_ids.count(tokenizer.eos_token_id) == 4
 
 
+class Blank:
+    """Writes the blank that a Mistral answer begins with."""
+
+    def answer(self, prompts: Any, seed: int) -> list[Answer]:
+        return [Answer(" dog", 2, True) for _ in prompts]
+
+
+def test_training_reads_back_what_was_written(target_directory: Path) -> None:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(target_directory)
+    for template, expected, differently in ((MISTRAL, " dog dog", 0), (LLAMA3, "dogdog", 2)):
+        tokenizer.chat_template = template  # the second strips the blank, which has to be said
+        conversation = parse_record({"turns": ["the cat", "and?"]})
+        ((_, record, figures),) = answer_unit(Job([conversation], tokenizer, longest=999), [0], Blank())
+        assert record is not None and figures["read_differently"] == differently
+        (example,) = render_conversation(tokenizer, parse_record(record), frozenset())
+        learned = [i for i, mask in zip(example.input_ids, example.loss_mask, strict=True) if mask]
+        assert tokenizer.decode(learned) == expected
+
+
+def test_nobody_waits_for_requests_that_hang() -> None:
+    """After an error or Ctrl-C the process ends, whatever the server does: the threads do not hold it."""
+    hang = threading.Event()
+
+    def work(i: int) -> int:
+        if i == 3:
+            raise UserError("lost")
+        hang.wait(60)
+        return i
+
+    before = set(threading.enumerate())
+    with pytest.raises(UserError, match="lost"):
+        list(in_parallel(work, list(range(100)), 4))
+    assert all(thread.daemon for thread in set(threading.enumerate()) - before)
+    hang.set()
+
+
 def test_workers_lose_nothing_and_stop_at_the_first_error() -> None:
     assert sorted(in_parallel(lambda i: i * i, list(range(100)), 7)) == [i * i for i in range(100)]
     begun = []
@@ -144,10 +184,19 @@ def test_the_journal_keeps_order_and_settings(tmp_path: Path) -> None:
         Journal(out, {"temperature": 1.0, "max_new_tokens": 4})
     journal = Journal(out, {"temperature": 0.0, "max_new_tokens": 4})
     assert journal.done() == {1, 3, 5} and journal.totals() == {"tokens": 5, "too_long": 1}
-    journal.write_output()
+    os.replace(journal.write_output(), out)
     assert out.read_text(encoding="utf-8") == '{"a": 1}\n{"a": "é"}\n'
     journal.remove()
     assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"]
+    journal = Journal(out, {})
+    journal.add([(0, {"a": 1}, {})])
+    journal.database.execute("PRAGMA max_page_count = 4")
+    with pytest.raises(UserError, match=r"cannot be written \(database or disk is full\); make room"):
+        journal.add([(1, {"a": "x" * 100_000}, {})])
+    journal.close()
+    journal = Journal(out, {})
+    assert journal.done() == {0}
+    journal.remove()
     (tmp_path / "y.jsonl.partial").write_text("this is no database " * 50)
     with pytest.raises(UserError, match="is damaged"):
         Journal(tmp_path / "y.jsonl", {})
@@ -223,9 +272,39 @@ def test_answers_are_the_targets_own(target_directory: Path, tiny: Target, many_
     assert provenance_notes(str(out), found.target, hashed, None) == []
     others = TargetIdentity("another", None, "abc")
     notes = provenance_notes(str(out), others, "other", False)
-    assert "not of another" in notes[0] and "another chat template" in notes[1] and "data.thinking=null" in notes[2]
+    assert (
+        f"{found.target.label}, not of another (abc)" in notes[0]
+        and "another chat template" in notes[1]
+        and "data.thinking=null" in notes[2]
+    )
     assert "nothing says that its answers" in provenance_notes(str(many_prompts), others, hashed, None)[0]
     assert len(read_source(str(out)).conversations) == 7
+    with out.open("a") as file:
+        file.write(json.dumps({"prompt": "the cat", "response": "of somebody else"}) + "\n")
+    (note,) = provenance_notes(str(out), found.target, hashed, None)
+    assert "was changed after it was answered" in note
+
+
+def test_a_fingerprint_is_of_every_tensor(tmp_path: Path) -> None:
+    """A fine-tune of the layers between embedding and head is another target."""
+    made = []
+    for value in (0.0, 0.0, 1.0):
+        layer = {"a": torch.zeros(600_000), "m": torch.full((1000,), value), "z": torch.zeros(600_000)}
+        save_file(layer, tmp_path / "model.safetensors")
+        made.append(fingerprint(tmp_path))
+    assert made[0] == made[1] != made[2]
+    for content in (b"version https://git-lfs.github.com/spec/v1", b"", b"\x02\x00\x00\x00\x00\x00\x00\x00ab"):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        with pytest.raises(UserError, match="is no safetensors file"):
+            fingerprint(tmp_path)
+
+
+def test_targets_are_told_apart_by_weights_revision_and_name() -> None:
+    held = TargetIdentity("a/b", "r1", "f1")
+    assert held.same(TargetIdentity("elsewhere", None, "f1")) and not held.same(TargetIdentity("a/b", "r1", "f2"))
+    unknown = TargetIdentity("a/b", "r1")
+    assert unknown.same(held) and unknown.same(TargetIdentity("a/b")) and not unknown.same(TargetIdentity("a/b", "r2"))
+    assert (held.label, unknown.label, TargetIdentity("a/b").label) == ("a/b (f1)", "a/b (r1)", "a/b")
 
 
 def test_a_drafter_changes_nothing_but_time(target_directory: Path, many_prompts: Path, tmp_path: Path) -> None:
@@ -242,7 +321,10 @@ def test_what_cannot_go_on_is_refused(
     out = tmp_path / "out.jsonl"
     run_regenerate(request_for(target_directory, many_prompts, out, limit=3))
     before = out.read_bytes()
+    for left in ("out.jsonl.partial", "out.jsonl.partial-journal"):  # killed behind its last rename
+        (tmp_path / left).touch()
     run_regenerate(request_for(target_directory, many_prompts, out, limit=3))
+    assert not list(tmp_path.glob("*.partial*"))
     assert "nothing to do" in capsys.readouterr().err and out.read_bytes() == before
     for changes, complaint in (
         ({"limit": 4}, "another prompts"),
@@ -360,5 +442,15 @@ def test_passing_failures_are_tried_again_and_others_are_not(server: Server) -> 
         endpoint(server, waits, key_variable="NO_SUCH_KEY")
     with pytest.raises(UserError, match="does not answer"):
         Endpoint("http://127.0.0.1:1", 12, attempts=2, sleep=waits.append)
-    with pytest.raises(UserError, match="is no URL of a server"):
-        Endpoint("localhost:8000", 12)
+    for url in ("localhost:8000", "http://localhost:port"):
+        with pytest.raises(UserError, match="is no URL of a server"):
+            Endpoint(url, 12)
+
+
+def test_a_server_samples_as_it_is_asked_and_not_by_the_models_defaults(server: Server) -> None:
+    """Qwen2.5's generation_config.json has a repetition penalty: answers under it are not the target's own."""
+    endpoint(server, []).answer([[3, 4, 5]], seed=0)
+    endpoint(server, [], top_k=7).answer([[3, 4, 5]], seed=0)
+    plain, limited = server.bodies
+    assert plain["top_k"] == -1 and limited["top_k"] == 7 and plain["top_p"] == 1.0 and plain["min_p"] == 0.0
+    assert plain["repetition_penalty"] == 1.0 and plain["presence_penalty"] == plain["frequency_penalty"] == 0.0

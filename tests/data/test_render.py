@@ -8,7 +8,14 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from paradraft.data.conversations import Conversation, parse_record
-from paradraft.data.render import Rendered, check_thinking, render_conversation, render_prompt, template_hash
+from paradraft.data.render import (
+    Rendered,
+    check_thinking,
+    content_of,
+    render_conversation,
+    render_prompt,
+    template_hash,
+)
 from paradraft.demo.tokenizer import train_tokenizer
 from paradraft.errors import UserError
 
@@ -114,8 +121,18 @@ def test_tools(tokenizer: PreTrainedTokenizerFast) -> None:
     texts = learned(tokenizer, CHATML_THINKING, USER, asking, found, ANSWER, tools=[{"name": "look"}])
     call_text = '<tool_call>\n{"name": "look", "arguments": {"word": "cat"}}\n</tool_call><|im_end|>'
     assert texts == [f"<think>\nmat\n</think>\n\n{call_text}sat on<|im_end|>"]
-    with pytest.raises(UserError, match="does not render the tool call of message 2"):
-        learned(tokenizer, CHATML, USER, {**asking, "reasoning_content": None})
+    # Not the calls, not the second one, not the arguments; a name that stands in the text is no call.
+    shown = "{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.SHOWN }}{% endfor %}"
+    first = shown.replace("or []", "and m.tool_calls[:1] or []")
+    answer = {**asking, "reasoning_content": None}
+    for template, message in (
+        (CHATML, answer),
+        (CHATML, {**answer, "content": "I look"}),
+        (CHATML.replace("{{ m['content'] }}", shown.replace("SHOWN", "name")), answer),
+        (CHATML.replace("{{ m['content'] }}", first.replace(".SHOWN", "")), {**answer, "tool_calls": [call, call]}),
+    ):
+        with pytest.raises(UserError, match="does not render the tool call of message 2"):
+            learned(tokenizer, template, USER, message)
 
 
 def test_decoding_ends_at_the_first_stop_token(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -136,6 +153,9 @@ def test_templates_that_cannot_be_read_are_refused(tokenizer: PreTrainedTokenize
         learned(tokenizer, LOSSY, USER, ANSWER)
     with pytest.raises(UserError, match="does not render the whole text of message 2"):
         learned(tokenizer, CHATML.replace("m['content']", "m['content'].replace('on', 'off')"), USER, ANSWER)
+    for template in (CHATML.replace("m['content']", "m['content'].split('</think>')[-1]"), CHATML_THINKING):
+        with pytest.raises(UserError, match="does not render the whole text of message 2"):
+            learned(tokenizer, template, USER, {"role": "assistant", "content": "12<think>mat</think>sat"})
     with pytest.raises(UserError, match="no system messages here"):
         learned(tokenizer, "{{ raise_exception('no system messages here') }}", USER, ANSWER)
 
@@ -158,5 +178,26 @@ def test_the_thinking_flag_needs_a_template_that_knows_it(tokenizer: PreTrainedT
     assert len(render_prompt(tokenizer, [USER], thinking=False)) > len(render_prompt(tokenizer, [USER], thinking=True))
     tokenizer.chat_template = CHATML
     check_thinking(tokenizer, None)
-    with pytest.raises(UserError, match="has no thinking switch"):
-        check_thinking(tokenizer, False)
+    # Neither a word of the text, nor a field of a message, nor what the template sets itself can be switched.
+    for more in ("", "thinking", "{% if messages[0].thinking %}{% endif %}", "{% set thinking = 1 %}{{ thinking }}"):
+        tokenizer.chat_template = more + CHATML
+        with pytest.raises(UserError, match="has no thinking switch"):
+            check_thinking(tokenizer, False)
+    setting = "{% if thinking is not defined %}{% set thinking = 1 %}{% endif %}{% generation %}{% endgeneration %}"
+    tokenizer.chat_template = setting + CHATML
+    check_thinking(tokenizer, False)
+
+
+def test_what_the_target_wrote_is_kept_so_that_the_template_gives_it_back(tokenizer: PreTrainedTokenizerFast) -> None:
+    for template, written, content, same in (
+        (CHATML, "sat", "sat", True),
+        (MISTRAL, " sat", "sat", True),
+        (MISTRAL, "sat", "sat", False),
+        (NO_GENERATION_PROMPT, "<|assistant|>sat", "sat", True),
+        (LLAMA3, "\n sat", "\n sat", False),
+        (CHATML_THINKING, "<think>\nmat\n</think>\n\nsat", "<think>\nmat\n</think>\n\nsat", True),
+        (CHATML_THINKING, "<think>\n\n</think>\n\nsat", "<think>\n\n</think>\n\nsat", True),
+        (UNSTABLE, "sat", "sat", False),
+    ):
+        tokenizer.chat_template = template
+        assert content_of(tokenizer, [USER], (), None, written) == (content, same)

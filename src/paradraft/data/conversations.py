@@ -60,6 +60,7 @@ def parse_record(record: Any, place: str = "") -> Conversation:
     tools = found.get("tools") or ()
     if not isinstance(tools, list | tuple):
         raise BadRecord('"tools" must be a list of function schemas')
+    plain([name, tools], '"id" or "tools"')
     cut = found.get("finish_reason") == "length"
     chat = found.keys() & {"messages", "conversations", "turns"} or {"prompt", "response"} <= found.keys()
     if isinstance(text := found.get("text"), str) and not chat:
@@ -113,7 +114,7 @@ def parse_message(message: Any) -> Message:
         parsed["reasoning_content"] = whole_text(reasoning)
     for extra in ("name", "tool_call_id"):
         if isinstance(message.get(extra), str):
-            parsed[extra] = message[extra]
+            parsed[extra] = whole_text(message[extra])
     return parsed
 
 
@@ -139,7 +140,9 @@ def parse_call(call: Any) -> dict[str, Any]:
             arguments = json.loads(arguments or "{}")
         except (ValueError, RecursionError):
             raise BadRecord(f'the arguments of the call of "{function["name"][:40]}" are not JSON') from None
-    return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    call = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    plain(call, '"tool_calls"')
+    return call
 
 
 def whole_text(text: str) -> str:
@@ -149,6 +152,14 @@ def whole_text(text: str) -> str:
     except UnicodeEncodeError:
         raise BadRecord("a text holds half of a surrogate pair, which is no character") from None
     return text
+
+
+def plain(value: Any, what: str) -> None:
+    """Refuse what cannot be written as JSON in UTF-8: Parquet holds dates and bytes, JSON half surrogate pairs."""
+    try:
+        whole_text(json.dumps(value, ensure_ascii=False))
+    except TypeError as error:
+        raise BadRecord(f"its {what} cannot be written as JSON ({error})") from None
 
 
 # --- JSON lines --------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ import httpx2
 from ..errors import UserError
 from .regenerate import Answer
 
+# vLLM and SGLang fill what a request leaves out from the model's generation_config.json, even at temperature 0.
+PLAIN = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # states of a server that a later attempt may not meet
 
 
@@ -84,11 +86,11 @@ class Endpoint:
             "max_tokens": self.max_new_tokens,
             "temperature": self.temperature,
             "top_p": self.top_p,
+            "top_k": self.top_k or -1,  # off for every server; some refuse 0
+            **PLAIN,
             "seed": seed,
             "skip_special_tokens": False,  # thoughts and calls may be written in special tokens
         }
-        if self.top_k:
-            body["top_k"] = self.top_k
         reply = self._call("POST", "/completions", body)
         try:
             choice = reply["choices"][0]
@@ -113,7 +115,9 @@ class Endpoint:
             pause = min(30.0, 0.5 * 2**attempt)
             try:
                 response = self.client.request(method, self.base + path, json=body)
-            except httpx2.TransportError as error:
+            except httpx2.InvalidURL as error:
+                raise UserError(f"{self.url} is no URL of a server ({error})") from None
+            except httpx2.RequestError as error:
                 problem = str(error) or type(error).__name__
                 continue
             except RuntimeError:  # the client was closed by give_up

@@ -186,14 +186,14 @@ class FeatureStore:
         if size != entry["bytes"] or not shard_complete(self.directory, number, self.identity, tokens):
             raise UserError(f"{path} is missing, damaged or of other features; write the store anew")
 
-    def check(self, wanted: StoreIdentity) -> None:
-        """The run must want what the store holds; a subset of its layers will do."""
+    def check(self, wanted: StoreIdentity, storage: bool = False) -> None:
+        """The run must want what the store holds; a subset of its layers will do, and any format but with `storage`."""
         held = self.identity
         if not held.target.same(wanted.target):
-            raise self._other("target", held.target.model, wanted.target.model)
+            raise self._other("target", held.target.label, wanted.target.label)
         if not set(wanted.layers) <= set(held.layers):
             raise self._other("feature layers", held.layers, wanted.layers)
-        for name in ("hidden_size", "template_hash", "thinking", "max_length", "texts"):
+        for name in ("hidden_size", "template_hash", "thinking", "max_length", "texts", *["dtype"] * storage):
             if getattr(held, name) != getattr(wanted, name):
                 raise self._other(name.replace("_", " "), getattr(held, name), getattr(wanted, name))
 

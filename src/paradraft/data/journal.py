@@ -23,6 +23,13 @@ def journal_path(out: Path) -> Path:
     return out.with_name(out.name + SUFFIX)
 
 
+def remove_journal(out: Path) -> None:
+    """The file of a finished output, and the one that SQLite keeps beside it and leaves when it is killed."""
+    path = journal_path(out)
+    for left in (path, path.with_name(path.name + "-journal")):
+        left.unlink(missing_ok=True)
+
+
 class Journal:
     """Answers by number (the prompt's place, 0-based) for one output file and one set of settings.
 
@@ -74,9 +81,14 @@ class Journal:
             (number, None if record is None else json.dumps(record, ensure_ascii=False), json.dumps(figures))
             for number, record, figures in answers
         ]
-        self.database.execute("BEGIN")
-        self.database.executemany("INSERT INTO answers VALUES (?, ?, ?)", encoded)
-        self.database.execute("COMMIT")
+        try:
+            self.database.execute("BEGIN")
+            self.database.executemany("INSERT INTO answers VALUES (?, ?, ?)", encoded)
+            self.database.execute("COMMIT")
+        except sqlite3.DatabaseError as error:  # a full disk, most often
+            raise UserError(
+                f"{self.path} cannot be written ({error}); make room and run the same command again"
+            ) from None
 
     def totals(self) -> dict[str, int]:
         """Sums of the figures over all answers."""
@@ -92,8 +104,8 @@ class Journal:
         for (record,) in self.database.execute(query):
             yield record
 
-    def write_output(self) -> None:
-        """The finished file, under a temporary name first; gzipped without a date where its name ends in .gz."""
+    def write_output(self) -> Path:
+        """The finished file, still under a temporary name; gzipped without a date where its name ends in .gz."""
         temporary = self.out.with_name(f".{self.out.name}.tmp")
         with temporary.open("wb") as file:
             packed = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if self.out.suffix == ".gz" else file
@@ -103,14 +115,14 @@ class Journal:
                 packed.close()
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, self.out)
+        return temporary
 
     def close(self) -> None:
         self.database.close()
 
     def remove(self) -> None:
         self.close()
-        self.path.unlink(missing_ok=True)
+        remove_journal(self.out)
 
 
 def check_same_settings(kept: dict[str, Any], now: dict[str, Any], path: Path) -> None:

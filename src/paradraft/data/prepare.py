@@ -14,7 +14,7 @@ from ..target import Target
 from .batches import cut, learnable, pack
 from .conversations import Conversation
 from .provenance import TargetIdentity, provenance_notes
-from .render import Rendered, check_thinking, render_conversation, template_hash
+from .render import Rendered, check_thinking, render_conversation, template_hash, writes_the_date
 from .sources import Bad, Reading, check_bad_share, read_source, weighted
 
 
@@ -55,16 +55,22 @@ def prepare_examples(section: DataSection, target: Target, identity: TargetIdent
         mixed = weighted(conversations, source.weight, f"{seed}/{source.source}")
         examples += [example for conversation in mixed for example in conversation]
     longest = min(section.max_length, target.context_length)
-    examples, more = usable([cut(example, longest) for example in examples], longest, ", ".join(names))
+    examples, shortened = shorten(examples, longest)
+    examples, more = usable(examples, longest, ", ".join(names))
     hashed = template_hash(tokenizer)
     for name in dict.fromkeys(names):
         notes += provenance_notes(name, identity, hashed, section.thinking)
+    if writes_the_date(tokenizer):
+        more.append(
+            "the chat template writes today's date into every prompt: rendered on another day, after a resume or from "
+            "stored features, these are other texts"
+        )
     if section.packing:
         rows = pack(examples, longest, seed)
         filled = sum(len(row.input_ids) for row in rows) / (longest * len(rows))
         more.append(f"{len(examples)} examples packed into {len(rows)} rows of {longest} tokens, {filled:.1%} filled")
         examples = rows
-    return Examples(examples, notes + more, hashed, section.thinking)
+    return Examples(examples, notes + shortened + more, hashed, section.thinking)
 
 
 def render_reading(
@@ -81,6 +87,20 @@ def render_reading(
             reading.bad.append(Bad(conversation.place, str(error)))
     reading.conversations = kept
     return rendered
+
+
+def shorten(examples: list[Rendered], max_length: int) -> tuple[list[Rendered], list[str]]:
+    """All examples cut to `max_length`, and what that costs."""
+    short = [cut(example, max_length) for example in examples]
+    count = sum(len(example.input_ids) > max_length for example in examples)
+    if not count:
+        return short, []
+    written, learned = (sum(sum(example.loss_mask) for example in held) for held in (examples, short))
+    lost = (written - learned) / max(1, written)
+    return short, [
+        f"{count} of {len(examples)} examples are longer than {max_length} tokens and were cut: {lost:.1%} of "
+        "what there is to learn is lost"
+    ]
 
 
 def usable(examples: list[Rendered], max_length: int, source: str) -> tuple[list[Rendered], list[str]]:

@@ -9,14 +9,14 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..assets import target_name, training_file
 from ..errors import UserError
 from ..files import write_text
 
 SUFFIX = ".provenance.json"
-EDGE = 1 << 20  # bytes hashed at either end of a weight file
+EDGE = 1 << 12  # bytes hashed at either end of a tensor
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,30 @@ class TargetIdentity:
     fingerprint: str | None = None
 
     def same(self, other: TargetIdentity) -> bool:
-        """By weights where both are known, else by name."""
+        """By weights where both are known, else by name and, where both are known, revision."""
         if self.fingerprint and other.fingerprint:
             return self.fingerprint == other.fingerprint
-        return self.model == other.model
+        return self.model == other.model and (not (self.revision and other.revision) or self.revision == other.revision)
+
+    @property
+    def label(self) -> str:
+        """Name and what tells it from others of that name."""
+        mark = self.fingerprint or self.revision
+        return f"{self.model} ({mark})" if mark else self.model
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Who answered, and how. `details` is for the reader: sampling settings, counts, versions."""
+    """Who answered, and how. `details` is for the reader: sampling settings, counts, versions.
+
+    content: hash of the file that all this is said of; None where nobody took it.
+    """
 
     target: TargetIdentity
     template_hash: str
     thinking: bool | None
     details: dict[str, Any] = field(default_factory=dict)
+    content: str | None = None
 
 
 def identify(name: str) -> TargetIdentity:
@@ -60,17 +70,41 @@ def identify(name: str) -> TargetIdentity:
 
 
 def fingerprint(directory: Path) -> str | None:
-    """12 hexadecimal digits over sizes and both ends of all weight files; None where there are none."""
+    """12 hexadecimal digits over names, shapes and both ends of all tensors; None where there are no weight files.
+
+    Every tensor counts: a fine-tune may leave embedding and head alone.
+    """
     digest = hashlib.sha256()
     files = sorted(directory.glob("*.safetensors"))
     for path in files:
-        size = path.stat().st_size
-        digest.update(str(size).encode())
         with path.open("rb") as file:
-            digest.update(file.read(EDGE))
-            file.seek(max(0, size - EDGE))
-            digest.update(file.read(EDGE))
+            header = read_header(path, file)
+            digest.update(header)
+            start = file.tell()
+            for name, entry in json.loads(header).items():
+                if name != "__metadata__":
+                    first, last = entry["data_offsets"]
+                    for begin in (first, max(first, last - EDGE)):
+                        file.seek(start + begin)
+                        digest.update(file.read(min(EDGE, last - first)))
     return digest.hexdigest()[:12] if files else None
+
+
+def read_header(path: Path, file: BinaryIO) -> bytes:
+    """JSON of a safetensors file, which begins with its length; the file stands behind it."""
+    length = int.from_bytes(file.read(8), "little")
+    header = file.read(length) if length < path.stat().st_size else b""
+    if not header.startswith(b"{"):
+        raise UserError(f"{path} is no safetensors file (a pointer of Git LFS?); fetch the weights or remove it")
+    return header
+
+
+def content_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()[:16]
 
 
 def provenance_path(path: Path) -> Path:
@@ -89,9 +123,8 @@ def read_provenance(path: Path) -> Provenance | None:
         return None
     try:
         found = json.loads(beside.read_text(encoding="utf-8"))
-        return Provenance(
-            TargetIdentity(**found["target"]), found["template_hash"], found["thinking"], found.get("details", {})
-        )
+        target, details = TargetIdentity(**found["target"]), found.get("details", {})
+        return Provenance(target, found["template_hash"], found["thinking"], details, found.get("content"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{beside} is no provenance file ({error}); remove it or regenerate the answers") from None
 
@@ -106,8 +139,10 @@ def provenance_notes(source: str, target: TargetIdentity, template: str, thinkin
             f"wrote: paradraft data regenerate --target {target.model} --prompts {source} --out answers.jsonl"
         ]
     notes = []
+    if found.content is not None and found.content != content_hash(path):
+        notes.append(f"{source}: it was changed after it was answered; what is new in it may not be the target's own")
     if not found.target.same(target):
-        notes.append(f"{source}: its answers are those of {found.target.model}, not of {target.model}; regenerate them")
+        notes.append(f"{source}: its answers are those of {found.target.label}, not of {target.label}; regenerate them")
     if found.template_hash != template:
         notes.append(f"{source}: its answers were given under another chat template; regenerate them")
     if found.thinking != thinking:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
@@ -20,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import UserError
 from .conversations import Conversation, Message
 from .journal import Journal
-from .render import encode, render_prompt
+from .render import content_of, encode, render_prompt
 
 WINDOW = 32  # batches of prompts that are sorted by length together
 
@@ -138,11 +139,13 @@ def ask(job: Job, dialogue: Dialogue) -> list[int] | None:
 
 
 def take(job: Job, dialogue: Dialogue, answer: Answer) -> None:
-    dialogue.messages.append({"role": "assistant", "content": answer.text})
+    tools = dialogue.source.tools
+    content, same = content_of(job.tokenizer, dialogue.messages, tools, job.thinking, answer.text)
+    dialogue.messages.append({"role": "assistant", "content": content})
     dialogue.finish = "stop" if answer.stopped else "length"
-    changed = answer.token_ids is not None and tuple(encode(job.tokenizer, answer.text)) != answer.token_ids
+    reread = answer.token_ids is None or tuple(encode(job.tokenizer, answer.text)) == answer.token_ids
     dialogue.figures.update(answers=1, tokens=answer.tokens, cut=int(not answer.stopped))
-    dialogue.figures.update(empty=int(not answer.text.strip()), read_differently=int(changed))
+    dialogue.figures.update(empty=int(not answer.text.strip()), read_differently=int(not (same and reread)))
 
 
 def unit_seed(seed: int, first: int, turn: int) -> int:
@@ -182,17 +185,35 @@ def run_units(
 
 
 def in_parallel(work: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[Any]:
-    """Results as they come, few ahead of the consumer; the first error stops everything that has not begun."""
-    pool = ThreadPoolExecutor(workers)
+    """Results as they come, few ahead of the consumer; the first error stops everything that has not begun.
+
+    The threads are daemons, not a pool's: a process that ends does not wait for requests that hang.
+    """
+    waiting: SimpleQueue[Any] = SimpleQueue()
+    finished: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+    stopped = threading.Event()
+
+    def serve() -> None:
+        while (item := waiting.get()) is not None and not stopped.is_set():
+            try:
+                finished.put((work(item), None))
+            except BaseException as error:  # raised where the results are taken
+                finished.put((None, error))
+
     upcoming = iter(items)
-    running: set[Future[Any]] = set()
+    for _ in range(workers):
+        threading.Thread(target=serve, daemon=True).start()
     try:
-        while True:
-            running |= {pool.submit(work, item) for item in itertools.islice(upcoming, 2 * workers - len(running))}
-            if not running:
-                return
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield future.result()
+        for item in itertools.islice(upcoming, 2 * workers):
+            waiting.put(item)
+        for _ in items:
+            result, error = finished.get()
+            if error is not None:
+                raise error
+            for item in itertools.islice(upcoming, 1):
+                waiting.put(item)
+            yield result
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        stopped.set()
+        for _ in range(workers):
+            waiting.put(None)

@@ -10,10 +10,14 @@ generation share these functions.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from jinja2 import Environment, TemplateSyntaxError, meta
+from jinja2.ext import loopcontrols
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
@@ -58,11 +62,30 @@ def check_thinking(tokenizer: PreTrainedTokenizerBase, thinking: bool | None) ->
 
 
 def thinking_switch(tokenizer: PreTrainedTokenizerBase) -> str:
-    template = str(tokenizer.chat_template or "")
     for name in THINKING_SWITCHES:
-        if name in template:
+        if name in template_variables(tokenizer):
             return name
     raise UserError("the target's chat template has no thinking switch; leave the thinking flag unset")
+
+
+def writes_the_date(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """The template asks for the time of day (Llama 3.2's does): what it renders tomorrow is another text."""
+    return "strftime_now" in template_variables(tokenizer)
+
+
+def template_variables(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+    found = tokenizer.chat_template or ""
+    return variables_of(found if isinstance(found, str) else "".join(found.values()))
+
+
+@cache
+def variables_of(template: str) -> frozenset[str]:
+    """What a template reads from outside: a mere word or an attribute of that name is no switch."""
+    plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template)  # tags that Transformers adds to Jinja
+    try:
+        return frozenset(meta.find_undeclared_variables(Environment(extensions=[loopcontrols]).parse(plain)))
+    except TemplateSyntaxError as error:
+        raise UserError(f"the target's chat template cannot be read: {error}") from None
 
 
 def render_prompt(
@@ -149,6 +172,7 @@ def take_apart(
     before, _, rest = marked[len(asked) :].partition(MARKER)
     own = answered[len(asked) :]
     check_nothing_lost(message, own, place)
+    check_calls(lambda changed: _text(tokenizer, [*history, changed], tools, thinking, False), message, answered, place)
     # Blanks in front of an answer are a part of its first token, not of the template.
     inserted = before.rstrip(" ") if before.strip() else ""
     if not own.startswith(inserted) or message["content"].startswith(inserted):
@@ -158,15 +182,53 @@ def take_apart(
     return Answer(asked, inserted, own[: len(own) - len(rest)], rest)
 
 
+def content_of(
+    tokenizer: PreTrainedTokenizerBase,
+    history: Sequence[Message],
+    tools: Sequence[Any],
+    thinking: bool | None,
+    written: str,
+) -> tuple[str, bool]:
+    """The content that the template renders as what the target wrote behind `history`, and whether it does.
+
+    A blank or a header in front of every answer is written by the target and by the template: it must not come twice.
+    """
+
+    def follows(content: str) -> str:
+        answer = take_apart(tokenizer, [*history, {"role": "assistant", "content": content}], tools, thinking)
+        return answer.inserted + answer.written
+
+    try:
+        before = follows(MARKER).removesuffix(MARKER)
+        for content in (written, written.removeprefix(before)):
+            if follows(content) == written:
+                return content, True
+    except UserError:
+        pass  # rendering for training names the record and says why
+    return written, False
+
+
 def check_nothing_lost(message: Message, rendered: str, place: str) -> None:
     """Text, thoughts and calls that the template leaves out would be missing as if the target had not written them."""
-    if message["content"].rsplit("</think>", 1)[-1].strip() not in rendered:
-        raise UserError(f"the chat template does not render the whole text of {place}")
+    for part in re.split("</?think>", message["content"]):  # templates write thoughts in their own way
+        if part.strip() not in rendered:
+            raise UserError(f"the chat template does not render the whole text of {place}")
     if message.get("reasoning_content", "").strip() not in rendered:
         raise UserError(f"the chat template does not render the reasoning_content of {place}; remove it from the data")
-    for call in message.get("tool_calls", ()):
-        if call["function"]["name"] not in rendered:
-            raise UserError(f"the chat template does not render the tool call of {place}; use a target with tools")
+
+
+def check_calls(render: Callable[[Message], str], message: Message, answered: str, place: str) -> None:
+    """Without any one of its calls, or the arguments of one, the answer would have to be rendered differently."""
+    calls = message.get("tool_calls", [])
+    for n, call in enumerate(calls):
+        bare = {**call, "function": {**call["function"], "arguments": {}}}
+        for fewer in ([], [bare] if call["function"]["arguments"] else []):
+            try:
+                same = render({**message, "tool_calls": [*calls[:n], *fewer, *calls[n + 1 :]]}) == answered
+            except UserError:  # a template that refuses what was taken out does look at it
+                continue
+            if same:
+                raise UserError(f"the chat template does not render the tool call of {place}; use a target with tools")
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -81,7 +81,7 @@ def check_bad_share(readings: Sequence[Reading], max_bad_share: float, names: Se
     if len(bad) > max_bad_share * records:
         raise UserError(
             f"{bad[0].place}: {bad[0].reason} ({len(bad)} of {records} records are bad, more than the tolerated share "
-            f"of {max_bad_share:g}: mend them or raise data.max_bad_share)"
+            f"of {max_bad_share:g}: mend them or raise data.max_bad_share, --max-bad-share)"
         )
     for name, reading in zip(names, readings, strict=True):
         if not reading.conversations:
@@ -129,11 +129,20 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow
     from pyarrow import parquet
 
+    def records(batch: Any) -> list[Any]:
+        """Of a batch; where one cannot be read, that one alone is lost."""
+        try:
+            return [without_gaps(record) for record in batch.to_pylist()]
+        except (ValueError, OverflowError) as error:  # text in another encoding, dates out of range
+            if batch.num_rows == 1:
+                return [BadRecord(f"this row cannot be read ({error})")]
+            return [record for i in range(batch.num_rows) for record in records(batch.slice(i, 1))]
+
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
-                for record in batch.to_pylist():
+                for record in records(batch):
                     number += 1
                     yield f"{path}, row {number}", record
     except (OSError, pyarrow.ArrowException) as error:
@@ -155,10 +164,27 @@ def dataset_rows(name: str, hub: re.Match[str] | None) -> Iterator[tuple[str, An
             split = hub["split"]
             loaded = datasets.load_dataset(hub["id"], hub["subset"])
     except Exception as error:  # the library raises errors of many others
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"data set {name} cannot be read: {first}") from None
-    for number, record in enumerate(one_split(name, loaded, split), 1):
-        yield f"{name}, row {number}", record
+        raise UserError(f"data set {name} cannot be read: {first_line(error)}") from None
+    number = 0
+    try:
+        for record in one_split(name, loaded, split):
+            number += 1
+            yield f"{name}, row {number}", without_gaps(record)
+    except UserError:
+        raise
+    except Exception as error:  # damaged tables, images that are none
+        raise UserError(f"data set {name}, row {number + 1} cannot be read: {first_line(error)}") from None
+
+
+def without_gaps(value: Any) -> Any:
+    """A table gives every record the fields of all others, null where it has none of its own; here they are absent."""
+    if isinstance(value, dict):
+        return {name: without_gaps(held) for name, held in value.items() if held is not None}
+    return [without_gaps(held) for held in value] if isinstance(value, list) else value
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def one_split(name: str, loaded: Any, split: str | None) -> Any:

@@ -24,6 +24,7 @@ from ..data.feature_store import (
     StoreIdentity,
     plan_shards,
     shard_complete,
+    shard_name,
     store_identity,
     write_manifest,
     write_shard,
@@ -92,8 +93,8 @@ def run_features(request: FeaturesRequest) -> None:
     for note in data.notes:
         console.print(f"[yellow]note:[/] {escape(note)}")
     wanted = store_identity(section, target, identity, data, layers, request.storage)
-    if (request.out / MANIFEST).is_file():
-        FeatureStore(request.out).check(wanted)
+    if not request.estimate and (request.out / MANIFEST).is_file():
+        FeatureStore(request.out).check(wanted, storage=True)
         console.print(f"nothing to do: {request.out} holds these features")
         return
     estimate = measure(request, target, data.examples, wanted)
@@ -104,9 +105,7 @@ def run_features(request: FeaturesRequest) -> None:
     )
     if request.estimate:
         return
-    check_disk(estimate, request.out)
-    make_directory(request.out)
-    write_features(request, target, data.examples, wanted, console)
+    write_features(request, target, data.examples, wanted, estimate, console)
     console.print(f"wrote {request.out}; train with data.features={request.out}")
 
 
@@ -157,21 +156,30 @@ def estimate_table(estimate: Estimate, wanted: StoreIdentity) -> Table:
     return table
 
 
-def check_disk(estimate: Estimate, out: Path) -> None:
-    if estimate.total_bytes > estimate.free_bytes:
+def check_disk(estimate: Estimate, out: Path, written: int = 0) -> None:
+    """written: bytes that an interrupted run has left here and that stay."""
+    needed = estimate.total_bytes - written
+    if needed > estimate.free_bytes:
         raise UserError(
-            f"{out} would need {size(estimate.total_bytes)}, its disk has {size(estimate.free_bytes)} free: train "
+            f"{out} would need {size(needed)}, its disk has {size(estimate.free_bytes)} free: train "
             "online (data.features=null, the default), store int8, fewer --layers or a --limit, or choose another disk"
         )
 
 
 def write_features(
-    request: FeaturesRequest, target: Target, examples: Sequence[Rendered], wanted: StoreIdentity, console: Console
+    request: FeaturesRequest,
+    target: Target,
+    examples: Sequence[Rendered],
+    wanted: StoreIdentity,
+    estimate: Estimate,
+    console: Console,
 ) -> None:
     lengths = [len(example.input_ids) for example in examples]
     shards = plan_shards(lengths, wanted.bytes_per_token, request.shard_bytes)
     tokens = [sum(lengths[i] for i in shard) for shard in shards]
     done = {n for n in range(len(shards)) if shard_complete(request.out, n, wanted, tokens[n])}
+    check_disk(estimate, request.out, sum((request.out / shard_name(n)).stat().st_size for n in done))
+    make_directory(request.out)
     if done:
         console.print(f"going on: {len(done)} of {len(shards)} shards are written already")
     with writing(console, sum(tokens), sum(tokens[n] for n in done)) as advance:

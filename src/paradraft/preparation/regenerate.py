@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,17 @@ from transformers import PreTrainedTokenizerBase
 from ..assets import drafter_directory, target_name
 from ..data.conversations import Conversation
 from ..data.endpoint import Endpoint
-from ..data.journal import Journal, check_same_settings, journal_path
+from ..data.journal import Journal, check_same_settings, remove_journal
 from ..data.prepare import require_tokenizer
-from ..data.provenance import Provenance, fingerprint, identify, provenance_path, read_provenance, write_provenance
+from ..data.provenance import (
+    Provenance,
+    content_hash,
+    fingerprint,
+    identify,
+    provenance_path,
+    read_provenance,
+    write_provenance,
+)
 from ..data.regenerate import Answer, Answerer, Job, plan_units, prompts_hash, run_units, turns_of
 from ..data.render import check_thinking, render_prompt, template_hash
 from ..data.sources import Bad, Reading, check_bad_share, read_source
@@ -95,7 +104,7 @@ def run_regenerate(request: RegenerateRequest) -> None:
     conversations = [conversation for reading in readings for conversation in reading.conversations]
     settings = settings_of(request, setup, conversations)
     if finished(request.out, settings):
-        journal_path(request.out).unlink(missing_ok=True)
+        remove_journal(request.out)
         console.print(f"nothing to do: {request.out} is finished")
         return
     journal = Journal(request.out, settings)
@@ -110,8 +119,10 @@ def run_regenerate(request: RegenerateRequest) -> None:
             raise UserError(
                 f"no prompt leaves room for an answer of {request.max_new_tokens} tokens; lower --max-new-tokens"
             )
-        write_provenance(request.out, provenance_of(request, setup, settings, totals, len(conversations)))
-        journal.write_output()
+        written = journal.write_output()
+        provenance = provenance_of(request, setup, settings, totals, len(conversations))
+        write_provenance(request.out, replace(provenance, content=content_hash(written)))
+        os.replace(written, request.out)
     except BaseException:
         if isinstance(setup.answerer, Endpoint):
             setup.answerer.give_up()
@@ -254,7 +265,7 @@ def summary(out: Path, totals: dict[str, int]) -> list[str]:
         ("empty", "answers are empty"),
         ("too_long", "prompts left no room for an answer and were left out"),
         ("refused", "conversations ended where the chat template refused their next turn"),
-        ("read_differently", "answers have other token ids when their text is read again"),
+        ("read_differently", "answers are other tokens when the template renders their text again"),
     ):
         if totals.get(name):
             lines.append(f"{totals[name]:,} {text}")
