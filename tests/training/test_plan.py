@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from paradraft.assets import ASSETS
 from paradraft.config import RunConfig, load_config
 from paradraft.training import estimate
 from paradraft.training.loop import Trainer
-from paradraft.training.plan import make_plan
+from paradraft.training.plan import make_plan, print_plan
 
 from .test_training import config_for
 
@@ -91,6 +92,53 @@ def test_a_large_target_is_planned_from_its_config_alone(conversations: Path, tm
     assert plan.step.positions == 512 * 15
     assert estimate.head_bytes(plan.drafter.vocabulary, plan.step) < 2 * 2**30
     assert 20e9 < plan.memory.peak < 80e9
+
+
+@pytest.mark.parametrize(
+    "mix", [(("few", 1), ("all", 1)), (("all", 2),), (("all", 0.5),), (("few", 3), ("all", 0.5))], ids=str
+)
+def test_conversations_are_counted_as_they_are_mixed_where_a_sample_is_rendered(
+    mix: tuple[tuple[str, float], ...],
+    target_directory: Path,
+    conversations: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "few").write_text("\n".join(conversations.read_text().splitlines()[:2]) + "\n")
+    files = {"few": tmp_path / "few", "all": conversations}
+    made = config_for(target_directory, conversations, tmp_path / "run").model_dump()
+    made["data"]["train"] = [{"source": str(files[name]), "weight": weight} for name, weight in mix]
+    config = RunConfig.model_validate(made)
+    monkeypatch.setattr("paradraft.training.plan.SAMPLE", 6)
+    plan = make_plan(config, 1, "cpu")
+    assert plan.data is not None and plan.data.examples == len(Trainer(config).examples)
+
+
+def test_a_target_that_is_no_causal_language_model_is_named(conversations: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
+    plan = make_plan(config_for(tmp_path, conversations, tmp_path / "run"), 1, "cpu")
+    assert "is no causal language model" in plan.unknown[0]
+
+
+def test_a_start_from_the_hub_is_planned_without_fetching_its_weights(
+    target_directory: Path, conversations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = config_for(target_directory, conversations, tmp_path / "run")
+    drafter = {"kind": "pard", "init_from": "owner/model"}
+    config = RunConfig.model_validate(made.model_dump() | {"drafter": drafter})
+    asked: list[Any] = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *name, **more: asked.append(name))
+    plan = make_plan(config, 1, "cpu")
+    assert not asked and "config.json of owner/model cannot be read" in plan.unknown[0]
+
+
+def test_of_several_processes_one_prints_the_plan(
+    target_directory: Path, conversations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_for(target_directory, conversations, tmp_path / "run")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("paradraft.training.plan.make_plan", lambda *_: pytest.fail("a second process plans"))
+    print_plan(config)
 
 
 def test_what_cannot_be_known_is_said(tmp_path: Path) -> None:

@@ -125,16 +125,22 @@ def look_at_data(config: RunConfig, target: Sketch | None) -> Data:
     """Counts all conversations; renders the first of them where a tokenizer is at hand."""
     section = config.data
     read = [(len(read_source(s.source, section.limit).conversations), s.weight) for s in section.sources]
-    count = sum(round(number * weight) for number, weight in read)
+    longest = max(number for number, _ in read)
+
+    def mixed(most: int) -> int:
+        """Conversations a pass, if `most` are read of each source."""
+        return sum(round(min(number, most) * weight) for number, weight in read)
+
+    count, limit = mixed(longest), min(longest, SAMPLE)
+    if count == 0:
+        raise UserError("data.train holds no conversation")
     if target is None or target.tokenizer is None:
         return Data(count, count, [section.max_length], 1.0, False)
-    limit = min(section.limit or count, SAMPLE)
     sample = config.model_copy(update={"data": section.model_copy(update={"limit": limit})})
     examples = load_examples(sample, target).examples
     lengths = [len(example.input_ids) for example in examples]
     supervised = sum(sum(example.loss_mask) for example in examples) / sum(lengths)
-    looked_at = min(count, limit * len(read))
-    return Data(count, round(len(lengths) * count / looked_at), lengths, supervised, True)
+    return Data(count, round(len(lengths) * count / mixed(limit)), lengths, supervised, True)
 
 
 @dataclass(frozen=True)
@@ -183,7 +189,9 @@ def step_of(config: RunConfig, target: Model, drafter: Model, shape: Shape) -> S
 
 
 def print_plan(config: RunConfig, as_json: bool = False) -> None:
-    """Plan for the processes of the launcher (WORLD_SIZE) on this machine's kind of device."""
+    """Plan for the processes of the launcher (WORLD_SIZE) on this machine's kind of device; one of them speaks."""
+    if int(os.environ.get("RANK", "0")) > 0:
+        return
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plan = make_plan(config, processes, device)

@@ -42,9 +42,17 @@ def sketch_target(config: RunConfig) -> Sketch:
     section = config.target
     name = target_name(section.model)
     sizes = read_sizes(name, section.trust_remote_code)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(sizes, trust_remote_code=section.trust_remote_code)
+    model = sketch_model(name, sizes, section.trust_remote_code)
     return Sketch(model, tokenizer_of(name, section.trust_remote_code), section.model)
+
+
+def sketch_model(name: str, sizes: Any, trust_remote_code: bool = False) -> Any:
+    """The causal language model of these sizes, without memory for its weights."""
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(sizes, trust_remote_code=trust_remote_code)
+    except Exception as error:  # of as many kinds as there are architectures
+        raise UserError(f"{name} is no causal language model that Transformers can build: {first_line(error)}") from None
 
 
 def tokenizer_of(name: str, trust_remote_code: bool) -> Any:
@@ -66,11 +74,14 @@ def sketch_drafter(config: RunConfig, target: Sketch) -> Model:
             drafter = DRAFTERS["dflash"].create(fresh, target)
         sizes = model_sizes(target.config, parameter_counts(drafter))
         return replace(sizes, layers=section.layers, vocabulary=target.vocabulary_size)
-    with torch.device("meta"):
-        if section.init_from is None:
+    if section.init_from is None:
+        with torch.device("meta"):
             model: Any = starting_model(fresh, target)
-        else:
-            model = AutoModelForCausalLM.from_config(read_sizes(str(drafter_directory(section.init_from)), False))
+    else:
+        start = section.init_from
+        if start.startswith("demo:"):
+            start = str(drafter_directory(start))
+        model = sketch_model(start, read_sizes(start, False))  # of a Hugging Face id config.json alone is fetched
     total, matrices = parameter_counts(model)
     own = model.config.get_text_config()
     projection = feature_count(section, len(target.layers)) * target.hidden_size * own.hidden_size
