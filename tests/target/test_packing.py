@@ -40,6 +40,13 @@ def test_training_reads_the_weights_themselves() -> None:
 
 
 @needs_onednn
+def test_weights_that_move_leave_their_copy_behind() -> None:
+    packed = PackedLinear(nn.Linear(8, 8)).to("meta")
+    with torch.inference_mode():
+        assert packed(torch.empty(2, 5, 8, device="meta")).shape == (2, 5, 8)
+
+
+@needs_onednn
 def test_a_packed_target_says_the_same_and_saves_the_same() -> None:
     model = make_model("qwen3", tie_word_embeddings=True)
     names = list(model.state_dict())

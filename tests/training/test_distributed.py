@@ -76,6 +76,8 @@ def results(target_directory: Path, folder: Path) -> dict[str, Any]:
             config = made(target_directory, data, folder / f"{name}-{sharding}", **RUN, sharding=sharding)
             title = f"{name}-{sharding}" + ("-first" if stop_at else "")
             jobs.append(job(title, with_evaluation(config, questions), "run", stop_at=stop_at))
+    config = made(target_directory, data, folder / "sharded-target", **RUN, target_sharding="fsdp2")
+    jobs.append(job("sharded-target", with_evaluation(config, questions), "run"))
     return launch(jobs, folder / "out")
 
 
@@ -124,6 +126,12 @@ def test_ten_and_ten_steps_are_twenty_in_two_processes(
         assert records(one, "loss") == pytest.approx(records(folder / "alone", "loss"), rel=1e-3)
         assert records(one, "emitted_length") == pytest.approx(records(folder / "alone", "emitted_length"), rel=0.05)
         assert same_files(one / "drafter", two / "drafter")
+
+
+def test_a_target_in_pieces_decodes_as_a_whole_one(results: dict[str, Any], folder: Path) -> None:
+    assert results["sharded-target"]["progress"]["step"] == RUN["max_steps"]
+    for key in ("loss", "emitted_length"):
+        assert records(folder / "sharded-target", key) == pytest.approx(records(folder / "whole-ddp", key), rel=1e-3)
 
 
 def same_files(one: Path, two: Path) -> bool:

@@ -113,7 +113,6 @@ class Engine:
         self.generator = torch.Generator(target.device).manual_seed(seed)
         self.seconds = Seconds()
 
-    @torch.inference_mode()
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -131,9 +130,10 @@ class Engine:
         check_prompts(prompts, max_new_tokens, self.target)
         ends = Ends(max_new_tokens, enough or max_new_tokens, stops)
         outputs = [Generation() for _ in prompts for _ in range(samples)]
-        rows = self._prefill(prompts, outputs, ends)
-        while rows.outputs:
-            self._round(rows, ends)
+        with self.target.decoding():
+            rows = self._prefill(prompts, outputs, ends)
+            while rows.outputs:
+                self._round(rows, ends)
         return outputs
 
     def _prefill(self, prompts: Sequence[Sequence[int]], outputs: list[Generation], ends: Ends) -> Rows:

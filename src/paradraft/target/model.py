@@ -8,6 +8,7 @@ the final norm, has the id N of a model with N layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class Target:
         refuse_unsupported(self.config, model, f"target {self.name}")
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
+        self.sharded = False  # by FSDP2, over several processes
         self.thinking: bool | None = None  # the chat template's switch: how this target is asked; None: its default
         self.base: nn.Module = model.base_model
         found = getattr(self.base, "layers", None)
@@ -105,6 +107,10 @@ class Target:
 
     def new_cache(self, rows: int, capacity: int) -> RaggedCache:
         return RaggedCache(len(self.layers), rows, capacity, self.device)
+
+    def decoding(self) -> AbstractContextManager[None]:
+        """Around all of a decode: inference mode, but where FSDP2 gathers weights, which it cannot do in there."""
+        return torch.no_grad() if self.sharded else torch.inference_mode()
 
     @torch.no_grad()
     def forward(

@@ -6,6 +6,7 @@ oneDNN keeps it rearranged, so that ten rows cost little more than one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -21,20 +22,25 @@ class PackedLinear(nn.Linear):
 
     A single row is left to PyTorch's matrix-vector product, which is faster in column order; weights that an
     embedding shares must keep their rows, so there even a single row reads the copy. Nothing updates the copy: pack a
-    model only when its weights are final.
+    model only when its weights are final. Weights that are moved or cast leave it behind.
     """
 
     def __init__(self, linear: nn.Linear, shared: bool = False) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
+        self.packed: Tensor | None = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
         self.least = self.in_features if shared else self.in_features + 1  # elements of an input that reads the copy
         if not shared:
             self.weight.data = self.weight.data.t().contiguous().t()
 
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> PackedLinear:
+        self.packed = None
+        return cast("PackedLinear", super()._apply(fn, recurse))
+
     def forward(self, input: Tensor) -> Tensor:
-        if input.numel() < self.least or not torch.is_inference_mode_enabled() or input.dtype != torch.float32:
+        few = input.numel() < self.least
+        if self.packed is None or few or not torch.is_inference_mode_enabled() or input.dtype != torch.float32:
             return F.linear(input, self.weight, self.bias)
         product = torch.ops.mkldnn._linear_pointwise.default
         return cast("Tensor", product(input, self.packed, self.bias, "none", [], ""))
