@@ -102,6 +102,25 @@ def test_a_torn_checkpoint_is_skipped_with_a_message(
         find_checkpoint(tmp_path / "run", str(checkpoints[3]))
 
 
+@pytest.mark.parametrize("cut", ["", "3", "[1]"])
+def test_a_marker_that_lists_no_files_is_torn(cut: str, tmp_path: Path) -> None:
+    (tmp_path / "COMPLETE").write_text(cut)
+    assert "marker is cut off" in torn(tmp_path)
+
+
+def test_starting_over_leaves_no_drafter_of_the_old_run(
+    target_directory: Path, conversations: Path, tmp_path: Path
+) -> None:
+    config = config_for(target_directory, conversations, tmp_path / "run")
+    Trainer(config).run()
+    again = Trainer(config, "never")
+    again.report = lambda record: pytest.fail("stop") if record["step"] == 5 else None
+    with pytest.raises(pytest.fail.Exception):
+        again.run()
+    assert not (tmp_path / "run" / "drafter").exists()
+    assert not (tmp_path / "run" / "checkpoints" / "step-4" / "best").exists()
+
+
 def test_the_best_drafter_comes_back_with_the_checkpoint(
     target_directory: Path, conversations: Path, prompts: Path, tmp_path: Path
 ) -> None:

@@ -74,8 +74,8 @@ def torn(directory: Path) -> str:
     if not marker.is_file():
         return f"it has no {MARKER} marker"
     try:
-        sizes = json.loads(marker.read_text(encoding="utf-8") or "{}")
-    except ValueError:
+        sizes = dict(json.loads(marker.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
         return f"its {MARKER} marker is cut off"
     for name, size in sizes.items():
         path = directory / name
@@ -128,10 +128,12 @@ def save_checkpoint(
     return path
 
 
-def restore_best_drafter(run: Path, checkpoint: Path) -> None:
-    """drafter/ as it was at the checkpoint: what a lost part of the run had found since counts no more."""
-    if (checkpoint / BEST).is_dir():
+def restore_best_drafter(run: Path, checkpoint: Path | None) -> None:
+    """drafter/ as it was at the checkpoint, if any: what an older run or a lost part of this one found is not its."""
+    if checkpoint is not None and (checkpoint / BEST).is_dir():
         write_directory(run / "drafter", lambda path: link_directory(checkpoint / BEST, path))
+    elif (run / "drafter").is_dir():
+        remove_directory(run / "drafter")
 
 
 def step_of(checkpoint: Path) -> int:

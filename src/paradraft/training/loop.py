@@ -169,8 +169,7 @@ class Trainer:
         if self.processes.main:
             make_directory(output)
             forget_later_checkpoints(output / "checkpoints", self.progress.step)
-            if self.checkpoint is not None:
-                restore_best_drafter(output, self.checkpoint)
+            restore_best_drafter(output, self.checkpoint)
             write_text(output / "config.yaml", dump_config(self.config))
             write_text(output / "data.json", self.data.description())
             trackers = open_trackers(self.config, self.progress.step) if self.progress.step < self.steps else []
