@@ -137,6 +137,7 @@ def test_train_from_a_file_with_overrides(target_directory: Path, conversations:
         ("drafter: {kind: medusa}", [], "drafter.kind: input should be 'dflash'"),
         ("objective: {alpha: 0}", [], "objective.alpha: input should be greater than 0"),
         ("training: {batch_size: 2, micro_batch_size: 4}", [], "micro_batch_size is larger"),
+        ("objective: {token_loss: ce_kd, ce_weight: 0, kd_weight: 0}", [], "both 0: nothing would be learned"),
         ("target: [", [], "is not valid YAML"),
         ("- 1", [], "must hold sections"),
         ("{}", ["training.max_steps"], "not of the form section.key=value"),

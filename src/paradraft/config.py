@@ -60,6 +60,12 @@ class ObjectiveSection(Section):
         "auto", description="what the summed loss is divided by; auto: weights for decay, head and cat, else anchors"
     )
 
+    @model_validator(mode="after")
+    def check(self) -> ObjectiveSection:
+        if self.token_loss == "ce_kd" and self.ce_weight + self.kd_weight == 0:
+            raise ValueError("objective.ce_weight and objective.kd_weight are both 0: nothing would be learned")
+        return self
+
 
 class Source(Section):
     source: str = Field(description="file, Hugging Face id, or demo:train, as in data.train")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from paradraft.config import DrafterSection
 from paradraft.drafters import DFlash, load_drafter
 from paradraft.drafters.attention import dense_mask, dflash_predicate
 from paradraft.drafters.checkpoint import unused_token
@@ -63,6 +65,17 @@ def test_training_starts_from_float32_weights_whatever_the_target(tmp_path: Path
     half = Target(make_model("qwen3").to(torch.bfloat16))
     again = DFlash.from_pretrained(tmp_path, half, torch.float32)
     assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in exact.state_dict().items())
+
+
+@pytest.mark.parametrize("asked", [{"block_size": 16}, {"layers": 5}, {"feature_layers": [0, 1]}, {"mask_token": 3}])
+def test_a_start_that_is_not_what_the_run_says_is_refused(
+    target: Target, drafter: DFlash, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    drafter.save_pretrained(tmp_path)
+    made = {"init_from": str(tmp_path), "layers": 2, "block_size": 6}
+    assert DFlash.create(DrafterSection.model_validate(made), target).max_draft == 5
+    with pytest.raises(UserError, match=rf"drafter\.{next(iter(asked))} is .* has .*; set it to that"):
+        DFlash.create(DrafterSection.model_validate(made | asked), target)
 
 
 def test_mask_tokens_are_reserved_entries_not_words() -> None:

@@ -365,6 +365,14 @@ def test_draft_models_with_another_tokenizer_are_refused(target_directory: Path,
         Vanilla.create(section(kind="vanilla", init_from=str(tmp_path)), target)
 
 
+def test_a_start_of_another_width_than_the_run_says_is_refused(tmp_path: Path) -> None:
+    target = Target(make_model("qwen3"))
+    make_drafter_of("vanilla", target).save_pretrained(tmp_path)
+    assert Pard.create(section(kind="pard", init_from=str(tmp_path), hidden_size=24), target).max_draft
+    with pytest.raises(UserError, match=r"drafter\.hidden_size is 16, but .* has 24"):
+        Pard.create(section(kind="pard", init_from=str(tmp_path), hidden_size=16), target)
+
+
 def test_one_token_a_round_needs_no_masks() -> None:
     target = Target(make_model("qwen3"))
     drafter = make_drafter_of("pard", target, draft_length=1)

@@ -232,6 +232,17 @@ def test_resuming_another_run_is_refused(target_directory: Path, conversations: 
         Trainer(config_for(target_directory, conversations, tmp_path / "file")).run()
 
 
+def test_resuming_on_other_text_is_refused(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
+    config = config_for(target_directory, conversations, tmp_path / "run")
+    Trainer(config).run()
+    lines = conversations.read_text()
+    conversations.write_text(lines + lines.splitlines()[0] + "\n")
+    with pytest.raises(UserError, match=r"other text .*\(24 examples, now 25\).*--resume never"):
+        Trainer(config)
+    conversations.write_text(lines)
+    assert Trainer(config).progress.step == 8
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
     trainer = Trainer(config_for(target_directory, conversations, tmp_path / "run"))
     with torch.no_grad():

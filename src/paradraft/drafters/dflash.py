@@ -67,6 +67,14 @@ def default_feature_layers(drafter_layers: int, target_layers: int) -> tuple[int
     return tuple(sorted(ids))
 
 
+def check_start(section: DrafterSection, start: DFlashConfig) -> None:
+    """A run that starts from a drafter says what that drafter is, or nothing."""
+    for name in ("layers", "block_size", "feature_layers", "mask_token"):
+        asked, found = getattr(section, name), getattr(start, name)
+        if asked not in (found, "auto", None):
+            raise UserError(f"drafter.{name} is {asked}, but {section.init_from} has {found}; set it to that")
+
+
 class DFlash(Drafter):
     kind = "dflash"
     architecture = "DFlashDraftModel"
@@ -227,7 +235,9 @@ class DFlash(Drafter):
     @classmethod
     def create(cls, section: DrafterSection, target: Target) -> DFlash:
         if section.init_from is not None:
-            return cls.from_pretrained(drafter_directory(section.init_from), target, torch.float32)
+            drafter = cls.from_pretrained(drafter_directory(section.init_from), target, torch.float32)
+            check_start(section, drafter.config)
+            return drafter
         layers = None if section.feature_layers == "auto" else section.feature_layers
         target.check_layers(layers or ())
         try:

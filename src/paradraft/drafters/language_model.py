@@ -172,7 +172,13 @@ def own_settings(directory: Path) -> dict[str, Any]:
 def starting_model(section: DrafterSection, target: Target) -> PreTrainedModel:
     """The language model a run starts from: `init_from`, or a fresh one of the target's architecture, in float32."""
     if section.init_from is not None:
-        return load_language_model(drafter_directory(section.init_from), target, torch.float32)
+        start = load_language_model(drafter_directory(section.init_from), target, torch.float32)
+        width = int(start.config.get_text_config().hidden_size)
+        if section.hidden_size not in (width, None):
+            raise UserError(
+                f"drafter.hidden_size is {section.hidden_size}, but {section.init_from} has {width}; leave it out"
+            )
+        return start
     config: Any = copy.deepcopy(target.config)
     config.num_hidden_layers = section.layers
     config.hidden_size = section.hidden_size or target.hidden_size

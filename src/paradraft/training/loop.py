@@ -37,7 +37,15 @@ from .checkpoint import (
 from .optim import learning_rate_at, make_optimizer
 from .processes import Processes
 from .read_target import read_target
-from .setup import check_processes, check_same_run, load_examples, load_target, make_objective, seeded_drafter
+from .setup import (
+    check_processes,
+    check_same_data,
+    check_same_run,
+    load_examples,
+    load_target,
+    make_objective,
+    seeded_drafter,
+)
 from .spread import spread_drafter
 from .stored import open_store, read_stored
 from .trackers import check_trackers, open_trackers
@@ -64,6 +72,7 @@ class Trainer:
         self.checkpoint = self.processes.from_main(lambda: find_checkpoint(config.output, resume))
         if self.checkpoint is not None:
             check_same_run(config, self.checkpoint.parent.parent / "config.yaml")
+            check_same_data(self.data, self.checkpoint.parent.parent / "data.json")
         self.drafter = seeded_drafter(config, self.target, self.checkpoint)
         self.spread = spread_drafter(self.drafter, section.sharding, self.processes)
         self.objective = make_objective(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -69,6 +70,19 @@ def check_same_run(config: RunConfig, saved: Path) -> None:
                 f"{saved.parent} holds a run with another {section}.{changed[0]} ({getattr(old, changed[0])}, now "
                 f"{getattr(new, changed[0])}); choose another output, or start over with --resume never"
             )
+
+
+def check_same_data(data: Examples, saved: Path) -> None:
+    """The order of a run's batches follows from its text: a file that has grown since would change it in silence."""
+    if not saved.is_file():
+        return
+    before, now = json.loads(saved.read_text(encoding="utf-8")), json.loads(data.description())
+    changed = [name for name in ("examples", "tokens", "learned_tokens") if before.get(name) != now[name]]
+    if changed:
+        raise UserError(
+            f"{saved.parent} holds a run on other text than data.train holds now ({before.get(changed[0])} "
+            f"{changed[0]}, now {now[changed[0]]}); bring it back, choose another output, or start over with --resume never"
+        )
 
 
 def seeded_drafter(config: RunConfig, target: Target, checkpoint: Path | None) -> Drafter:

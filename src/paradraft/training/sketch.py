@@ -52,7 +52,9 @@ def sketch_model(name: str, sizes: Any, trust_remote_code: bool = False) -> Any:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(sizes, trust_remote_code=trust_remote_code)
     except Exception as error:  # of as many kinds as there are architectures
-        raise UserError(f"{name} is no causal language model that Transformers can build: {first_line(error)}") from None
+        raise UserError(
+            f"{name} is no causal language model that Transformers can build: {first_line(error)}"
+        ) from None
 
 
 def tokenizer_of(name: str, trust_remote_code: bool) -> Any:
