@@ -165,6 +165,18 @@ def test_broken_directories_are_named(target: Target, drafter: DFlash, tmp_path:
     config.write_text(original.replace('"num_hidden_layers": 2', '"num_hidden_layers": "2"'))
     with pytest.raises(UserError, match="layers must be a positive number"):
         load_drafter(tmp_path, target)
+    for old, new, complaint in (
+        ('"block_size": 6', '"block_size": 1', "block_size must be at least 2"),
+        ('"block_size": 6', '"block_size": 6.5', "block_size must be a positive number, not 6.5"),
+        ('"mask_token_id": 39', '"mask_token_id": null', "mask token must be a token's number, not None"),
+    ):
+        assert old in original
+        config.write_text(original.replace(old, new))
+        with pytest.raises(UserError, match=complaint):
+            load_drafter(tmp_path, target)
+    config.write_text(json.dumps(json.loads(original) | {"layer_types": None}))
+    save_file(tensors, weights)
+    assert load_drafter(tmp_path, target).max_draft == 5
     config.write_text(original.replace('"is_causal": false', '"is_causal": true'))
     with pytest.raises(UserError, match="causal or sliding-window DFlash blocks are not supported"):
         load_drafter(tmp_path, target)

@@ -266,7 +266,10 @@ def test_going_on_from_a_drafter_keeps_its_mask_and_its_projection(tmp_path: Pat
     [
         ("pard_token", None, "pard_token in config.json must be a token's number, not None"),
         ("pard2_target_layers", None, "must be a list of numbers"),
+        ("pard2_scale", "x", "pard2_scale in config.json must be a number"),
         ("paradraft", {"draft_length": "x"}, "does not hold numbers by name"),
+        ("paradraft", {"draft_length": float("nan")}, "does not hold numbers by name"),
+        ("paradraft", {"draft_length": 0}, "at least one token a round, not 0"),
         ("pard2_proj_bias", True, "with a bias is not supported"),
     ],
 )
@@ -300,7 +303,7 @@ def test_draft_models_with_scaled_heads_are_refused(tmp_path: Path) -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = GraniteConfig(vocab_size=40, num_key_value_heads=2, logits_scaling=8.0, **sizes)
     GraniteForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="biased or scaled head"):
+    with pytest.raises(UserError, match="a scaled or adapted head"):
         load_drafter(tmp_path, Target(make_model("qwen3")))
 
 

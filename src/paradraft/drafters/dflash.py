@@ -51,8 +51,13 @@ class DFlashConfig:
     def __post_init__(self) -> None:
         sizes = {name: value for name, value in vars(self).items() if name not in ("feature_layers", "mask_token")}
         for name, value in sizes.items():
-            if not isinstance(value, int | float) or value <= 0:
+            kind = float if name in ("norm_epsilon", "rope_theta") else int
+            if not isinstance(value, int | kind) or value <= 0:
                 raise ValueError(f"{name} must be a positive number, not {value!r}")
+        if self.block_size < 2:
+            raise ValueError("block_size must be at least 2: the anchor and a draft")
+        if not isinstance(self.mask_token, int):
+            raise ValueError(f"the mask token must be a token's number, not {self.mask_token!r}")
         ids = list(self.feature_layers)
         if not ids or not all(isinstance(i, int) for i in ids) or ids != sorted(set(ids)):
             raise ValueError(f"feature layers must be ascending ids without repeats (engines sort them), not {ids}")
@@ -318,7 +323,7 @@ class DFlash(Drafter):
     @classmethod
     def from_pretrained(cls, directory: Path, target: Target, dtype: torch.dtype | None = None) -> DFlash:
         saved = read_config(directory)
-        if saved.get("is_causal") or set(saved.get("layer_types", [])) - {"full_attention"}:
+        if saved.get("is_causal") or set(saved.get("layer_types") or ()) - {"full_attention"}:
             raise UserError(f"drafter {directory}: causal or sliding-window DFlash blocks are not supported")
         try:
             config = DFlashConfig(

@@ -6,6 +6,7 @@ Committed tokens *wait* until the next draft and are consumed by the same forwar
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ class LanguageModelDrafter(Drafter):
         super().__init__()
         config: Any = model.config.get_text_config()
         refuse_unsupported(config, model, model.name_or_path or type(model).__name__)
+        if max_draft < 1:
+            raise UserError(f"a draft model drafts at least one token a round, not {max_draft} (draft_length)")
         self.feature_layers = ()
         self.max_draft = max_draft
         self.target = target
@@ -164,7 +167,7 @@ def load_language_model(directory: Path, target: Target, dtype: torch.dtype | No
 def own_settings(directory: Path) -> dict[str, Any]:
     """What paradraft wrote for itself into config.json; empty for a foreign directory."""
     found = read_config(directory).get("paradraft") or {}
-    if not isinstance(found, dict) or not all(isinstance(value, int | float) for value in found.values()):
+    if not isinstance(found, dict) or not all(isinstance(v, int | float) and math.isfinite(v) for v in found.values()):
         raise UserError(f"drafter {directory}: the key `paradraft` of config.json does not hold numbers by name")
     return found
 

@@ -29,6 +29,7 @@ from .language_model import load_language_model, own_settings, starting_model
 from .pard import DRAFT_LENGTH, Pard, mask_of, saved_mask
 
 PUBLISHED_LAYERS = (-1, -8, -16, -24)  # of Transformers' hidden_states
+PUBLISHED_SCALE = 0.02
 PROJECTION = Path("pard2") / "target_proj.safetensors"  # in a folder: engines load every safetensors file beside it
 PUBLISHED_PROJECTION = "warp_model.bin"
 DROPOUT_STREAM = 0xD0  # keeps these draws apart from the anchors' and COD's, which share the row's seed
@@ -48,7 +49,7 @@ class Pard2(Pard):
         mask_token: int,
         feature_layers: tuple[int, ...],
         feature_width: int,
-        scale: float = 0.02,
+        scale: float = PUBLISHED_SCALE,
         feature_dropout: float = 0.1,
         cod_ratio: float = 0.7,
         cod_least: float = 0.1,
@@ -142,6 +143,9 @@ class Pard2(Pard):
         config, own = read_config(directory), own_settings(directory)
         if config.get("pard2_proj_bias"):
             raise UserError(f"drafter {directory}: a feature projection with a bias is not supported")
+        scale = config.get("pard2_scale", PUBLISHED_SCALE)
+        if not isinstance(scale, int | float):
+            raise UserError(f"drafter {directory}: pard2_scale in config.json must be a number, not {scale!r}")
         weight = read_projection(directory)
         count, listed = len(target.layers), config.get("pard2_target_layers", list(PUBLISHED_LAYERS))
         if not isinstance(listed, list) or not all(isinstance(i, int) for i in listed):
@@ -154,7 +158,7 @@ class Pard2(Pard):
             saved_mask(directory),
             tuple(layer_id(i, count) for i in listed) if fits else (),
             weight.shape[1],
-            float(config.get("pard2_scale") or 0.02),
+            scale,
             float(own.get("feature_dropout", 0.1)),
             float(own.get("cod_ratio", 0.7)),
             float(own.get("cod_least", 0.1)),

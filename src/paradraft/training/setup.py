@@ -81,7 +81,8 @@ def check_same_data(data: Examples, saved: Path) -> None:
     if changed:
         raise UserError(
             f"{saved.parent} holds a run on other text than data.train holds now ({before.get(changed[0])} "
-            f"{changed[0]}, now {now[changed[0]]}); bring it back, choose another output, or start over with --resume never"
+            f"{changed[0]}, now {now[changed[0]]}); bring it back, choose another output, or start over with "
+            "--resume never"
         )
 
 
