@@ -102,6 +102,16 @@ def test_a_torn_checkpoint_is_skipped_with_a_message(
         find_checkpoint(tmp_path / "run", str(checkpoints[3]))
 
 
+@pytest.mark.parametrize("name", ["optimizer.pt", "progress.json"])
+def test_a_damaged_checkpoint_is_named(name: str, target_directory: Path, conversations: Path, tmp_path: Path) -> None:
+    config = config_for(target_directory, conversations, tmp_path / "run")
+    Trainer(config).run()
+    path = tmp_path / "run" / "checkpoints" / "step-8" / name
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(UserError, match="step-8 is damaged .*remove it"):
+        Trainer(config)
+
+
 @pytest.mark.parametrize("cut", ["", "3", "[1]"])
 def test_a_marker_that_lists_no_files_is_torn(cut: str, tmp_path: Path) -> None:
     (tmp_path / "COMPLETE").write_text(cut)

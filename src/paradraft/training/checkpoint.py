@@ -178,5 +178,10 @@ def forget_later_checkpoints(directory: Path, step: int) -> None:
 
 def read_training_state(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The saved progress, and the state of the optimisers on the CPU."""
-    progress: dict[str, Any] = json.loads((path / "progress.json").read_text(encoding="utf-8"))
-    return progress, torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
+    try:
+        progress: dict[str, Any] = json.loads((path / "progress.json").read_text(encoding="utf-8"))
+        return progress, torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
+    except Exception as error:  # of json, pickle and zip; its files have the right sizes
+        raise UserError(
+            f"checkpoint {path} is damaged ({type(error).__name__}); remove it to go on from the one before it"
+        ) from error

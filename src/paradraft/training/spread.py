@@ -93,6 +93,7 @@ class Sharded(OneProcess):
 
     def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
         self.unit.set_requires_gradient_sync(last)
+        self.unit.set_reshard_after_backward(last)  # else each micro-batch gathers all weights again
         return nullcontext()
 
     @contextmanager
