@@ -140,6 +140,26 @@ def same_files(one: Path, two: Path) -> bool:
     return same and names == sorted(p.name for p in two.iterdir())
 
 
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_mistake_that_the_main_process_finds_is_told_by_all(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = Processes()
+    monkeypatch.setattr(processes, "count", 2)
+    monkeypatch.setattr(processes, "index", index)
+    sent: list[Any] = []
+
+    def broadcast(box: list[Any]) -> None:
+        sent.append(box[0])
+        box[0] = UserError("no such checkpoint")
+
+    def fail() -> None:
+        raise UserError("no such checkpoint")
+
+    monkeypatch.setattr("torch.distributed.broadcast_object_list", broadcast)
+    with pytest.raises(UserError, match="no such checkpoint"):
+        processes.from_main(fail)
+    assert len(sent) == 1 and isinstance(sent[0], UserError) == (index == 0)
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(
     target_directory: Path, conversations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

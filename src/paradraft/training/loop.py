@@ -144,7 +144,7 @@ class Trainer:
     def run(self) -> Progress:
         """Train to the end; Ctrl-C or SIGTERM writes a checkpoint after the current step and stops."""
         section, evaluation = self.config.training, self.config.evaluation
-        self.prepare_output()
+        self.processes.from_main(self.prepare_output)
         remaining = max(0, self.steps - self.progress.step)
         batches = batches_from(self.lengths, section.batch_size, section.seed, self.progress.step)
         started, first = time.time(), self.progress.step
@@ -175,15 +175,13 @@ class Trainer:
     def prepare_output(self) -> None:
         """The run's directory as it was at the checkpoint, or empty."""
         output = self.config.output
-        if self.processes.main:
-            make_directory(output)
-            forget_later_checkpoints(output / "checkpoints", self.progress.step)
-            restore_best_drafter(output, self.checkpoint)
-            write_text(output / "config.yaml", dump_config(self.config))
-            write_text(output / "data.json", self.data.description())
-            trackers = open_trackers(self.config, self.progress.step) if self.progress.step < self.steps else []
-            self.records = Records(output, self.progress.step, trackers)
-        self.processes.wait()
+        make_directory(output)
+        forget_later_checkpoints(output / "checkpoints", self.progress.step)
+        restore_best_drafter(output, self.checkpoint)
+        write_text(output / "config.yaml", dump_config(self.config))
+        write_text(output / "data.json", self.data.description())
+        trackers = open_trackers(self.config, self.progress.step) if self.progress.step < self.steps else []
+        self.records = Records(output, self.progress.step, trackers)
 
     def save(self) -> None:
         """A checkpoint of this step, if there is none yet."""

@@ -14,6 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
+from ..errors import UserError
 from ..objectives import ObjectiveSums
 
 T = TypeVar("T")
@@ -22,7 +23,7 @@ T = TypeVar("T")
 class Processes:
     """`index` of `count`, on `device`; the main process has index 0 and alone writes files.
 
-    The methods that talk to the others (`sum`, `any`, `gather`, `from_main`, `wait`) must be reached by all.
+    The methods that talk to the others (`sum`, `any`, `gather`, `from_main`) must be reached by all.
     """
 
     def __init__(self) -> None:
@@ -65,18 +66,20 @@ class Processes:
         return [item for part in lists for item in part]
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """What `make` returns in the main process, the only one to call it."""
+        """What `make` returns in the main process, the only one to call it; its UserError is raised in all."""
         if self.count == 1:
             return make()
-        box: list[Any] = [make() if self.main else None]
+        box: list[Any] = [None]
+        if self.main:
+            try:
+                box[0] = make()
+            except UserError as error:
+                box[0] = error
         dist.broadcast_object_list(box)
+        if isinstance(box[0], UserError):
+            raise box[0]
         value: T = box[0]
         return value
-
-    def wait(self) -> None:
-        """Until all are here."""
-        if self.count > 1:
-            dist.barrier()
 
     def leave(self) -> None:
         """At the end of a command: without it, torch complains about a group left open."""
