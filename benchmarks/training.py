@@ -65,10 +65,12 @@ def tensor_bytes(tensors: Sequence[torch.Tensor]) -> int:
 
 
 def standing_bytes(trainer: Trainer) -> int:
-    """Weights of target and drafter, and the optimiser's state."""
+    """Weights of target and drafter, the target's packed copies (they have no storage), and the optimiser's state."""
     states = [v for s in trainer.optimizer.state_dict() for of in s["state"].values() for v in of.values()]
     tensors = [*trainer.target.model.state_dict().values(), *trainer.drafter.state_dict().values()]
-    return tensor_bytes([*tensors, *(v for v in states if isinstance(v, torch.Tensor))])
+    packed = [getattr(module, "packed", None) for module in trainer.target.model.modules()]
+    copies = sum(copy.numel() * copy.element_size() for copy in packed if isinstance(copy, torch.Tensor))
+    return copies + tensor_bytes([*tensors, *(v for v in states if isinstance(v, torch.Tensor))])
 
 
 def memory_against_plan(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 from paradraft import cli
 from paradraft.assets import ASSETS
 from paradraft.config import RunConfig, load_config
+from paradraft.target import Target
+from paradraft.target.packing import PackedLinear, packing_works
 from paradraft.training import estimate
 from paradraft.training.loop import Trainer
 from paradraft.training.plan import make_plan, print_plan
@@ -54,6 +56,16 @@ def test_counts_are_those_of_the_run(
     state = [value for s in trainer.optimizer.state_dict() for of in s["state"].values() for value in of.values()]
     held = sum(v.numel() * v.element_size() for v in state if isinstance(v, torch.Tensor) and v.ndim)
     assert estimate.optimizer_bytes(plan.drafter, optimizer) == held
+
+
+@pytest.mark.skipif(not packing_works(), reason="PyTorch has no oneDNN on this machine")
+def test_the_targets_packed_copies_are_counted(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
+    config = config_for(target_directory, conversations, tmp_path / "run")
+    plan, target = make_plan(config, 1, "cpu"), Target.load(str(target_directory))
+    packed = [m.packed for m in target.model.modules() if isinstance(m, PackedLinear) and m.packed is not None]
+    weights = sum(p.numel() for p in target.model.parameters())
+    assert plan.memory is not None and packed
+    assert plan.memory.target == 4 * (weights + sum(copy.numel() for copy in packed))
 
 
 def test_disk_bounds_what_a_run_leaves(target_directory: Path, conversations: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..objectives.chunked_head import chunk_positions
+from ..target.packing import MOST_BYTES
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,18 @@ def memory(
     kept = state // pieces + (8 * drafter.parameters if pieces > 1 else 0)
     casts = 2 * drafter.parameters if step.element < 4 else 0  # autocast keeps a copy of the weights for a step
     return Memory(
-        target=target.parameters * step.target_element // target_pieces,
+        target=target.parameters * step.target_element // target_pieces
+        + (packed_bytes(target, step) if target_pieces == 1 else 0),
         drafter=kept,
         reading=reading_bytes(target, step) + 2 * features,  # layer by layer, and put together
         training=features + casts + activation_bytes(drafter, step) + head_bytes(drafter.vocabulary, step),
     )
+
+
+def packed_bytes(target: Model, step: Step) -> int:
+    """The second copy of a target's linear layers that decoding on a CPU reads."""
+    linear = 4 * (target.layers * (target.query_linear + target.key_linear) + target.hidden * target.vocabulary)
+    return linear if not step.gpu and step.target_element == 4 and linear <= MOST_BYTES else 0
 
 
 def reading_bytes(target: Model, step: Step) -> int:
