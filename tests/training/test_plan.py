@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,39 @@ def test_of_several_processes_one_prints_the_plan(
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr("paradraft.training.plan.make_plan", lambda *_: pytest.fail("a second process plans"))
     print_plan(config)
+
+
+@pytest.mark.parametrize(
+    ("token_loss", "weighting"), [("ce", "cat"), ("ce_kd", "cat"), ("kl", "dpace"), ("ce", "dpace")]
+)
+@pytest.mark.parametrize("entries", [2**26, 2**11])
+def test_the_targets_head_is_counted_as_often_as_it_runs(
+    token_loss: str,
+    weighting: str,
+    entries: int,
+    target_directory: Path,
+    conversations: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in ("training.read_target", "training.estimate", "objectives.chunked_head"):
+        monkeypatch.setattr(f"paradraft.{module}.ENTRIES_PER_CHUNK", entries)
+    made = config_for(target_directory, conversations, tmp_path / "run", anchors=100).model_dump()
+    drafter = {
+        "kind": "pard",
+        "layers": 1,
+        "draft_length": 1,
+    }  # with more, neighbouring chunks ask for some positions twice
+    objective = {"token_loss": token_loss, "weighting": weighting}
+    config = RunConfig.model_validate(made | {"drafter": drafter, "objective": objective})
+    trainer, plan = Trainer(config), make_plan(config, 1, "cpu")
+    counted: list[int] = []
+    head = trainer.target.head
+    monkeypatch.setattr(trainer.target, "head", lambda x: counted.append(x[..., 0].numel()) or head(x))
+    trainer.train_step([23])
+    assert plan.step is not None and plan.target is not None
+    shape = replace(plan.step, rows=1, length=trainer.lengths[23], positions=sum(trainer.examples[23].loss_mask) - 1)
+    assert sum(counted) == estimate.opinions(plan.target, shape)
 
 
 def test_what_cannot_be_known_is_said(tmp_path: Path) -> None:

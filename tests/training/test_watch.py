@@ -108,7 +108,7 @@ def test_a_damaged_checkpoint_is_named(name: str, target_directory: Path, conver
     Trainer(config).run()
     path = tmp_path / "run" / "checkpoints" / "step-8" / name
     path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(UserError, match="step-8 is damaged .*remove it"):
+    with pytest.raises(UserError, match=r"step-8 is damaged .*remove it"):
         Trainer(config)
 
 

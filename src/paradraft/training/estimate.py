@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..objectives.chunked_head import chunk_positions
+from ..objectives.chunked_head import ENTRIES_PER_CHUNK, chunk_positions
 from ..target.packing import MOST_BYTES
 
 
@@ -44,7 +44,8 @@ class Step:
     `queries`: slots that run through the drafter's layers; `keys`: what one sequence's queries attend over;
     `context`: tokens that are only keys (DFlash), else 0; `positions`: predictions that reach the head;
     `feature_width`: of a token's features; `element`: bytes of an activation; `target_element`: of a target's weight;
-    `teacher`: the objective reads the target's distributions; `own_head`: the head is trained too.
+    `teacher`: the objective reads the target's distributions, `gold`: its probabilities of the labels; `own_head`: the
+    head is trained too.
     """
 
     rows: int
@@ -57,6 +58,7 @@ class Step:
     element: int
     target_element: int
     teacher: bool
+    gold: bool
     own_head: bool
     gpu: bool
 
@@ -164,5 +166,16 @@ def flops(target: Model, drafter: Model, step: Step) -> tuple[float, float, floa
     chunked = step.positions > chunk_positions(drafter.vocabulary)
     passes = 2 + chunked + step.own_head  # forward, backward to the hidden states; forward again; to the weights
     head = 2.0 * passes * step.positions * drafter.hidden * drafter.vocabulary
-    teacher = 2.0 * tokens * target.hidden * target.vocabulary if step.teacher else 0.0
-    return reading + teacher, training, head
+    reading += 2.0 * opinions(target, step) * target.hidden * target.vocabulary
+    return reading, training, head
+
+
+def opinions(target: Model, step: Step) -> int:
+    """How many positions the target's head runs over for the objective, as `read_target` and the chunks ask it.
+
+    Distributions too large to keep are made in the forward pass and again in the backward pass.
+    """
+    asked = min(step.rows * step.length, step.positions)
+    kept = asked * target.vocabulary <= ENTRIES_PER_CHUNK
+    passes = (1 if kept else 2) * step.teacher + (step.gold and not (step.teacher and kept))
+    return passes * asked

@@ -156,7 +156,7 @@ class Shape:
 def step_of(config: RunConfig, target: Model, drafter: Model, shape: Shape) -> Step:
     """What a micro-batch comes to in the drafter's layers and in the head, every draft being counted in full."""
     section, tokens, kind = config.drafter, shape.rows * shape.length, config.drafter.kind
-    precision = config.training.precision
+    precision, objective = config.training.precision, make_objective(config)
     reduced = precision == "bfloat16" or (precision == "auto" and shape.gpu)
     wide = {"float32": 4, "bfloat16": 2, "float16": 2}.get(config.target.dtype, 2 if shape.gpu else 4)
     places = round(shape.supervised * shape.length)  # where an anchor can stand, in a row
@@ -179,7 +179,8 @@ def step_of(config: RunConfig, target: Model, drafter: Model, shape: Shape) -> S
         feature_width=feature_count(section, target.layers) * target.hidden,
         element=2 if reduced else 4,
         target_element=wide,
-        teacher=make_objective(config).needs_teacher,
+        teacher=objective.needs_teacher,
+        gold=objective.needs_gold,
         own_head=kind != "dflash",
         gpu=shape.gpu,
     )
