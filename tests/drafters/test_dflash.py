@@ -94,6 +94,10 @@ def test_mask_tokens_are_reserved_entries_not_words() -> None:
     assert unused_token(target) == 3
     target.tokenizer = Tokenizer("a", "<|reserved_special_token_7|>", "b")  # type: ignore[assignment]
     assert unused_token(target) == 1
+    gap = Tokenizer("a", "b")
+    gap.get_vocab = lambda: {"a": 0, "b": 2}  # type: ignore[method-assign]
+    target.tokenizer = gap  # type: ignore[assignment]
+    assert unused_token(target) == 3
     target.tokenizer = Tokenizer(*(str(i) for i in range(40)))  # type: ignore[assignment]
     with pytest.raises(UserError, match="no unused token"):
         unused_token(target)

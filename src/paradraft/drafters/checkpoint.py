@@ -57,11 +57,13 @@ def unused_token(target: Target) -> int:
     tokenizer = target.tokenizer
     if tokenizer is None:
         return target.vocabulary_size - 1
-    reserved = [i for token, i in tokenizer.get_vocab().items() if RESERVED.fullmatch(token)]
+    known = tokenizer.get_vocab()
+    reserved = [i for token, i in known.items() if RESERVED.fullmatch(token)]
     if reserved:
         return min(reserved)
-    if len(tokenizer) < target.vocabulary_size:
-        return len(tokenizer)
+    beyond = max(known.values(), default=-1) + 1  # not their number: ids may have gaps
+    if beyond < target.vocabulary_size:
+        return beyond
     raise UserError(
         f"target {target.name}: its tokenizer has no unused token to serve as mask; set drafter.mask_token to an id "
         "that your text never contains"
