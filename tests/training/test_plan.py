@@ -187,6 +187,21 @@ def test_the_targets_head_is_counted_as_often_as_it_runs(
     assert sum(counted) == estimate.opinions(plan.target, shape)
 
 
+def test_a_target_that_is_not_run_costs_no_time(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
+    made = config_for(target_directory, conversations, tmp_path / "run").model_dump()
+    stored = made | {"data": made["data"] | {"features": tmp_path}}
+    plain = made | {"drafter": {"kind": "pard", "layers": 1}, "objective": {"weighting": "uniform"}}
+    for values, runs in (
+        (made, True),
+        (stored, False),
+        (plain, False),
+        (plain | {"objective": {"weighting": "cat"}}, True),
+    ):
+        plan = make_plan(RunConfig.model_validate(values), 1, "cpu")
+        assert plan.step_flops is not None and plan.memory is not None
+        assert (plan.step_flops[0] > 0, plan.memory.reading > 0) == (runs, runs)
+
+
 def test_what_cannot_be_known_is_said(tmp_path: Path) -> None:
     command = ["train", str(RECIPES / "qwen3-4b-5-layers-dpace.yaml"), "--plan", "--json"]
     command += [f"target.model={tmp_path / 'absent'}", f"data.train=[{tmp_path / 'absent.jsonl'}]"]

@@ -44,6 +44,7 @@ class Step:
     `queries`: slots that run through the drafter's layers; `keys`: what one sequence's queries attend over;
     `context`: tokens that are only keys (DFlash), else 0; `positions`: predictions that reach the head;
     `feature_width`: of a token's features; `element`: bytes of an activation; `target_element`: of a target's weight;
+    `reads`: the target runs at all (not for stored features, nor where nobody asks it);
     `teacher`: the objective reads the target's distributions, `gold`: its probabilities of the labels; `own_head`: the
     head is trained too.
     """
@@ -57,6 +58,7 @@ class Step:
     feature_width: int
     element: int
     target_element: int
+    reads: bool
     teacher: bool
     gold: bool
     own_head: bool
@@ -98,7 +100,7 @@ def memory(
         target=target.parameters * step.target_element // target_pieces
         + (packed_bytes(target, step) if target_pieces == 1 else 0),
         drafter=kept,
-        reading=reading_bytes(target, step) + 2 * features,  # layer by layer, and put together
+        reading=reading_bytes(target, step) + 2 * features if step.reads else 0,  # layer by layer, and put together
         training=features + casts + activation_bytes(drafter, step) + head_bytes(drafter.vocabulary, step),
     )
 
@@ -167,7 +169,7 @@ def flops(target: Model, drafter: Model, step: Step) -> tuple[float, float, floa
     passes = 2 + chunked + step.own_head  # forward, backward to the hidden states; forward again; to the weights
     head = 2.0 * passes * step.positions * drafter.hidden * drafter.vocabulary
     reading += 2.0 * opinions(target, step) * target.hidden * target.vocabulary
-    return reading, training, head
+    return reading if step.reads else 0.0, training, head
 
 
 def opinions(target: Model, step: Step) -> int:

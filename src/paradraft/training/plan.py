@@ -169,6 +169,7 @@ def step_of(config: RunConfig, target: Model, drafter: Model, shape: Shape) -> S
         masks = 0.0 if kind == "vanilla" else places * sum(kept[1:])
         slots = keys = shape.length + round(masks)
         context, predictions = 0, places + round(masks)
+    width = feature_count(section, target.layers) * target.hidden
     return Step(
         rows=shape.rows,
         length=shape.length,
@@ -176,9 +177,10 @@ def step_of(config: RunConfig, target: Model, drafter: Model, shape: Shape) -> S
         keys=keys,
         context=context,
         positions=shape.rows * predictions,
-        feature_width=feature_count(section, target.layers) * target.hidden,
+        feature_width=width,
         element=2 if reduced else 4,
         target_element=wide,
+        reads=(width > 0 and config.data.features is None) or objective.needs_teacher or objective.needs_gold,
         teacher=objective.needs_teacher,
         gold=objective.needs_gold,
         own_head=kind != "dflash",
