@@ -73,11 +73,14 @@ def check_same_run(config: RunConfig, saved: Path) -> None:
 
 
 def check_same_data(data: Examples, saved: Path) -> None:
-    """The order of a run's batches follows from its text: a file that has grown since would change it in silence."""
+    """The order of a run's batches follows from its text: a file that has grown since would change it in silence.
+
+    Of the tokens only those that are learned are compared: templates may write today's date in front of them.
+    """
     if not saved.is_file():
         return
     before, now = json.loads(saved.read_text(encoding="utf-8")), json.loads(data.description())
-    changed = [name for name in ("examples", "tokens", "learned_tokens") if before.get(name) != now[name]]
+    changed = [name for name in ("examples", "learned_tokens") if before.get(name) != now[name]]
     if changed:
         raise UserError(
             f"{saved.parent} holds a run on other text than data.train holds now ({before.get(changed[0])} "
