@@ -28,7 +28,7 @@ SETS = ("demo:math", "demo:code", "demo:chat")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--drafter", default="runs/demo-vanilla/drafter")
+    parser.add_argument("--drafter", default="demo:vanilla")
     parser.add_argument("--draft-length", type=int, default=4)
     parser.add_argument("--limit", type=int, default=20, help="prompts of each set")
     parser.add_argument("--max-new-tokens", type=int, default=128)

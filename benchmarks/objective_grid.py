@@ -4,7 +4,7 @@ python benchmarks/objective_grid.py --steps 300 --seeds 1 2 3 --out benchmarks/r
 
 Every cell trains the same number of steps on the same data and order, with its recipe's optimiser and learning rate
 for all; rates are not tuned per cell, and with Muon the scale of an objective does not change its steps. PARD starts
-from a plain draft model (recipes/demo-vanilla.yaml, trained before), DFlash from nothing: compare within a drafter, not
+from the shipped plain draft model, DFlash from nothing: compare within a drafter, not
 across. Cells that are in the file already are not run again; two processes need two files (`--only dflash`,
 `--only pard`), `--table FILE ...` shows them together.
 """

@@ -19,7 +19,14 @@ from paradraft.evaluation.lossless import check_exact
 from paradraft.evaluation.prompts import load_prompts
 from paradraft.target import Target
 
-DRAFTERS = ("demo:dflash-dpace", "demo:dflash-decay")
+DRAFTERS = (
+    ("demo:dflash-dpace", "dependent"),
+    ("demo:dflash-decay", "dependent"),
+    ("demo:vanilla", "independent"),
+    ("demo:pard", "independent"),
+    ("demo:pard2", "dependent"),
+    ("demo:pard2", "independent"),
+)
 SETS = ("demo:math", "demo:code", "demo:chat")
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
@@ -58,9 +65,10 @@ def test_the_target_ends_its_answers(demo_target: Target) -> None:
         assert sum(answer.stopped and not is_looping(answer.tokens) for answer in answers) >= 5
 
 
-@pytest.mark.parametrize("name", DRAFTERS)
-def test_shipped_drafters_are_lossless_and_pay(demo_target: Target, name: str) -> None:
+@pytest.mark.parametrize(("name", "mode"), DRAFTERS)
+def test_shipped_drafters_are_lossless_and_pay(demo_target: Target, name: str, mode: str) -> None:
     drafter = load_drafter(drafter_directory(name), demo_target)
+    drafter.set_mode(mode)
     tokenizer = demo_target.tokenizer
     assert tokenizer is not None
     asked = [
