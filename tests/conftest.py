@@ -110,7 +110,9 @@ def make_drafter_of(kind: str, target: Target, draft_length: int = 5, layers: in
     layers_read = (len(target.layers), 0)
     width = 2 * target.hidden_size
     torch.manual_seed(seed)
-    return Pard2(model, target, draft_length, mask, layers_read, width, 0.3, feature_dropout=0.0, cod_ratio=1.0).eval()
+    drafter = Pard2(model, target, draft_length, mask, layers_read, width, 0.3, feature_dropout=0.0, cod_ratio=1.0)
+    torch.nn.init.normal_(drafter.target_proj.weight, std=width**-0.5)
+    return drafter.eval()
 
 
 @pytest.fixture(scope="session")

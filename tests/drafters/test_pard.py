@@ -229,7 +229,9 @@ def test_fresh_drafters_take_the_targets_architecture() -> None:
     assert vanilla.embedding.num_embeddings == target.vocabulary_size
     pard = Pard.create(section(kind="pard"), target)
     assert pard.mask_token == 39 and pard.dtype == torch.float32
-    assert Pard2.create(section(kind="pard2"), target).dependent_layers == (4, 2, 1, 0)
+    fresh = Pard2.create(section(kind="pard2"), target)
+    assert fresh.dependent_layers == (4, 2, 1, 0)
+    assert not fresh.target_proj.weight.any()  # a new projection must not spoil what the model knows
 
 
 def test_starting_from_another_model(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class Pard2(Pard):
         self.dependent_layers = self.feature_layers = feature_layers
         self.scale, self.feature_dropout = scale, feature_dropout
         self.target_proj = nn.Linear(feature_width, self.embedding.embedding_dim, bias=False)
-        nn.init.normal_(self.target_proj.weight, std=feature_width**-0.5)
+        nn.init.zeros_(self.target_proj.weight)  # a run starts from what its language model knows, in both modes
 
     def set_mode(self, mode: str) -> None:
         super().set_mode(mode)
