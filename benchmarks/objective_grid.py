@@ -2,8 +2,8 @@
 
 python benchmarks/objective_grid.py --steps 300 --seeds 1 2 3 --out benchmarks/results/objective-grid.json
 
-Every cell trains the same number of steps on the same data and order, with its recipe's optimiser and learning rate
-for all; rates are not tuned per cell, and with Muon the scale of an objective does not change its steps. PARD starts
+Every cell trains the same number of steps on the same data and order, with its recipe's optimiser and one learning
+rate for all; rates are not tuned per cell, and with Muon the scale of an objective does not change its steps. PARD starts
 from the shipped plain draft model, DFlash from nothing: compare within a drafter, not
 across. Cells that are in the file already are not run again; two processes need two files (`--only dflash`,
 `--only pard`), `--table FILE ...` shows them together.
@@ -48,6 +48,7 @@ def train_cell(cell: dict[str, Any]) -> dict[str, Any]:
             f"training.seed={cell['seed']}",
             "training.precision=bfloat16",
             f"training.batch_size={cell['batch_size']}",
+            *([] if cell["learning_rate"] is None else [f"training.learning_rate={cell['learning_rate']}"]),
             "training.save_every=1000000",
             f"evaluation.every={cell['steps']}",
             "evaluation.at_start=false",
@@ -81,10 +82,12 @@ def table(cells: list[dict[str, Any]]) -> str:
 def show(paths: list[Path]) -> None:
     """One table for each budget found in the files."""
     cells = [cell for path in paths for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
-    budget = ("steps", "batch_size", "prompts")
-    for found in sorted({tuple(cell[key] for key in budget) for cell in cells}):
-        steps, batch_size, prompts = found
-        print(f"\n{steps} steps of {batch_size} conversations, {prompts} prompts of each set\n")
+    budget = ("steps", "batch_size", "learning_rate", "prompts")
+    for found in dict.fromkeys(tuple(cell[key] for key in budget) for cell in cells):
+        steps, batch_size, rate, prompts = found
+        print(
+            f"\n{steps} steps of {batch_size} conversations, rate {rate or 'as in the recipe'}, {prompts} prompts a set\n"
+        )
         print(table([cell for cell in cells if tuple(cell[key] for key in budget) == found]))
 
 
@@ -95,6 +98,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, help="of all cells; default: each recipe's own")
     parser.add_argument("--prompts", type=int, default=32, help="of each demo prompt set")
     parser.add_argument("--only", choices=DRAFTERS, action="append")
     parser.add_argument("--weightings", choices=WEIGHTINGS, nargs="+", default=list(WEIGHTINGS))
@@ -122,6 +126,7 @@ def main() -> None:
             "steps": arguments.steps,
             "prompts": arguments.prompts,
             "batch_size": arguments.batch_size,
+            "learning_rate": arguments.learning_rate,
         }
         if any(cell.items() <= done.items() for done in cells):
             continue
