@@ -3,10 +3,10 @@
 python benchmarks/objective_grid.py --steps 300 --seeds 1 2 3 --out benchmarks/results/objective-grid.json
 
 Every cell trains the same number of steps on the same data and order, with its recipe's optimiser and one learning
-rate for all; rates are not tuned per cell, and with Muon the scale of an objective does not change its steps. PARD starts
-from the shipped plain draft model, DFlash from nothing: compare within a drafter, not
-across. Cells that are in the file already are not run again; two processes need two files (`--only dflash`,
-`--only pard`), `--table FILE ...` shows them together.
+rate for all; rates are not tuned per cell, and with Muon the scale of an objective does not change its steps. PARD
+starts from the shipped plain draft model, DFlash from nothing: compare within a drafter, not across. Cells that are in
+the file already are not run again; two processes need two files (`--only dflash`, `--only pard`), `--table FILE ...`
+shows them together.
 """
 
 from __future__ import annotations
@@ -85,9 +85,8 @@ def show(paths: list[Path]) -> None:
     budget = ("steps", "batch_size", "learning_rate", "prompts")
     for found in dict.fromkeys(tuple(cell[key] for key in budget) for cell in cells):
         steps, batch_size, rate, prompts = found
-        print(
-            f"\n{steps} steps of {batch_size} conversations, rate {rate or 'as in the recipe'}, {prompts} prompts a set\n"
-        )
+        rate = "the recipe's" if rate is None else rate
+        print(f"\n{steps} steps of {batch_size} conversations, rate {rate}, {prompts} prompts of each set\n")
         print(table([cell for cell in cells if tuple(cell[key] for key in budget) == found]))
 
 
