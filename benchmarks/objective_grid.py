@@ -75,7 +75,8 @@ def table(cells: list[dict[str, Any]]) -> str:
             means = [c["emitted_length"] for c in cells if wanted.items() <= c.items()]
             spread = f" ± {statistics.stdev(means):.2f}" if len(means) > 1 else ""
             entries.append(f"{statistics.mean(means):.2f}{spread} ({len(means)})" if means else "-")
-        lines.append(f"| {drafter} | {token_loss} | " + " | ".join(entries) + " |")
+        if set(entries) != {"-"}:
+            lines.append(f"| {drafter} | {token_loss} | " + " | ".join(entries) + " |")
     return "\n".join(lines)
 
 
