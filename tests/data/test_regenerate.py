@@ -8,55 +8,28 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
 from paradraft.data.conversations import parse_record
-from paradraft.data.endpoint import Endpoint
 from paradraft.data.journal import Journal
-from paradraft.data.provenance import TargetIdentity, fingerprint, provenance_notes, provenance_path, read_provenance
+from paradraft.data.provenance import TargetIdentity, provenance_notes, provenance_path, read_provenance
 from paradraft.data.regenerate import Answer, Job, answer_unit, in_parallel, plan_units, turns_of, unit_seed
 from paradraft.data.render import render_conversation, render_prompt, template_hash
 from paradraft.data.sources import read_source
 from paradraft.decoding import Engine, Sampling
 from paradraft.drafters import DFlash
 from paradraft.errors import UserError
-from paradraft.preparation.regenerate import EmbeddedAnswerer, RegenerateRequest, run_regenerate
+from paradraft.preparation.regenerate import RegenerateRequest, run_regenerate
 from paradraft.target import Target
 
+from .requests import lines, request_for
 from .templates import LLAMA3, MISTRAL
 
 USER, ANSWER = {"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}
-
-
-@pytest.fixture(scope="module")
-def tiny(target_directory: Path) -> Target:
-    return Target.load(str(target_directory))
-
-
-@pytest.fixture
-def many_prompts(tmp_path: Path) -> Path:
-    words = ["the cat", "a dog ran", "1 2 3", "to the house", "on the mat"]
-    records = [{"id": i, "turns": [f"{words[i % 5]} {i}", "and then?"][: 1 + (i % 3 == 0)]} for i in range(60)]
-    path = tmp_path / "many.jsonl"
-    path.write_text("\n".join(json.dumps(record) for record in records), encoding="utf-8")
-    return path
-
-
-def request_for(target: Path, prompts: Path, out: Path, **changes: Any) -> RegenerateRequest:
-    settings: dict[str, Any] = {"max_new_tokens": 12, "batch_size": 4, "sampling": Sampling(0.0)} | changes
-    return RegenerateRequest(target=str(target), prompts=[str(prompts)], out=out, **settings)
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 # --- units -------------------------------------------------------------------------------------------------------
@@ -285,28 +258,6 @@ def test_answers_are_the_targets_own(target_directory: Path, tiny: Target, many_
     assert "was changed after it was answered" in note
 
 
-def test_a_fingerprint_is_of_every_tensor(tmp_path: Path) -> None:
-    """A fine-tune of the layers between embedding and head is another target."""
-    made = []
-    for value in (0.0, 0.0, 1.0):
-        layer = {"a": torch.zeros(600_000), "m": torch.full((1000,), value), "z": torch.zeros(600_000)}
-        save_file(layer, tmp_path / "model.safetensors")
-        made.append(fingerprint(tmp_path))
-    assert made[0] == made[1] != made[2]
-    for content in (b"version https://git-lfs.github.com/spec/v1", b"", b"\x02\x00\x00\x00\x00\x00\x00\x00ab"):
-        (tmp_path / "model.safetensors").write_bytes(content)
-        with pytest.raises(UserError, match="is no safetensors file"):
-            fingerprint(tmp_path)
-
-
-def test_targets_are_told_apart_by_weights_revision_and_name() -> None:
-    held = TargetIdentity("a/b", "r1", "f1")
-    assert held.same(TargetIdentity("elsewhere", None, "f1")) and not held.same(TargetIdentity("a/b", "r1", "f2"))
-    unknown = TargetIdentity("a/b", "r1")
-    assert unknown.same(held) and unknown.same(TargetIdentity("a/b")) and not unknown.same(TargetIdentity("a/b", "r2"))
-    assert (held.label, unknown.label, TargetIdentity("a/b").label) == ("a/b (f1)", "a/b (r1)", "a/b")
-
-
 def test_a_drafter_changes_nothing_but_time(target_directory: Path, many_prompts: Path, tmp_path: Path) -> None:
     DFlash.fresh(Target.load(str(target_directory)), layers=1, block_size=4).save_pretrained(tmp_path / "drafter")
     plain, drafted = tmp_path / "plain.jsonl.gz", tmp_path / "drafted.jsonl.gz"
@@ -341,116 +292,3 @@ def test_what_cannot_go_on_is_refused(
     provenance_path(out).write_text("{}")
     with pytest.raises(UserError, match="is no provenance file"):
         run_regenerate(request_for(target_directory, many_prompts, out, limit=3))
-
-
-# --- a server ----------------------------------------------------------------------------------------------------
-
-
-class Server(ThreadingHTTPServer):
-    """Speaks /v1/models and /v1/completions like vLLM; `faults` (status, or None: hangs up) come before answers."""
-
-    daemon_threads = True
-    faults: list[int | None]
-    bodies: list[dict[str, Any]]
-
-    def __init__(self, answerer: EmbeddedAnswerer) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answerer, self.faults, self.bodies, self.lock = answerer, [], [], threading.Lock()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-    def reply(self, status: int, body: dict[str, Any]) -> None:
-        content = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def do_GET(self) -> None:
-        self.reply(200, {"data": [{"id": "tiny", "max_model_len": 100}]})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            if self.server.faults:
-                fault = self.server.faults.pop(0)
-                if fault is None:
-                    self.close_connection = True
-                    self.connection.close()
-                else:
-                    self.reply(fault, {"error": {"message": "not now"}})
-                return
-            self.server.bodies.append(body)
-            (answer,) = self.server.answerer.answer([body["prompt"]], body["seed"])
-        reason = "stop" if answer.stopped else "length"
-        usage = {"completion_tokens": answer.tokens}
-        self.reply(200, {"choices": [{"text": answer.text, "finish_reason": reason}], "usage": usage})
-
-
-@pytest.fixture
-def server(tiny: Target) -> Iterator[Server]:
-    tokenizer = tiny.tokenizer
-    assert isinstance(tokenizer, PreTrainedTokenizerFast)
-    server = Server(EmbeddedAnswerer(Engine(tiny), tokenizer, 12))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def test_a_server_gives_the_answers_of_the_engine(
-    target_directory: Path, many_prompts: Path, tmp_path: Path, server: Server
-) -> None:
-    own, served = tmp_path / "own.jsonl", tmp_path / "served.jsonl"
-    run_regenerate(request_for(target_directory, many_prompts, own))
-    run_regenerate(request_for(target_directory, many_prompts, served, endpoint=server.url, workers=5))
-    assert served.read_bytes() == own.read_bytes()
-    assert {body["model"] for body in server.bodies} == {"tiny"} and len(server.bodies) >= 60
-
-
-def endpoint(server: Server, waits: list[float], **changes: Any) -> Endpoint:
-    return Endpoint(server.url, 12, sleep=waits.append, **changes)
-
-
-def test_passing_failures_are_tried_again_and_others_are_not(server: Server) -> None:
-    waits: list[float] = []
-    connected = endpoint(server, waits, attempts=5)
-    assert connected.context_length == 100
-    server.faults = [503, None, 429]
-    (answer,) = connected.answer([[3, 4, 5]], seed=0)
-    assert answer.tokens > 0 and waits == [0.5, 1.0, 2.0]
-    server.faults = [400]
-    with pytest.raises(UserError, match=r"refuses the request with status 400: .*not now"):
-        connected.answer([[3]], seed=0)
-    server.faults = [500] * 9
-    with pytest.raises(UserError, match=r"does not answer \(status 500, 5 attempts\).*what is answered is kept"):
-        connected.answer([[3]], seed=0)
-    with pytest.raises(UserError, match="serves tiny; name one of them with --model"):
-        endpoint(server, waits, model="huge")
-    with pytest.raises(UserError, match="variable NO_SUCH_KEY is not set"):
-        endpoint(server, waits, key_variable="NO_SUCH_KEY")
-    with pytest.raises(UserError, match="does not answer"):
-        Endpoint("http://127.0.0.1:1", 12, attempts=2, sleep=waits.append)
-    for url in ("localhost:8000", "http://localhost:port"):
-        with pytest.raises(UserError, match="is no URL of a server"):
-            Endpoint(url, 12)
-
-
-def test_a_server_samples_as_it_is_asked_and_not_by_the_models_defaults(server: Server) -> None:
-    """Qwen2.5's generation_config.json has a repetition penalty: answers under it are not the target's own."""
-    endpoint(server, []).answer([[3, 4, 5]], seed=0)
-    endpoint(server, [], top_k=7).answer([[3, 4, 5]], seed=0)
-    plain, limited = server.bodies
-    assert plain["top_k"] == -1 and limited["top_k"] == 7 and plain["top_p"] == 1.0 and plain["min_p"] == 0.0
-    assert plain["repetition_penalty"] == 1.0 and plain["presence_penalty"] == plain["frequency_penalty"] == 0.0

@@ -1,0 +1,174 @@
+"""Where draft language models come from: fresh, from another model, from broken or unfitting directories."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from paradraft.config import DrafterSection
+from paradraft.demo.tokenizer import train_tokenizer
+from paradraft.drafters import Pard, Pard2, Vanilla, load_drafter
+from paradraft.errors import UserError
+from paradraft.target import Target
+from tests.conftest import make_drafter_of, make_model
+
+
+def section(**values: Any) -> DrafterSection:
+    return DrafterSection.model_validate({"layers": 1, "draft_length": 4, **values})
+
+
+def test_fresh_drafters_take_the_targets_architecture() -> None:
+    target = Target(make_model("qwen3"))
+    vanilla = Vanilla.create(section(kind="vanilla", hidden_size=16), target)
+    assert vanilla.model.config.hidden_size == 16 and vanilla.model.config.num_hidden_layers == 1
+    assert vanilla.embedding.num_embeddings == target.vocabulary_size
+    pard = Pard.create(section(kind="pard"), target)
+    assert pard.mask_token == 39 and pard.dtype == torch.float32
+    fresh = Pard2.create(section(kind="pard2"), target)
+    assert fresh.dependent_layers == (4, 2, 1, 0)
+    assert not fresh.target_proj.weight.any()  # a new projection must not spoil what the model knows
+
+
+def test_starting_from_another_model(tmp_path: Path) -> None:
+    """PARD starts from a plain draft model, and a plain one again from PARD, without either's marks."""
+    target = Target(make_model("qwen3"))
+    make_drafter_of("vanilla", target).save_pretrained(tmp_path / "a")
+    pard = Pard.create(section(kind="pard", init_from=str(tmp_path / "a")), target)
+    assert torch.equal(pard.embedding.weight, load_drafter(tmp_path / "a", target).embedding.weight)  # type: ignore[union-attr]
+    pard.save_pretrained(tmp_path / "b")
+    assert load_drafter(tmp_path / "b", target).kind == "pard"
+    assert Pard.create(section(kind="pard", mask_token=7, init_from=str(tmp_path / "b")), target).mask_token == 7
+    Vanilla.create(section(kind="vanilla", init_from=str(tmp_path / "b")), target).save_pretrained(tmp_path / "c")
+    assert load_drafter(tmp_path / "c", target).kind == "vanilla"
+
+
+def test_going_on_from_a_drafter_keeps_its_mask_and_its_projection(tmp_path: Path) -> None:
+    target = Target(make_model("qwen3"))
+    first = make_drafter_of("pard2", target)
+    assert isinstance(first, Pard2)
+    first.mask_token = 5
+    first.save_pretrained(tmp_path)
+    again = Pard2.create(section(kind="pard2", init_from=str(tmp_path), feature_dropout=0.3), target)
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    assert (again.mask_token, again.scale, again.dependent_layers) == (5, first.scale, first.dependent_layers)
+    assert (again.max_draft, again.feature_dropout) == (4, 0.3)
+    assert Pard.create(section(kind="pard", init_from=str(tmp_path)), target).mask_token == 5
+    with pytest.raises(UserError, match="are not those of"):
+        Pard2.create(section(kind="pard2", init_from=str(tmp_path), feature_layers=[0, 1]), target)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("pard_token", None, "pard_token in config.json must be a token's number, not None"),
+        ("pard2_target_layers", None, "must be a list of numbers"),
+        ("pard2_scale", "x", "pard2_scale in config.json must be a number"),
+        ("paradraft", {"draft_length": "x"}, "does not hold numbers by name"),
+        ("paradraft", {"draft_length": float("nan")}, "does not hold numbers by name"),
+        ("paradraft", {"draft_length": 0}, "at least one token a round, not 0"),
+        ("pard2_proj_bias", True, "with a bias is not supported"),
+    ],
+)
+def test_broken_configurations_are_named(key: str, value: Any, complaint: str, tmp_path: Path) -> None:
+    target = Target(make_model("qwen3"))
+    make_drafter_of("pard2", target).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {key: value}))
+    with pytest.raises(UserError, match=complaint):
+        load_drafter(tmp_path, target)
+
+
+def test_projections_of_another_shape_are_named(tmp_path: Path) -> None:
+    target = Target(make_model("qwen3"))
+    make_drafter_of("pard2", target).save_pretrained(tmp_path)
+    (tmp_path / "pard2" / "target_proj.safetensors").unlink()
+    for content, complaint in (
+        ({"target_proj.weight": 3}, "must be one matrix"),
+        ({"target_proj.weight": torch.zeros(4)}, "must be one matrix"),
+        ({"target_proj.weight": torch.zeros(24, 64), "target_proj.bias": torch.zeros(24)}, "must be one matrix"),
+        ({"target_proj.weight": torch.zeros(23, 64)}, "has width 23, its language model 24"),
+    ):
+        torch.save(content, tmp_path / "warp_model.bin")
+        with pytest.raises(UserError, match=complaint):
+            load_drafter(tmp_path, target)
+
+
+def test_draft_models_with_scaled_heads_are_refused(tmp_path: Path) -> None:
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = GraniteConfig(vocab_size=40, num_key_value_heads=2, logits_scaling=8.0, **sizes)
+    GraniteForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="a scaled or adapted head"):
+        load_drafter(tmp_path, Target(make_model("qwen3")))
+
+
+def test_a_mask_is_added_where_none_is_free(target_directory: Path, tmp_path: Path) -> None:
+    """The embedding grows by one row; its logits stay those of the target's vocabulary."""
+    target = Target.load(str(target_directory))
+    assert target.tokenizer is not None
+    spare = target.vocabulary_size - len(target.tokenizer)
+    target.tokenizer.add_tokens([f"filler {i}" for i in range(spare)])
+    from paradraft.drafters.checkpoint import RESERVED
+
+    class Full:
+        """The tokenizer, without reserved entries."""
+
+        def get_vocab(self) -> dict[str, int]:
+            assert target.tokenizer is not None
+            return {t: i for t, i in tokenizer.get_vocab().items() if not RESERVED.fullmatch(t)}
+
+        def __len__(self) -> int:
+            return target.vocabulary_size
+
+        def save_pretrained(self, directory: Path) -> None:
+            pass
+
+    tokenizer, target.tokenizer = target.tokenizer, Full()  # type: ignore[assignment]
+    drafter = Pard.create(section(kind="pard"), target)
+    assert drafter.mask_token == target.vocabulary_size
+    assert drafter.embedding.num_embeddings == target.vocabulary_size + 1
+    drafter.save_pretrained(tmp_path)
+    again = load_drafter(tmp_path, target)
+    assert isinstance(again, Pard) and again.mask_token == drafter.mask_token
+    assert again.head(torch.randn(2, target.hidden_size)).shape == (2, target.vocabulary_size)
+
+
+def test_draft_models_with_another_tokenizer_are_refused(target_directory: Path, tmp_path: Path) -> None:
+    target = Target.load(str(target_directory))
+    assert target.tokenizer is not None
+    make_model("llama", vocab_size=target.vocabulary_size).save_pretrained(tmp_path)
+    target.tokenizer.save_pretrained(tmp_path)
+    assert Vanilla.create(section(kind="vanilla", init_from=str(tmp_path)), target).embedding.num_embeddings
+    train_tokenizer(["quite another text", "with other words in it"] * 3).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="has another tokenizer than target"):
+        Vanilla.create(section(kind="vanilla", init_from=str(tmp_path)), target)
+
+
+def test_a_start_of_another_width_than_the_run_says_is_refused(tmp_path: Path) -> None:
+    target = Target(make_model("qwen3"))
+    make_drafter_of("vanilla", target).save_pretrained(tmp_path)
+    assert Pard.create(section(kind="pard", init_from=str(tmp_path), hidden_size=24), target).max_draft
+    with pytest.raises(UserError, match=r"drafter\.hidden_size is 16, but .* has 24"):
+        Pard.create(section(kind="pard", init_from=str(tmp_path), hidden_size=16), target)
+
+
+def test_draft_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    target = Target(make_model("qwen3"))
+    make_model("llama", vocab_size=30).save_pretrained(tmp_path / "small")
+    with pytest.raises(UserError, match="embeddings for 30 tokens, target Qwen3ForCausalLM for 40"):
+        load_drafter(tmp_path / "small", target)
+    from transformers import MistralConfig, MistralForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sliding = MistralForCausalLM(MistralConfig(vocab_size=40, num_key_value_heads=2, sliding_window=8, **sizes))
+    sliding.save_pretrained(tmp_path / "sliding")
+    with pytest.raises(UserError, match="sliding-window attention"):
+        load_drafter(tmp_path / "sliding", target)
+    with pytest.raises(UserError, match="mask token 99 lies outside"):
+        Pard.create(section(kind="pard", mask_token=99), target)
