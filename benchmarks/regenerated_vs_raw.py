@@ -15,10 +15,12 @@ import json
 import tempfile
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from paradraft.config import load_config
 from paradraft.data.conversations import read_records
 from paradraft.data.sources import read_source
+from paradraft.evaluation.measure import environment
 from paradraft.training.loop import Trainer
 
 
@@ -34,8 +36,10 @@ def same_prompts(raw: Path, own: Path, out: Path) -> int:
     return len(kept)
 
 
-def emitted_lengths(recipe: Path, data: Path, seed: int, arguments: argparse.Namespace) -> dict[str, float]:
-    """By prompt set, after the last step."""
+def emitted_lengths(
+    recipe: Path, data: Path, seed: int, arguments: argparse.Namespace
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """By prompt set, after the last step; and what it was measured on."""
     with tempfile.TemporaryDirectory() as output:
         overrides = [
             f"data.train=[{data}]",
@@ -46,9 +50,11 @@ def emitted_lengths(recipe: Path, data: Path, seed: int, arguments: argparse.Nam
             f"evaluation.prompts=[{','.join(arguments.prompts)}]",
             f"output={output}",
         ]
-        Trainer(load_config(recipe, overrides), "never").run()
+        trainer = Trainer(load_config(recipe, overrides), "never")
+        trainer.run()
         lines = [json.loads(line) for line in (Path(output) / "metrics.jsonl").read_text().splitlines()]
-    return dict([line["emitted_length_by_set"] for line in lines if "emitted_length_by_set" in line][-1])
+    lengths = [line["emitted_length_by_set"] for line in lines if "emitted_length_by_set" in line][-1]
+    return dict(lengths), environment(trainer.target)
 
 
 def main() -> None:
@@ -68,10 +74,10 @@ def main() -> None:
         count = same_prompts(arguments.raw, arguments.own, raw)
         for seed in arguments.seeds:
             for name, data in (("raw", raw), ("regenerated", arguments.own)):
-                lengths = emitted_lengths(arguments.recipe, data, seed, arguments)
+                lengths, where = emitted_lengths(arguments.recipe, data, seed, arguments)
                 runs.append({"text": name, "seed": seed, "emitted_length": lengths})
                 print(runs[-1], flush=True)
-                result = {"steps": arguments.steps, "prompts": count, "runs": runs}
+                result = {"steps": arguments.steps, "prompts": count, "runs": runs, "environment": where}
                 arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     for name in ("raw", "regenerated"):
         values = [mean(run["emitted_length"].values()) for run in runs if run["text"] == name]

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from paradraft.config import RunConfig, load_config
+from paradraft.evaluation.measure import environment
 from paradraft.preparation.features import FeaturesRequest, run_features
 from paradraft.training.loop import Trainer
 
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--limit", type=int, default=2000, help="conversations")
+    parser.add_argument("--prompts", type=int, default=32, help="prompts of each evaluation set")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -50,6 +52,7 @@ def main() -> None:
                     f"training.max_steps={arguments.steps}",
                     f"training.seed={seed}",
                     f"evaluation.every={arguments.steps}",
+                    f"evaluation.limit={arguments.prompts}",
                     f"data.limit={arguments.limit}",
                     f"output={directory}/run",
                 ]
@@ -58,12 +61,13 @@ def main() -> None:
                         write_store(load_config(arguments.recipe, overrides), storage, features)
                     overrides.append(f"data.features={features}")
                 started = time.time()
-                progress = Trainer(load_config(arguments.recipe, overrides), "never").run()
+                trainer = Trainer(load_config(arguments.recipe, overrides), "never")
+                length = trainer.run().best_emitted_length
                 seconds = round(time.time() - started, 1)
-                length = progress.best_emitted_length
                 runs.append({"features": storage, "seed": seed, "emitted_length": length, "seconds": seconds})
                 print(runs[-1], flush=True)
-                arguments.out.write_text(json.dumps({"steps": arguments.steps, "runs": runs}, indent=2) + "\n")
+                result = {"steps": arguments.steps, "runs": runs, "environment": environment(trainer.target)}
+                arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
