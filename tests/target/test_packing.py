@@ -9,7 +9,19 @@ from paradraft.target.packing import PackedLinear, pack_for_decoding, packing_wo
 
 from ..conftest import make_model
 
-needs_onednn = pytest.mark.skipif(not packing_works(), reason="PyTorch has no oneDNN on this machine")
+# Not `packing_works()`: where oneDNN is there but its product is wrong, the tests must fail, not be left out.
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch is built without oneDNN")
+
+
+@needs_onednn
+def test_the_product_is_tried_and_found_right() -> None:
+    assert packing_works()
+
+
+@needs_onednn
+def test_a_wrong_product_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PackedLinear, "forward", lambda self, rows: torch.nn.functional.linear(rows, self.weight))
+    assert not packing_works()
 
 
 @needs_onednn

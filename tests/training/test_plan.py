@@ -16,7 +16,7 @@ from paradraft import cli
 from paradraft.assets import ASSETS
 from paradraft.config import RunConfig, load_config
 from paradraft.target import Target
-from paradraft.target.packing import PackedLinear, packing_works
+from paradraft.target.packing import PackedLinear
 from paradraft.training import estimate
 from paradraft.training.loop import Trainer
 from paradraft.training.plan import make_plan, print_plan
@@ -59,7 +59,7 @@ def test_counts_are_those_of_the_run(
     assert estimate.optimizer_bytes(plan.drafter, optimizer) == held
 
 
-@pytest.mark.skipif(not packing_works(), reason="PyTorch has no oneDNN on this machine")
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch is built without oneDNN")
 def test_the_targets_packed_copies_are_counted(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
     config = config_for(target_directory, conversations, tmp_path / "run")
     plan, target = make_plan(config, 1, "cpu"), Target.load(str(target_directory))
