@@ -179,6 +179,10 @@ def training_at_scale(device: str, small: bool) -> dict[str, Any]:
     target = random_target(small, device, 4 if small else 36)
     length, anchors, layers = (96, 8, 2) if small else (3072, 512, 5)
     measured = training.at_qwen3_4b(target, layers, length, anchors, device)
+    plain, compiled = measured["objective"]
+    measured["compiled_equals_plain"] = all(
+        abs(compiled[name] / plain[name] - 1) < 1e-3 for name in ("loss", "gradient_norm")
+    )
     measured["dpace_to_decay"] = objectives.at_shapes(target, layers, length, anchors, device, 5 if small else 30)
     return measured
 

@@ -1,6 +1,7 @@
 """What D-PACE costs beside fixed decay: whole training steps of both, interleaved in one process.
 
 python benchmarks/objectives.py --out benchmarks/results/objectives.json
+python benchmarks/objectives.py --pair dpace compiled --out benchmarks/results/objectives-compiled.json
 
 Both train on the same batches, pair by pair, with the order of a pair drawn by lot, so that what drifts on the machine
 hits both. The ratio is the median over the pairs' own ratios (batches differ in length, the two steps of a pair do
@@ -33,6 +34,7 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "demo-dpace.yaml"
 OBJECTIVES = {
     "decay": ["objective.weighting=decay", "objective.denominator=weights", "objective.gamma=5.0"],
     "dpace": ["objective.weighting=dpace", "objective.denominator=anchors"],
+    "compiled": ["objective.weighting=dpace", "objective.denominator=anchors", "training.compile=true"],
 }
 RESAMPLES = 2000
 
@@ -58,15 +60,16 @@ def median_ratio(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     return {"ratio": float(np.median(ratios)), "low": float(low), "high": float(high)}
 
 
-def measure(pairs: int, recipe: Path, overrides: list[str]) -> dict[str, Any]:
+def measure(names: tuple[str, str], pairs: int, recipe: Path, overrides: list[str]) -> dict[str, Any]:
+    """The second objective against the first, by their names in OBJECTIVES."""
     with tempfile.TemporaryDirectory() as output:
         shared = [*overrides, f"output={output}", "evaluation.prompts=[]"]
-        decay, dpace = (Trainer(load_config(recipe, [*shared, *own]), "never") for own in OBJECTIVES.values())
-        batches = batches_from(decay.lengths, decay.config.training.batch_size, 0, 0)
+        one, other = (Trainer(load_config(recipe, [*shared, *OBJECTIVES[name]]), "never") for name in names)
+        batches = batches_from(one.lengths, one.config.training.batch_size, 0, 0)
         chosen = [next(batches) for _ in range(pairs + 3)]
         for indices in chosen[pairs:]:  # warm-up
-            decay.train_step(indices), dpace.train_step(indices)
-        wait = torch.cuda.synchronize if decay.target.device.type == "cuda" else lambda: None
+            one.train_step(indices), other.train_step(indices)
+        wait = torch.cuda.synchronize if one.target.device.type == "cuda" else lambda: None
 
         def step(trainer: Trainer) -> Callable[[int], None]:
             def run(pair: int) -> None:
@@ -75,15 +78,15 @@ def measure(pairs: int, recipe: Path, overrides: list[str]) -> dict[str, Any]:
 
             return run
 
-        clock = time.perf_counter if decay.target.device.type == "cuda" else time.process_time
-        first, second = interleaved(step(decay), step(dpace), pairs, clock)
+        clock = time.perf_counter if one.target.device.type == "cuda" else time.process_time
+        first, second = interleaved(step(one), step(other), pairs, clock)
         return {
-            "decay_seconds": float(np.median(first)),
-            "dpace_seconds": float(np.median(second)),
-            "dpace_to_decay": median_ratio(first, second),
+            f"{names[0]}_seconds": float(np.median(first)),
+            f"{names[1]}_seconds": float(np.median(second)),
+            f"{names[1]}_to_{names[0]}": median_ratio(first, second),
             "pairs": pairs,
             "clock": clock.__name__,
-            "environment": environment(decay.target),
+            "environment": environment(one.target),
         }
 
 
@@ -92,7 +95,7 @@ def at_shapes(
 ) -> dict[str, float]:
     """The same comparison on one random sequence at given shapes (`benchmarks/gpu.py` calls it)."""
     drafter = DFlash.fresh(target, layers=drafter_layers, block_size=16).float().train()
-    decay, dpace = (step_at_shapes(drafter, name, length, anchors) for name in OBJECTIVES)
+    decay, dpace = (step_at_shapes(drafter, name, length, anchors) for name in ("decay", "dpace"))
 
     def timed(step: Callable[[], None]) -> Callable[[int], None]:
         def run(pair: int) -> None:
@@ -109,6 +112,7 @@ def at_shapes(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pair", nargs=2, default=("decay", "dpace"), choices=OBJECTIVES, help="names")
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--recipe", type=Path, default=RECIPE)
@@ -116,7 +120,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="section.key=value")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    result = measure(arguments.pairs, arguments.recipe, arguments.overrides)
+    result = measure(tuple(arguments.pair), arguments.pairs, arguments.recipe, arguments.overrides)
     print(json.dumps(result, indent=2))
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -120,6 +120,7 @@ class TrainingSection(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the forward passes; auto: bfloat16 on a GPU, float32 on a CPU"
     )
+    compile: bool = Field(False, description="fuse what runs over the whole vocabulary in the objective: torch.compile")
     save_every: int = Field(500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="older ones are removed")
     log_every: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")

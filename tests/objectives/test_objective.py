@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 
 import pytest
 import torch
 from torch import Tensor
 
-from paradraft.objectives import DENOMINATORS, TOKEN_LOSSES, WEIGHTINGS, Blocks, Objective, ObjectiveSums
+from paradraft.errors import UserError
+from paradraft.objectives import DENOMINATORS, TOKEN_LOSSES, WEIGHTINGS, Blocks, Objective, ObjectiveSums, token_losses
 from paradraft.objectives.chunked_head import chunked_head, unchunked_head, whole_blocks
 
 N, K, H, V = 11, 4, 6, 9
@@ -53,6 +55,34 @@ def test_chunked_head_is_exact_in_value_and_gradient(token_loss: str, weighting:
     for a, b in zip([*plain.values(), *plain_gradients], [*chunks.values(), *chunk_gradients], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     assert plain.loss > 0 and plain.denominator > 0
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.parametrize(("token_loss", "weighting"), [("ce", "dpace"), ("ce_kd", "cat"), ("tv", "uniform")])
+def test_compiled_terms_are_the_plain_ones(token_loss: str, weighting: str) -> None:
+    hidden, blocks, weight = problem()
+    results: list[tuple[ObjectiveSums, Tensor]] = []
+    for compiled in (False, True):
+        objective = Objective(token_loss, weighting, "tokens", compiled=compiled)
+        fused = token_losses.compiled_token_terms.cache_info
+        before = fused().hits + fused().misses
+        x = hidden.clone().requires_grad_()
+        sums = chunked_head(x, blocks, lambda h: h @ weight.T, objective, positions_per_chunk=2 * K)
+        sums.loss.backward()
+        assert x.grad is not None
+        results.append((sums.detached(), x.grad))
+        assert (fused().hits + fused().misses > before) == compiled
+    for a, b in zip([*results[0][0].values(), results[0][1]], [*results[1][0].values(), results[1][1]], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_compiler_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Tensor:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(token_losses, "compiled_token_terms", lambda: lambda *_: broken())
+    with pytest.raises(UserError, match=r"\(no C\+\+ compiler\); set training.compile=false"):
+        token_losses.check_compiler("ce", torch.device("cpu"))
 
 
 def test_chunks_are_whole_blocks_of_few_valid_queries() -> None:

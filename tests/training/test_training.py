@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,19 @@ def test_training_lowers_the_loss_and_leaves_a_drafter(
     target = Target.load(str(target_directory))
     assert load_drafter(tmp_path / "run" / "drafter", target).max_draft == 3
     assert (tmp_path / "run" / "config.yaml").is_file()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_objective_trains_the_same(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
+    losses = []
+    for compiled in (False, True):
+        config = config_for(target_directory, conversations, tmp_path / str(compiled), compile=compiled)
+        trainer = Trainer(config)
+        assert trainer.objective.compiled is compiled
+        trainer.run()
+        lines = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) == 8
 
 
 @pytest.mark.parametrize("weighting", ["dpace", "decay", "uniform"])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .token_losses import TOKEN_LOSSES, LossParameters, label_log_prob
+from .token_losses import TOKEN_LOSSES, LossParameters, compiled_token_terms, token_terms
 from .weightings import WEIGHTINGS, WeightingParameters
 
 # anchors    mean over a sequence's valid anchors, then mean over sequences (default for D-PACE)
@@ -46,15 +46,13 @@ class Blocks:
         labels, valid, rows = self.labels[part], self.valid[part], self.rows[part]
         return Blocks(labels, valid, rows, gold, self.teacher, teacher_rows, self.teacher_head)
 
-    def teacher_log_probs(self) -> Tensor | None:
-        """[M, V] in float32 for the M valid queries."""
+    def teacher_logits(self) -> tuple[Tensor | None, Tensor | None]:
+        """The target's logits [U, V] and the row [M] among them of each of the M valid queries."""
         if self.teacher is None or self.teacher_rows is None:
-            return None
-        asked = self.teacher_rows[self.valid]
-        if self.teacher_head is None:
-            return self.teacher[asked].float().log_softmax(-1)
-        once, place = asked.unique(return_inverse=True)  # neighbouring blocks ask for the same positions
-        return self.teacher_head(self.teacher[once]).float().log_softmax(-1)[place]
+            return None, None
+        once, place = self.teacher_rows[self.valid].unique(return_inverse=True)  # neighbouring blocks share positions
+        asked = self.teacher[once]
+        return (asked if self.teacher_head is None else self.teacher_head(asked)), place
 
 
 @dataclass
@@ -85,13 +83,14 @@ class ObjectiveSums:
 
 @dataclass(frozen=True)
 class Objective:
-    """`sums` maps the logits of a run of blocks to ObjectiveSums."""
+    """`sums` maps the logits of a run of blocks to ObjectiveSums. compiled: by torch.compile, equal up to rounding."""
 
     token_loss: str = "ce"
     weighting: str = "dpace"
     denominator: str = "anchors"
     parameters: WeightingParameters = field(default_factory=WeightingParameters)
     loss_parameters: LossParameters = field(default_factory=LossParameters)
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -129,9 +128,10 @@ class Objective:
         """logits [M, V] of the M valid queries in order; `scale` and `share` [N] as the methods above give them."""
         valid = blocks.valid
         labels = blocks.labels[valid]
-        log_probs = logits.float().log_softmax(-1)
-        losses = TOKEN_LOSSES[self.token_loss](log_probs, labels, blocks.teacher_log_probs(), self.loss_parameters)
-        label_log_probs = label_log_prob(log_probs.detach(), labels)
+        terms = compiled_token_terms() if self.compiled else token_terms
+        losses, label_log_probs, likeliest = terms(
+            logits, labels, *blocks.teacher_logits(), self.token_loss, self.loss_parameters
+        )
         confidence = spread(label_log_probs.exp(), valid)
         weights = WEIGHTINGS[self.weighting](confidence, blocks.gold, valid, self.parameters)
         denominators = {
@@ -140,7 +140,7 @@ class Objective:
             "tokens": valid.sum().float(),
             "weights": weights.sum(),
         }
-        hit = spread((log_probs.detach().argmax(-1) == labels).float(), valid)
+        hit = spread((likeliest == labels).float(), valid)
         return ObjectiveSums(
             loss=((weights * spread(losses, valid)).sum(-1) * scale).sum(),
             denominator=denominators[self.denominator],

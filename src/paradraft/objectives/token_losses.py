@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
+import torch
 from torch import Tensor
+
+from ..errors import UserError
 
 
 @dataclass(frozen=True)
@@ -59,3 +64,39 @@ TOKEN_LOSSES: dict[str, TokenLoss] = {
     "tv": lambda q, labels, teacher, c: total_variation(q, needed(teacher)),
     "ce_kd": lambda q, labels, teacher, c: c.ce * cross_entropy(q, labels) + c.kd * forward_kl(q, needed(teacher)),
 }
+
+
+def token_terms(
+    logits: Tensor,
+    labels: Tensor,
+    teacher: Tensor | None,
+    teacher_rows: Tensor | None,
+    token_loss: str,
+    parameters: LossParameters,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All that runs over the whole vocabulary: losses, log-probabilities of the labels (detached), most likely tokens.
+
+    logits [M, V] and labels [M]; the target's logits `teacher` [U, V] in any dtype, row `teacher_rows` [M] for each.
+    """
+    log_probs = logits.float().log_softmax(-1)
+    target = None if teacher is None else teacher.float().log_softmax(-1)[teacher_rows]
+    losses = TOKEN_LOSSES[token_loss](log_probs, labels, target, parameters)
+    return losses, label_log_prob(log_probs.detach(), labels), log_probs.detach().argmax(-1)
+
+
+@cache
+def compiled_token_terms() -> Any:
+    """`token_terms` fused by torch.compile; shapes are dynamic, since every chunk has its own number of tokens."""
+    return torch.compile(token_terms, dynamic=True)
+
+
+def check_compiler(token_loss: str, device: torch.device) -> None:
+    """Raises UserError where torch.compile cannot run, before a run has cost anything."""
+    logits = torch.randn(3, 40, device=device, requires_grad=True)
+    rows = torch.arange(3, device=device)
+    teacher = (None, None) if token_loss == "ce" else (logits.detach(), rows)
+    try:
+        compiled_token_terms()(logits, rows, *teacher, token_loss, LossParameters())[0].sum().backward()
+    except Exception as error:  # compilers fail in many ways
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"torch.compile does not work here ({first}); set training.compile=false") from None

@@ -25,6 +25,7 @@ from ..evaluation.quick import Watched, decode_first_turns, watched
 from ..files import make_directory, write_text
 from ..objectives import ObjectiveSums
 from ..objectives.chunked_head import chunked_head
+from ..objectives.token_losses import check_compiler
 from ..target import Target
 from .checkpoint import (
     find_checkpoint,
@@ -62,6 +63,8 @@ class Trainer:
         section = config.training
         self.processes = Processes()
         check_trackers(section.trackers)
+        if section.compile:
+            check_compiler(config.objective.token_loss, self.processes.device)
         self.prompt_sets = [load_prompts(name, config.evaluation.limit) for name in config.evaluation.prompts]
         self.target: Target = load_target(config, self.processes)
         for prompt_set in self.prompt_sets:

@@ -108,7 +108,8 @@ def make_objective(config: RunConfig) -> Objective:
     section = config.objective
     parameters = WeightingParameters(alpha=section.alpha, gamma=section.gamma, base=section.base)
     losses = LossParameters(ce=section.ce_weight, kd=section.kd_weight)
-    return Objective(section.token_loss, section.weighting, config.denominator, parameters, losses)
+    names = (section.token_loss, section.weighting, config.denominator)
+    return Objective(*names, parameters, losses, config.training.compile)
 
 
 def load_examples(config: RunConfig, target: Target) -> Examples:
