@@ -168,7 +168,7 @@ def test_wrong_evaluations(target_directory: Path, drafter_directory: Path, prom
     for arguments, complaint in (
         ([*pair, "--prompts", tmp_path / "none.jsonl"], "cannot be read"),
         ([*pair, "--prompts", empty], "is empty"),
-        ([*pair, "--prompts", broken], "line 1: a prompt needs"),
+        ([*pair, "--prompts", broken], "line 1: this is no record, it needs"),
         ([*pair, "--prompts", long, *short], "more than the context of 128"),
         ([*pair, "--prompts", long, *short, "--skip-long"], "no prompt of long fits"),
         ([*pair, "--prompts", prompts, "--draft-length", 9], "outside 1 to 3"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,10 @@ ModesOption = Annotated[
 ModeOption = Annotated[str | None, typer.Option("--mode", help="dependent or independent of the target's features")]
 ThinkingOption = Annotated[
     bool | None, typer.Option("--thinking/--no-thinking", help="the template's switch; default: as the template has it")
+]
+DateOption = Annotated[
+    datetime | None,
+    typer.Option("--date", formats=["%Y-%m-%d"], help="that the chat template writes; default: today's"),
 ]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="only the first so many prompts of each set")]
 
@@ -94,6 +99,7 @@ def evaluate(
     threads: ThreadsOption = None,
     trust_remote_code: TrustOption = False,
     thinking: ThinkingOption = None,
+    date: DateOption = None,
 ) -> None:
     """Measure drafters against plain decoding. Example: `paradraft eval --drafter demo:dflash-dpace`"""
     from .decoding import Sampling
@@ -105,8 +111,9 @@ def evaluate(
     )
     drafters = drafter or ["demo:dflash-dpace"]
     set_threads(threads)
+    day = date and date.date()
     run_eval(
-        EvalRequest(target, drafters, prompts, settings, limit, skip_long, dtype, trust_remote_code, thinking, out)
+        EvalRequest(target, drafters, prompts, settings, limit, skip_long, dtype, trust_remote_code, thinking, day, out)
     )
 
 

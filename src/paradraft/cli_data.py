@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,9 @@ app = typer.Typer(
 TargetOption = Annotated[str, typer.Option("--target", help="directory, Hugging Face id, or `demo`")]
 ThinkingOption = Annotated[
     bool | None, typer.Option("--thinking/--no-thinking", help="the template's switch; default: as the template has it")
+]
+DateOption = Annotated[
+    datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="the template writes; default: today's")
 ]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores")]
@@ -50,6 +54,7 @@ def regenerate(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="of the embedded engine")] = 16,
     concurrency: Annotated[int, typer.Option("--concurrency", min=2, help="requests under way at the server")] = 32,
     thinking: ThinkingOption = None,
+    date: DateOption = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     max_bad_share: BadShareOption = 0.01,
     dtype: DtypeOption = "auto",
@@ -80,6 +85,7 @@ def regenerate(
             batch_size=batch_size,
             workers=concurrency,
             thinking=thinking,
+            date=date and date.date(),
             seed=seed,
             max_bad_share=max_bad_share,
             dtype=dtype,
@@ -95,6 +101,7 @@ def inspect(
     number: Annotated[int, typer.Option("--number", min=1, help="which conversation")] = 1,
     html: Annotated[Path | None, typer.Option("--html", help="write it as a page too")] = None,
     thinking: ThinkingOption = None,
+    date: DateOption = None,
     max_length: Annotated[int, typer.Option("--max-length", min=8, help="as data.max_length")] = 3072,
     max_bad_share: BadShareOption = 0.01,
     trust_remote_code: TrustOption = False,
@@ -105,7 +112,8 @@ def inspect(
     """
     from .preparation.inspect import InspectRequest, run_inspect
 
-    run_inspect(InspectRequest(file, target, number, thinking, max_length, max_bad_share, html, trust_remote_code))
+    day = date and date.date()
+    run_inspect(InspectRequest(file, target, number, thinking, day, max_length, max_bad_share, html, trust_remote_code))
 
 
 @app.command()
@@ -121,6 +129,7 @@ def features(
     max_length: Annotated[int, typer.Option("--max-length", min=8, help="as data.max_length")] = 3072,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="only the first so many of each file")] = None,
     thinking: ThinkingOption = None,
+    date: DateOption = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 4,
     max_bad_share: BadShareOption = 0.01,
     dtype: DtypeOption = "auto",
@@ -148,6 +157,7 @@ def features(
             max_length=max_length,
             limit=limit,
             thinking=thinking,
+            date=date and date.date(),
             batch_size=batch_size,
             max_bad_share=max_bad_share,
             dtype=dtype,

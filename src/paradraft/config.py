@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -82,6 +83,7 @@ class DataSection(Section):
     limit: int | None = Field(None, ge=1, description="read only the first so many conversations of each source")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="share of bad records that is left out, not an error")
     thinking: bool | None = Field(None, description="thinking switch of the chat template; null: its own default")
+    date: datetime.date | None = Field(None, description="the chat template writes, as 2026-11-22; null: today's")
     packing: bool = Field(False, description="fill rows of max_length with whole conversations; a batch counts rows")
     features: Path | None = Field(None, description="directory of `paradraft data features`; null: computed online")
 

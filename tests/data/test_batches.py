@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from paradraft.config import DataSection
 from paradraft.data.batches import batches_from, collate, cut, epoch_batches, learnable, pack, shard
 from paradraft.data.prepare import prepare_examples
 from paradraft.data.provenance import TargetIdentity
-from paradraft.data.render import Rendered
+from paradraft.data.render import Rendered, pin_date, template_hash
 from paradraft.drafters import DFlash
 from paradraft.errors import UserError
 from paradraft.target import Target
@@ -150,6 +151,19 @@ def test_a_template_that_writes_the_date_is_said_to(small: Target, tmp_path: Pat
     dated.chat_template = "{{ strftime_now('%d %b') }}" + str(dated.chat_template)
     found = prepare_examples(DataSection(train=(str(path),)), Target(small.model, dated, "small"), NOBODY, seed=0)
     assert "today's date" in found.notes[-1]
+    hashed = template_hash(dated)
+    pin_date(dated, date(2026, 3, 1))
+    pinned = prepare_examples(DataSection(train=(str(path),)), Target(small.model, dated, "small"), NOBODY, seed=0)
+    assert not any("date" in note for note in pinned.notes)
+    assert str(dated.decode(pinned.examples[0].input_ids)).startswith("01 Mar")
+    assert template_hash(dated) != hashed
+
+
+def test_two_halves_of_one_source_are_different_halves(small: Target, conversations: Path) -> None:
+    half = {"source": str(conversations), "weight": 0.5}
+    found = prepare_examples(DataSection(train=(half, half), max_length=60), small, NOBODY, seed=0).examples
+    first, second = found[: len(found) // 2], found[len(found) // 2 :]
+    assert len(first) == len(second) and first != second
 
 
 def test_what_is_cut_off_is_said(small: Target, tmp_path: Path) -> None:

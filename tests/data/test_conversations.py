@@ -113,6 +113,24 @@ def test_sources_of_every_kind_hold_the_same(tmp_path: Path) -> None:
     assert reading.conversations[3].place == f"{tmp_path / 'saved'}, row 4"
 
 
+def test_a_json_list_is_read_record_by_record(tmp_path: Path) -> None:
+    share = {"conversations": [{"from": "human", "value": "c"}, {"from": "gpt", "value": "d"}]}
+    text = json.dumps([share, 7, {"prompt": "e", "response": "f"}], indent=1)
+    (tmp_path / "x.json").write_text("\ufeff \n" + text, encoding="utf-8")
+    (tmp_path / "x.json.gz").write_bytes(gzip.compress(text.encode()))
+    for name in ("x.json", "x.json.gz"):
+        reading = read_source(str(tmp_path / name))
+        assert asked(reading) == ["c", "e"]
+        assert [b.place for b in reading.bad] == [f"{tmp_path / name}, record 2"]
+    (tmp_path / "x.json").write_text(text[:-9])
+    with pytest.raises(UserError, match="begins as a JSON list but is none"):
+        read_source(str(tmp_path / "x.json"))
+    write_lines(tmp_path / "lines.json", [PAIR, PAIR])
+    write_lines(tmp_path / "x.jsonl", [[PAIR], PAIR])  # lines all the same: a list is one bad record of them
+    assert len(read_source(str(tmp_path / "lines.json")).conversations) == 2
+    assert len(read_source(str(tmp_path / "x.jsonl")).conversations) == 1
+
+
 def test_tables_do_not_add_fields_to_a_record(tmp_path: Path) -> None:
     """Arrow fills what another record has with null: in the arguments of a call the target would learn to write it."""
     calls = ({"name": "look", "arguments": {"word": "cat"}}, {"name": "count", "arguments": {"to": 3}})

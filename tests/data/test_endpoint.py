@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from paradraft.data.conversations import turns_of
 from paradraft.data.endpoint import Endpoint
+from paradraft.data.render import render_prompt
+from paradraft.data.sources import read_source
 from paradraft.decoding import Engine
 from paradraft.errors import UserError
+from paradraft.preparation.reading import load_text
 from paradraft.preparation.regenerate import EmbeddedAnswerer, run_regenerate
 from paradraft.target import Target
 
@@ -27,10 +32,12 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     faults: list[int | None]
     bodies: list[dict[str, Any]]
+    refuses: set[tuple[int, ...]]  # prompts that get status 400
 
     def __init__(self, answerer: EmbeddedAnswerer) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.answerer, self.faults, self.bodies, self.lock = answerer, [], [], threading.Lock()
+        self.refuses = set()
 
     @property
     def url(self) -> str:
@@ -56,6 +63,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
+            if tuple(body["prompt"]) in self.server.refuses:
+                self.reply(400, {"error": {"message": "too odd"}})
+                return
             if self.server.faults:
                 fault = self.server.faults.pop(0)
                 if fault is None:
@@ -92,6 +102,35 @@ def test_a_server_gives_the_answers_of_the_engine(
     run_regenerate(request_for(target_directory, many_prompts, served, endpoint=server.url, workers=5))
     assert served.read_bytes() == own.read_bytes()
     assert {body["model"] for body in server.bodies} == {"tiny"} and len(server.bodies) >= 60
+
+
+def test_a_few_refused_prompts_are_left_out_and_said(
+    target_directory: Path,
+    many_prompts: Path,
+    tmp_path: Path,
+    server: Server,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own, served = tmp_path / "own.jsonl", tmp_path / "served.jsonl"
+    run_regenerate(request_for(target_directory, many_prompts, own))
+    server.refuses = {tuple(asked_first(target_directory, many_prompts, 40))}
+    request = request_for(target_directory, many_prompts, served, endpoint=server.url, workers=5)
+    with pytest.raises(UserError, match=r"status 400: .*too odd.*\(1 prompts were refused; --max-bad-share"):
+        run_regenerate(request)
+    asked = len(server.bodies)
+    assert not served.exists()
+    run_regenerate(replace(request, max_bad_share=0.05))
+    expected = own.read_text().splitlines()
+    assert served.read_text().splitlines() == expected[:40] + expected[41:]
+    assert len(server.bodies) - asked < 50  # what was kept is not asked again
+    said = capsys.readouterr().err
+    assert "too odd" in said and "1 prompts were refused by the server" in said
+
+
+def asked_first(target_directory: Path, prompts: Path, number: int) -> list[int]:
+    """Ids of a conversation's first prompt."""
+    tokenizer = load_text(str(target_directory), False).tokenizer
+    return render_prompt(tokenizer, turns_of(read_source(str(prompts), prompts=True).conversations[number])[0])
 
 
 def endpoint(server: Server, waits: list[float], **changes: Any) -> Endpoint:

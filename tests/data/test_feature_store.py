@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
+from paradraft.config import dump_config, load_config
 from paradraft.data.batches import collate
 from paradraft.data.feature_store import FeatureStore, dequantize, plan_shards, quantize
 from paradraft.errors import UserError
@@ -178,3 +181,24 @@ def test_training_from_a_store_is_training(target_directory: Path, conversations
     other = config.model_copy(update={"data": shorter, "output": tmp_path / "other"})
     with pytest.raises(UserError, match=r"the features in .* are of another max length"):
         Trainer(other)
+
+
+def test_a_pinned_date_makes_the_same_texts_on_another_day(
+    target_directory: Path, conversations: Path, tmp_path: Path
+) -> None:
+    dated = tmp_path / "dated"
+    shutil.copytree(target_directory, dated)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(dated)
+    tokenizer.chat_template = "{{ strftime_now('%d') }}" + str(tokenizer.chat_template)
+    tokenizer.save_pretrained(dated)
+    out, day = tmp_path / "out", date(2024, 2, 9)
+    run_features(request_for(dated, conversations, out, layers=(1, 2), date=day))
+    config = config_for(dated, conversations, tmp_path / "run", max_steps=1)
+    config = config.model_copy(update={"drafter": config.drafter.model_copy(update={"feature_layers": (1, 2)})})
+    on_the_day = config.data.model_copy(update={"features": out, "date": day})
+    written = tmp_path / "config.yaml"
+    written.write_text(dump_config(config.model_copy(update={"data": on_the_day})))
+    Trainer(load_config(written)).run()
+    today = config.data.model_copy(update={"features": out})
+    with pytest.raises(UserError, match="of another template hash"):
+        Trainer(config.model_copy(update={"data": today, "output": tmp_path / "other"}))

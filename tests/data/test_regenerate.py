@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from paradraft.data.conversations import parse_record
+from paradraft.data.conversations import parse_record, turns_of
 from paradraft.data.journal import Journal
 from paradraft.data.provenance import TargetIdentity, provenance_notes, provenance_path, read_provenance
-from paradraft.data.regenerate import Answer, Job, answer_unit, in_parallel, plan_units, turns_of, unit_seed
+from paradraft.data.regenerate import Answer, Job, answer_unit, in_parallel, plan_units, unit_seed
 from paradraft.data.render import render_conversation, render_prompt, template_hash
 from paradraft.data.sources import read_source
 from paradraft.decoding import Engine, Sampling

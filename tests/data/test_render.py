@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from paradraft.data.render import (
     Rendered,
     check_thinking,
     content_of,
+    pin_date,
     render_conversation,
     render_prompt,
     template_hash,
@@ -201,3 +203,26 @@ def test_what_the_target_wrote_is_kept_so_that_the_template_gives_it_back(tokeni
     ):
         tokenizer.chat_template = template
         assert content_of(tokenizer, [USER], (), None, written) == (content, same)
+
+
+# As Llama 3.2's writes it.
+DATED = (
+    "{% if not date_string is defined %}{% if strftime_now is defined %}"
+    "{% set date_string = strftime_now('%d %b %Y') %}{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}"
+    "{% endif %}"
+    "{{ date_string + '\n' }}"
+) + CHATML
+
+
+def test_a_pinned_date_takes_the_place_of_today(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = DATED
+    today = tokenizer.decode(render_prompt(tokenizer, [USER]))
+    pin_date(tokenizer, None)
+    assert tokenizer.chat_template == DATED and today.startswith(date.today().strftime("%d"))
+    pin_date(tokenizer, date(2024, 2, 9))
+    assert str(tokenizer.decode(render_prompt(tokenizer, [USER]))).startswith("09 Feb 2024\n")
+    with pytest.raises(UserError, match="writes no date; leave the date unset"):
+        pin_date(tokenizer, date(2024, 2, 9))
+    tokenizer.chat_template = "{% set form = '%d' %}{{ strftime_now(form) }}" + CHATML
+    with pytest.raises(UserError, match="in a way that cannot be pinned"):
+        pin_date(tokenizer, date(2024, 2, 9))

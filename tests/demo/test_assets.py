@@ -9,13 +9,14 @@ import pytest
 from paradraft.assets import ASSETS, drafter_directory, target_name
 from paradraft.config import load_config
 from paradraft.data.provenance import identify, provenance_notes
-from paradraft.data.render import render_prompt, template_hash
+from paradraft.data.render import template_hash
 from paradraft.data.sources import read_source
 from paradraft.decoding import Engine
 from paradraft.demo.families import is_held_out
 from paradraft.drafters import load_drafter
 from paradraft.evaluation.loops import is_looping
 from paradraft.evaluation.lossless import check_exact
+from paradraft.evaluation.measure import first_turn_ids
 from paradraft.evaluation.prompts import load_prompts
 from paradraft.target import Target
 
@@ -43,7 +44,7 @@ def test_shipped_weights_stay_small() -> None:
 def test_prompt_sets_are_held_out_and_training_text_is_not() -> None:
     for name in SETS:
         prompts = load_prompts(name).prompts
-        assert len(prompts) == 100 and all(is_held_out(prompt.turns[0]) for prompt in prompts)
+        assert len(prompts) == 100 and all(is_held_out(prompt.question) for prompt in prompts)
     reading = read_source("demo:train")
     assert len(reading.conversations) > 1000 and not reading.bad
     assert not any(is_held_out(conversation.messages[0]["content"]) for conversation in reading.conversations)
@@ -55,12 +56,8 @@ def test_the_training_text_is_known_to_be_the_targets_own(demo_target: Target) -
 
 
 def test_the_target_ends_its_answers(demo_target: Target) -> None:
-    tokenizer = demo_target.tokenizer
-    assert tokenizer is not None
     for name in SETS:
-        asked = [
-            render_prompt(tokenizer, [{"role": "user", "content": p.turns[0]}]) for p in load_prompts(name, 6).prompts
-        ]
+        asked = first_turn_ids(demo_target, load_prompts(name, 6))
         answers = Engine(demo_target).generate(asked, 256)
         assert sum(answer.stopped and not is_looping(answer.tokens) for answer in answers) >= 5
 
@@ -69,13 +66,7 @@ def test_the_target_ends_its_answers(demo_target: Target) -> None:
 def test_shipped_drafters_are_lossless_and_pay(demo_target: Target, name: str, mode: str) -> None:
     drafter = load_drafter(drafter_directory(name), demo_target)
     drafter.set_mode(mode)
-    tokenizer = demo_target.tokenizer
-    assert tokenizer is not None
-    asked = [
-        render_prompt(tokenizer, [{"role": "user", "content": p.turns[0]}])
-        for s in SETS
-        for p in load_prompts(s, 3).prompts
-    ]
+    asked = [ids for name in SETS for ids in first_turn_ids(demo_target, load_prompts(name, 3))]
     result = check_exact(demo_target, drafter, asked, 96)
     assert result.passed and not result.divergences
     answers = Engine(demo_target, drafter).generate(asked, 96)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from paradraft.errors import UserError
 from paradraft.objectives import DENOMINATORS, TOKEN_LOSSES, WEIGHTINGS, Blocks, Objective, ObjectiveSums, token_losses
 from paradraft.objectives.chunked_head import chunked_head, unchunked_head, whole_blocks
 
@@ -74,15 +73,6 @@ def test_compiled_terms_are_the_plain_ones(token_loss: str, weighting: str) -> N
         assert (fused().hits + fused().misses > before) == compiled
     for a, b in zip([*results[0][0].values(), results[0][1]], [*results[1][0].values(), results[1][1]], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-
-
-def test_a_compiler_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> Tensor:
-        raise RuntimeError("no C++ compiler")
-
-    monkeypatch.setattr(token_losses, "compiled_token_terms", lambda: lambda *_: broken())
-    with pytest.raises(UserError, match=r"\(no C\+\+ compiler\); set training.compile=false"):
-        token_losses.check_compiler("ce", torch.device("cpu"))
 
 
 def test_chunks_are_whole_blocks_of_few_valid_queries() -> None:

@@ -20,6 +20,7 @@ from paradraft.evaluation.prompts import PromptSet
 from paradraft.evaluation.quick import Watched
 from paradraft.objectives import Objective
 from paradraft.target import Target
+from paradraft.training import setup
 from paradraft.training.checkpoint import complete_checkpoints, find_checkpoint
 from paradraft.training.loop import Trainer
 from paradraft.training.optim import learning_rate_at
@@ -79,6 +80,15 @@ def test_a_compiled_objective_trains_the_same(target_directory: Path, conversati
         lines = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
         losses.append([line["loss"] for line in lines])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) == 8
+
+
+def test_a_compiler_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> torch.Tensor:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(setup, "compiled_token_terms", lambda: lambda *_: broken())
+    with pytest.raises(UserError, match=r"\(no C\+\+ compiler\); set training.compile=false"):
+        setup.check_compiler("ce", torch.device("cpu"))
 
 
 @pytest.mark.parametrize("weighting", ["dpace", "decay", "uniform"])

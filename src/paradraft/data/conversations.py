@@ -23,7 +23,7 @@ from ..errors import UserError
 Message = dict[str, Any]  # role, content (text), perhaps reasoning_content, tool_calls, name, tool_call_id
 ROLES = ("system", "user", "assistant", "tool")
 SHARED_ROLES = {"human": "user", "gpt": "assistant", "function": "tool", "observation": "tool"}  # of from/value records
-SHAPES = 'it needs "messages", "conversations", "prompt" with "response", "text", or "turns"'
+SHAPES = 'it needs "messages", "conversations", "prompt" (with "response", to learn from it), "text", or "turns"'
 
 
 class BadRecord(ValueError):
@@ -162,6 +162,22 @@ def plain(value: Any, what: str) -> None:
         raise BadRecord(f"its {what} cannot be written as JSON ({error})") from None
 
 
+def turns_of(conversation: Conversation) -> list[list[Message]]:
+    """What is put to the target before each of its answers; a tool's result belongs to the old answer and ends it."""
+    turns: list[list[Message]] = []
+    waiting: list[Message] = []
+    for message in conversation.messages:
+        if message["role"] == "tool":
+            break
+        if message["role"] == "assistant":
+            continue
+        waiting.append(message)
+        if message["role"] == "user":
+            turns.append(waiting)
+            waiting = []
+    return turns
+
+
 # --- JSON lines --------------------------------------------------------------------------------------------------
 
 
@@ -179,6 +195,27 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
                     yield number, json_value(content)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def json_array(path: Path) -> list[Any] | None:
+    """The records of a file that is one JSON list, as ShareGPT's are; None for a file of lines."""
+    if path.name.removesuffix(".gz").endswith(".jsonl"):
+        return None
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rb") as file:
+            start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+            if not start.startswith(b"["):
+                return None
+            file.seek(0)
+            found = json.loads(file.read().decode("utf-8-sig"))
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} begins as a JSON list but is none ({error}); mend it, or give one record a line"
+        ) from None
+    return list(found)
 
 
 def json_value(line: bytes) -> Any:

@@ -14,10 +14,11 @@ from typing import Any
 import httpx2
 
 from ..errors import UserError
-from .regenerate import Answer
+from .regenerate import Answer, RefusedPrompt
 
 # vLLM and SGLang fill what a request leaves out from the model's generation_config.json, even at temperature 0.
 PLAIN = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+OF_THE_PROMPT = {400, 413, 422}  # states that may be due to this prompt alone
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # states of a server that a later attempt may not meet
 
 
@@ -127,7 +128,8 @@ class Endpoint:
                 pause = max(pause, wished(response))
                 continue
             if response.status_code >= 400:
-                raise UserError(f"{self.url} refuses the request with status {response.status_code}: {said(response)}")
+                kind = RefusedPrompt if body is not None and response.status_code in OF_THE_PROMPT else UserError
+                raise kind(f"{self.url} refuses the request with status {response.status_code}: {said(response)}")
             return parsed(response, self.url)
         self.lost.set()  # the other threads need not find out one by one
         raise UserError(

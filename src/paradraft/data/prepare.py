@@ -51,8 +51,9 @@ def prepare_examples(section: DataSection, target: Target, identity: TargetIdent
     rendered = [render_reading(tokenizer, reading, target.stop_tokens, section.thinking) for reading in readings]
     notes = check_bad_share(readings, section.max_bad_share, names)
     examples: list[Rendered] = []
-    for source, conversations in zip(section.sources, rendered, strict=True):
-        mixed = weighted(conversations, source.weight, f"{seed}/{source.source}")
+    for number, (source, conversations) in enumerate(zip(section.sources, rendered, strict=True)):
+        again = names[:number].count(source.source)  # the same file named twice: another part of it
+        mixed = weighted(conversations, source.weight, f"{seed}/{source.source}" + f"/{again}" * bool(again))
         examples += [example for conversation in mixed for example in conversation]
     longest = min(section.max_length, target.context_length)
     examples, shortened = shorten(examples, longest)
@@ -62,8 +63,8 @@ def prepare_examples(section: DataSection, target: Target, identity: TargetIdent
         notes += provenance_notes(name, identity, hashed, section.thinking)
     if writes_the_date(tokenizer):
         more.append(
-            "the chat template writes today's date into every prompt: rendered on another day, after a resume or from "
-            "stored features, these are other texts"
+            "the chat template writes today's date into every prompt: on another day these are other texts, to which "
+            "stored features do not belong; set data.date (--date) to keep one"
         )
     if section.packing:
         rows = pack(examples, longest, seed)

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
-from .conversations import Conversation, Message
+from .conversations import Conversation, Message, turns_of
 from .journal import Journal
 from .render import content_of, encode, render_prompt
 
@@ -37,6 +37,10 @@ class Answer:
     tokens: int
     stopped: bool
     token_ids: tuple[int, ...] | None = None
+
+
+class RefusedPrompt(UserError):
+    """A server will not answer this prompt, whatever it says to others."""
 
 
 class Answerer(Protocol):
@@ -77,22 +81,6 @@ class Dialogue:
         if self.source.tools:
             found["tools"] = list(self.source.tools)
         return {**found, "finish_reason": self.finish}
-
-
-def turns_of(conversation: Conversation) -> list[list[Message]]:
-    """What is put to the target before each of its answers; a tool's result belongs to the old answer and ends it."""
-    turns: list[list[Message]] = []
-    waiting: list[Message] = []
-    for message in conversation.messages:
-        if message["role"] == "tool":
-            break
-        if message["role"] == "assistant":
-            continue
-        waiting.append(message)
-        if message["role"] == "user":
-            turns.append(waiting)
-            waiting = []
-    return turns
 
 
 def plan_units(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -170,18 +158,33 @@ def run_units(
     journal: Journal,
     report: Callable[[int, int], None] = lambda conversations, tokens: None,
     workers: int = 1,
-) -> None:
-    """Answer every unit that the journal does not hold yet; with several workers, so many at a time."""
+    refusals: int = 0,
+) -> list[str]:
+    """Answer every unit that the journal does not hold yet; with several workers, so many at a time.
+
+    Up to `refusals` units that a server refuses are left out, and why is returned. They are closed last: a run that
+    ended before then asks for them again.
+    """
     done = journal.done()
     waiting = [unit for unit in units if unit[0] not in done]
-    finished = (
-        (answer_unit(job, unit, answerer) for unit in waiting)
-        if workers == 1
-        else in_parallel(lambda unit: answer_unit(job, unit, answerer), waiting, workers)
-    )
-    for answers in finished:
-        journal.add(answers)
-        report(len(answers), sum(figures.get("tokens", 0) for _, _, figures in answers))
+
+    def attempt(unit: Sequence[int]) -> list[tuple[int, dict[str, Any] | None, Any]] | tuple[int, RefusedPrompt]:
+        try:
+            return answer_unit(job, unit, answerer)
+        except RefusedPrompt as refusal:
+            return unit[0], refusal
+
+    refused: list[tuple[int, RefusedPrompt]] = []
+    for result in map(attempt, waiting) if workers == 1 else in_parallel(attempt, waiting, workers):
+        if isinstance(result, tuple):
+            refused.append(result)
+            if len(refused) > refusals:
+                raise UserError(f"{result[1]} ({len(refused)} prompts were refused; --max-bad-share tolerates more)")
+            continue
+        journal.add(result)
+        report(len(result), sum(figures.get("tokens", 0) for _, _, figures in result))
+    journal.add((number, None, {"refused_by_server": 1}) for number, _ in refused)
+    return [str(refusal) for _, refusal in refused]
 
 
 def in_parallel(work: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[Any]:

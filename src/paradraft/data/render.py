@@ -10,9 +10,11 @@ generation share these functions.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cache
 from typing import Any
 
@@ -24,6 +26,7 @@ from ..errors import UserError
 from .conversations import Conversation, Message
 
 MARKER = "\ue000answer\ue001"  # private use: no template or data set has reason to hold it
+DATE_CALL = re.compile(r"""\bstrftime_now\s*\(\s*(?P<quote>['"])(?P<format>[^'"\\]*)(?P=quote)\s*\)""")
 THINKING_SWITCHES = ("enable_thinking", "thinking")  # what templates call it, the usual name first
 
 
@@ -70,12 +73,38 @@ def thinking_switch(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def writes_the_date(tokenizer: PreTrainedTokenizerBase) -> bool:
     """The template asks for the time of day (Llama 3.2's does): what it renders tomorrow is another text."""
-    return "strftime_now" in template_variables(tokenizer)
+    return re.search(r"\bstrftime_now\s*\(", template_text(tokenizer)) is not None
+
+
+def pin_date(tokenizer: PreTrainedTokenizerBase, day: date | None) -> None:
+    """Have the chat template write `day` in place of today, on this tokenizer alone; None leaves it to the clock.
+
+    The day becomes a part of the template and so of its hash: texts of two days are known to differ.
+    """
+    if day is None:
+        return
+    if not writes_the_date(tokenizer):
+        raise UserError("the target's chat template writes no date; leave the date unset")
+
+    def pinned(template: str) -> str:
+        return DATE_CALL.sub(lambda call: json.dumps(day.strftime(call["format"])), template)
+
+    found = tokenizer.chat_template
+    tokenizer.chat_template = (
+        pinned(found) if isinstance(found, str) else {name: pinned(text) for name, text in found.items()}
+    )
+    if writes_the_date(tokenizer):
+        raise UserError("the target's chat template writes the date in a way that cannot be pinned; leave it unset")
 
 
 def template_variables(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+    return variables_of(template_text(tokenizer))
+
+
+def template_text(tokenizer: PreTrainedTokenizerBase) -> str:
+    """All of a tokenizer's templates, if there are several."""
     found = tokenizer.chat_template or ""
-    return variables_of(found if isinstance(found, str) else "".join(found.values()))
+    return found if isinstance(found, str) else "".join(found.values())
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Where conversations come from: JSONL (.gz too), Parquet, Hugging Face data sets; several mixed by weight and seed.
+"""Where conversations come from: JSONL, JSON lists (both .gz too), Parquet, Hugging Face data sets; mixed by weight.
 
 A record that is no conversation is named by file, line and reason. Reading goes on over a few of them; the share that
 is tolerated is checked, and how many were left out is said.
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from ..assets import training_file
 from ..errors import UserError
-from .conversations import BadRecord, Conversation, json_lines, parse_record
+from .conversations import BadRecord, Conversation, json_array, json_lines, parse_record
 
 HUB_NAME = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(:(?P<subset>[\w.-]+))?(@(?P<split>[\w.-]+))?")
 Item = TypeVar("Item")
@@ -120,6 +120,10 @@ def rows(name: str) -> Iterator[tuple[str, Any]]:
             return
     if path.suffix == ".parquet":
         yield from parquet_rows(path)
+        return
+    records = json_array(path)
+    if records is not None:
+        yield from ((f"{path}, record {number}", value) for number, value in enumerate(records, 1))
         return
     for number, value in json_lines(path):
         yield f"{path}, line {number}", value

@@ -13,12 +13,12 @@ from rich.panel import Panel
 from rich.text import Text
 
 from ..config import DataSection, DrafterSection, EvaluationSection, RunConfig, TrainingSection
-from ..data.render import render_prompt
+from ..data.prepare import require_tokenizer
 from ..decoding import Engine, Generation, Sampling
 from ..drafters import Drafter
 from ..evaluation.command import load_pair, progress_bar
 from ..evaluation.lossless import check_distribution, check_exact, undecided_starts
-from ..evaluation.measure import Settings, environment, measure, require_tokenizer, result_rows
+from ..evaluation.measure import Settings, environment, first_turn, measure, result_rows
 from ..evaluation.prompts import PromptSet, load_prompts
 from ..evaluation.report import (
     RoundPiece,
@@ -72,15 +72,11 @@ def introduce(console: Console, target: Target, drafter: Drafter) -> None:
     )
 
 
-def ids_of(target: Target, text: str) -> list[int]:
-    return render_prompt(require_tokenizer(target), [{"role": "user", "content": text}])
-
-
 def show_answer(console: Console, target: Target, drafter: Drafter, prompt_set: PromptSet) -> Section:
     """The first prompt of a set answered both ways; returns the rounds for the report."""
     tokenizer = require_tokenizer(target)
-    question = prompt_set.prompts[0].turns[0]
-    prompt = ids_of(target, question)
+    question = prompt_set.prompts[0].question
+    prompt = first_turn(target, prompt_set.prompts[0])
     answers: list[Generation] = []
     seconds: list[float] = []
     for engine in (Engine(target), Engine(target, drafter)):
@@ -131,7 +127,7 @@ def measure_sets(
 
 def check(console: Console, target: Target, drafter: Drafter, sets: list[PromptSet]) -> Section:
     """Token by token at temperature 0, as a distribution at 1."""
-    prompts = [ids_of(target, prompt.turns[0]) for s in sets for prompt in s.prompts[-CHECKED_PROMPTS:]]
+    prompts = [first_turn(target, prompt) for s in sets for prompt in s.prompts[-CHECKED_PROMPTS:]]
     with progress_bar(console, "temperature 0", len(prompts)) as advance:
         exact = check_exact(target, drafter, prompts, 128, advance=advance)
     with progress_bar(console, "temperature 1", SAMPLES) as advance:

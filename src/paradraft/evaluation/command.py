@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from ..assets import drafter_directory, target_name
-from ..data.render import check_thinking, render_prompt
+from ..data.prepare import require_tokenizer
+from ..data.render import check_thinking, pin_date, render_prompt
 from ..decoding import Engine, Sampling
 from ..decoding.engine import check_draft_length
 from ..drafters import Drafter, load_drafter
@@ -26,10 +28,10 @@ from .measure import (
     Settings,
     check_first_turns,
     environment,
+    first_turn,
     first_turn_ids,
     fits,
     measure,
-    require_tokenizer,
     result_rows,
 )
 from .prompts import PromptSet, load_prompts
@@ -47,6 +49,7 @@ class EvalRequest:
     dtype: str = "auto"
     trust_remote_code: bool = False
     thinking: bool | None = None
+    date: datetime.date | None = None
     out: Path | None = None
 
 
@@ -92,7 +95,12 @@ def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[
 
 
 def load_pair(
-    target: str, drafters: Sequence[str], dtype: str, trust_remote_code: bool, thinking: bool | None = None
+    target: str,
+    drafters: Sequence[str],
+    dtype: str,
+    trust_remote_code: bool,
+    thinking: bool | None = None,
+    day: datetime.date | None = None,
 ) -> tuple[Target, dict[str, Drafter]]:
     """The target and its drafters; the drafters' directories are looked up before anything large is loaded."""
     directories = {name: drafter_directory(name) for name in drafters}
@@ -100,6 +108,8 @@ def load_pair(
     if thinking is not None:
         check_thinking(require_tokenizer(loaded), thinking)
     loaded.thinking = thinking
+    if day is not None:
+        pin_date(require_tokenizer(loaded), day)
     return loaded, {name: load_drafter(directory, loaded) for name, directory in directories.items()}
 
 
@@ -120,7 +130,7 @@ def run_eval(request: EvalRequest) -> list[dict[str, Any]]:
     console = Console()
     prompt_sets = [load_prompts(name, request.limit) for name in request.prompts]
     target, drafters = load_pair(
-        request.target, request.drafters, request.dtype, request.trust_remote_code, request.thinking
+        request.target, request.drafters, request.dtype, request.trust_remote_code, request.thinking, request.date
     )
     settings = request.settings
     for drafter in drafters.values():
@@ -183,10 +193,9 @@ def run_verify(request: VerifyRequest) -> bool:
 
 def interleaved(target: Target, sets: Sequence[PromptSet], count: int) -> list[list[int]]:
     """Ids of `count` prompts, the sets in turn."""
-    tokenizer = require_tokenizer(target)
     longest = max(len(s.prompts) for s in sets)
-    texts = [s.prompts[i].turns[0] for i in range(longest) for s in sets if i < len(s.prompts)]
-    return [render_prompt(tokenizer, [{"role": "user", "content": text}], target.thinking) for text in texts[:count]]
+    prompts = [s.prompts[i] for i in range(longest) for s in sets if i < len(s.prompts)]
+    return [first_turn(target, prompt) for prompt in prompts[:count]]
 
 
 def verify_exact(

@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 
+from ..data.conversations import Message
+from ..data.prepare import require_tokenizer
 from ..data.render import render_prompt, template_hash
 from ..decoding import Engine, Generation, Sampling
 from ..decoding.engine import Seconds
 from ..drafters import Drafter
 from ..errors import UserError
 from ..target import Target
-from .prompts import PromptSet
+from .prompts import Prompt, PromptSet
 from .statistics import acceptance, emitted_length, loop_share, paired_difference
 
 PLAIN = "plain"
@@ -80,15 +82,15 @@ def measure(
         for mode in settings.modes_of(drafter):
             measured.append(Measured(name, mode, Engine(target, drafter, settings.sampling, settings.draft_length)))
     tokenizer = require_tokenizer(target)
-    histories: list[list[dict[str, str]]] = [[] for _ in prompt_set.prompts]
+    histories: list[list[Message]] = [[] for _ in prompt_set.prompts]
     warm_up(measured, first_turn_ids(target, prompt_set)[0])
     for turn in range(max(len(prompt.turns) for prompt in prompt_set.prompts)):
         asked = [i for i, prompt in enumerate(prompt_set.prompts) if turn < len(prompt.turns)]
         for start in range(0, len(asked), settings.batch_size):
             part = asked[start : start + settings.batch_size]
             for i in part:
-                histories[i].append({"role": "user", "content": prompt_set.prompts[i].turns[turn]})
-            asked_ids = {i: render_prompt(tokenizer, histories[i], target.thinking) for i in part}
+                histories[i] += prompt_set.prompts[i].turns[turn]
+            asked_ids = {i: ask(target, histories[i], prompt_set.prompts[i]) for i in part}
             if skip_long:
                 advance(sum(not fits(target, asked_ids[i], settings.max_new_tokens) for i in part) * len(measured))
                 part = [i for i in part if fits(target, asked_ids[i], settings.max_new_tokens)]
@@ -116,12 +118,6 @@ def warm_up(measured: Sequence[Measured], prompt: list[int]) -> None:
         way.engine.seconds = Seconds()
 
 
-def require_tokenizer(target: Target) -> Any:
-    if target.tokenizer is None:
-        raise UserError(f"target {target.name} has no tokenizer; put its tokenizer files beside its weights")
-    return target.tokenizer
-
-
 def fits(target: Target, ids: Sequence[int], max_new_tokens: int) -> bool:
     return len(ids) + max_new_tokens <= target.context_length
 
@@ -135,10 +131,17 @@ def check_fits(target: Target, ids: Sequence[int], prompt_set: PromptSet, number
         )
 
 
+def ask(target: Target, messages: Sequence[Message], prompt: Prompt) -> list[int]:
+    """Ids of a history of `prompt`, as the target is asked."""
+    return render_prompt(require_tokenizer(target), messages, target.thinking, prompt.tools)
+
+
+def first_turn(target: Target, prompt: Prompt) -> list[int]:
+    return ask(target, prompt.turns[0], prompt)
+
+
 def first_turn_ids(target: Target, prompt_set: PromptSet) -> list[list[int]]:
-    tokenizer = require_tokenizer(target)
-    asked = ([{"role": "user", "content": prompt.turns[0]}] for prompt in prompt_set.prompts)
-    return [render_prompt(tokenizer, messages, target.thinking) for messages in asked]
+    return [first_turn(target, prompt) for prompt in prompt_set.prompts]
 
 
 def check_first_turns(target: Target, prompt_set: PromptSet, max_new_tokens: int) -> None:

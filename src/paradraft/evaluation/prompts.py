@@ -1,24 +1,39 @@
-"""Prompt sets: JSONL files of questions, hashed so that two results are known to be about the same text."""
+"""Prompt sets: questions in any shape that training data has, hashed so that equal sets are known to be."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..assets import prompt_file
-from ..data.conversations import read_records
+from ..data.conversations import Message, turns_of
+from ..data.sources import read_source
 from ..errors import UserError
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """`turns`: the user's messages, asked one after the other with the target's answers in between."""
+    """`turns`: what is put to the target before each of its answers (a user's message, a system's before the first).
+
+    tools: function schemas for the chat template.
+    """
 
     id: str
-    turns: tuple[str, ...]
+    turns: tuple[tuple[Message, ...], ...]
+    tools: tuple[Any, ...] = ()
+
+    @property
+    def question(self) -> str:
+        """The user's first words."""
+        return str(self.turns[0][-1]["content"])
+
+    def identity(self) -> Any:
+        """All that is asked: plain texts where there are only those."""
+        if all(len(turn) == 1 and turn[0].keys() == {"role", "content"} for turn in self.turns) and not self.tools:
+            return [turn[0]["content"] for turn in self.turns]
+        return [self.turns, self.tools]
 
 
 @dataclass(frozen=True)
@@ -29,33 +44,26 @@ class PromptSet:
     @property
     def hash(self) -> str:
         """Of all turns in order: 12 hexadecimal digits of SHA-256."""
-        text = json.dumps([prompt.turns for prompt in self.prompts], ensure_ascii=True)
+        text = json.dumps([prompt.identity() for prompt in self.prompts], ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def turns_of(record: Any, place: str) -> tuple[str, ...]:
-    """The user turns of a record: `turns`, `prompt`, or the user messages before the first answer."""
-    if isinstance(record, dict):
-        turns = record.get("turns")
-        if turns is None and isinstance(record.get("prompt"), str):
-            turns = [record["prompt"]]
-        if turns is None and isinstance(record.get("messages"), list):
-            messages = [m for m in record["messages"] if isinstance(m, dict)]
-            turns = [m.get("content") for m in messages if m.get("role") == "user"][:1]
-        if isinstance(turns, list) and turns and all(isinstance(turn, str) and turn.strip() for turn in turns):
-            return tuple(turns)
-    raise UserError(f'{place}: a prompt needs "turns" (a list of texts), "prompt" or "messages", none of them empty')
-
-
 def load_prompts(name: str, limit: int | None = None) -> PromptSet:
-    """A shipped set (`demo:math`) or a JSONL file (.gz too), whole or its first `limit` prompts."""
-    path: Path = prompt_file(name)
+    """A shipped set (`demo:math`) or any source of conversations, whole or its first `limit` prompts.
+
+    Answers in it are dropped; every user's turn is asked. A record that is no prompt is an error: nothing is left out
+    of a measurement unsaid.
+    """
+    path = prompt_file(name)
+    reading = read_source(str(path), limit, prompts=True)
+    if reading.bad:
+        raise UserError(f"{reading.bad[0].place}: {reading.bad[0].reason}")
     prompts = []
-    for number, record in read_records(path):
-        turns = turns_of(record, f"{path}, line {number}")
-        prompts.append(Prompt(str(record.get("id", number)), turns))
-        if limit is not None and len(prompts) == limit:
-            break
+    for number, conversation in enumerate(reading.conversations, 1):
+        turns = tuple(tuple(turn) for turn in turns_of(conversation))
+        if not turns:
+            raise UserError(f"{conversation.place}: there is no user message in front of the first result of a tool")
+        prompts.append(Prompt(conversation.id or str(number), turns, conversation.tools))
     if not prompts:
         raise UserError(f'prompt file {path} is empty; give one JSON object a line, such as {{"prompt": "..."}}')
     label = name if name.startswith("demo:") else path.name.removesuffix(".gz").removesuffix(".jsonl")

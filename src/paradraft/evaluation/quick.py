@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..data.render import render_prompt
 from ..decoding import Engine, Generation, Sampling
 from ..drafters import Drafter
 from ..target import Target
-from .measure import require_tokenizer
+from .measure import first_turn
 from .prompts import Prompt
 from .statistics import Acceptance, acceptance, ratio, rounds_and_tokens
 
@@ -26,10 +25,8 @@ def decode_first_turns(
     target: Target, drafter: Drafter, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int
 ) -> list[Generation]:
     """Answers at temperature 0 to the first turn of each prompt."""
-    tokenizer = require_tokenizer(target)
     engine = Engine(target, drafter, Sampling())
-    turns = ([{"role": "user", "content": prompt.turns[0]}] for prompt in prompts)
-    asked = [render_prompt(tokenizer, messages, target.thinking) for messages in turns]
+    asked = [first_turn(target, prompt) for prompt in prompts]
     generations = []
     for start in range(0, len(asked), batch_size):
         generations += engine.generate(asked[start : start + batch_size], max_new_tokens)

@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-
 
 @dataclass(frozen=True)
 class LossParameters:
@@ -88,15 +86,3 @@ def token_terms(
 def compiled_token_terms() -> Any:
     """`token_terms` fused by torch.compile; shapes are dynamic, since every chunk has its own number of tokens."""
     return torch.compile(token_terms, dynamic=True)
-
-
-def check_compiler(token_loss: str, device: torch.device) -> None:
-    """Raises UserError where torch.compile cannot run, before a run has cost anything."""
-    logits = torch.randn(3, 40, device=device, requires_grad=True)
-    rows = torch.arange(3, device=device)
-    teacher = (None, None) if token_loss == "ce" else (logits.detach(), rows)
-    try:
-        compiled_token_terms()(logits, rows, *teacher, token_loss, LossParameters())[0].sum().backward()
-    except Exception as error:  # compilers fail in many ways
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"torch.compile does not work here ({first}); set training.compile=false") from None

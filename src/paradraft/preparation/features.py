@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,9 +30,9 @@ from ..data.feature_store import (
     write_manifest,
     write_shard,
 )
-from ..data.prepare import prepare_examples
+from ..data.prepare import prepare_examples, require_tokenizer
 from ..data.provenance import identify
-from ..data.render import Rendered
+from ..data.render import Rendered, pin_date
 from ..drafters.dflash import default_feature_layers
 from ..errors import UserError
 from ..files import make_directory
@@ -53,6 +54,7 @@ class FeaturesRequest:
     max_length: int = 3072
     limit: int | None = None
     thinking: bool | None = None
+    date: datetime.date | None = None
     batch_size: int = 4
     max_bad_share: float = 0.01
     shard_bytes: int = 1 << 30
@@ -87,7 +89,10 @@ def run_features(request: FeaturesRequest) -> None:
         limit=request.limit,
         max_bad_share=request.max_bad_share,
         thinking=request.thinking,
+        date=request.date,
     )
+    if request.date is not None:
+        pin_date(require_tokenizer(target), request.date)
     identity = identify(request.target)
     data = prepare_examples(section, target, identity, 0)
     for note in data.notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from rich.markup import escape
 
 from ..data.batches import cut, learnable
 from ..data.provenance import identify, provenance_notes
-from ..data.render import Rendered, check_thinking, render_conversation, template_hash
+from ..data.render import Rendered, check_thinking, pin_date, render_conversation, template_hash
 from ..data.show import html_page, terminal_text, tokens_of
 from ..data.sources import check_bad_share, read_source
 from ..errors import UserError
@@ -26,6 +27,7 @@ class InspectRequest:
     target: str
     number: int = 1
     thinking: bool | None = None
+    date: datetime.date | None = None
     max_length: int = 3072
     max_bad_share: float = 0.01
     html: Path | None = None
@@ -36,6 +38,7 @@ def run_inspect(request: InspectRequest) -> None:
     """Show it, write the page if asked; a mask without anything to learn is an error, after it was shown."""
     console = Console(highlight=False)
     target = load_text(request.target, request.trust_remote_code)
+    pin_date(target.tokenizer, request.date)
     check_thinking(target.tokenizer, request.thinking)
     reading = read_source(request.file)
     notes = check_bad_share([reading], request.max_bad_share, [request.file])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import PreTrainedTokenizerBase
 
 from ..assets import drafter_directory, target_name
-from ..data.conversations import Conversation
+from ..data.conversations import Conversation, turns_of
 from ..data.endpoint import Endpoint
 from ..data.journal import Journal, check_same_settings, remove_journal
 from ..data.prepare import require_tokenizer
@@ -29,8 +30,8 @@ from ..data.provenance import (
     read_provenance,
     write_provenance,
 )
-from ..data.regenerate import Answer, Answerer, Job, plan_units, prompts_hash, run_units, turns_of
-from ..data.render import check_thinking, render_prompt, template_hash
+from ..data.regenerate import Answer, Answerer, Job, plan_units, prompts_hash, run_units
+from ..data.render import check_thinking, pin_date, render_prompt, template_hash, writes_the_date
 from ..data.sources import Bad, Reading, check_bad_share, read_source
 from ..decoding import Engine, Sampling
 from ..drafters import load_drafter
@@ -55,6 +56,7 @@ class RegenerateRequest:
     batch_size: int = 16
     workers: int = 32
     thinking: bool | None = None
+    date: datetime.date | None = None
     seed: int = 0
     max_bad_share: float = 0.01
     dtype: str = "auto"
@@ -97,7 +99,10 @@ def run_regenerate(request: RegenerateRequest) -> None:
     check_bad_share(readings, request.max_bad_share, request.prompts)
     make_directory(request.out.parent)
     setup = over_a_server(request) if request.endpoint is not None else embedded(request)
+    pin_date(setup.tokenizer, request.date)
     check_thinking(setup.tokenizer, request.thinking)
+    if writes_the_date(setup.tokenizer):
+        console.print("[yellow]note:[/] the chat template writes today's date into every prompt; --date keeps one")
     lengths = [length for reading in readings for length in first_lengths(setup.tokenizer, reading, request.thinking)]
     for note in check_bad_share(readings, request.max_bad_share, request.prompts):
         console.print(f"[yellow]note:[/] {escape(note)}")
@@ -112,7 +117,7 @@ def run_regenerate(request: RegenerateRequest) -> None:
     job = Job(conversations, setup.tokenizer, longest, request.thinking, request.seed)
     units = plan_units(lengths, request.batch_size) if setup.workers == 1 else [[i] for i in range(len(lengths))]
     try:
-        answer_all(setup, job, units, journal, console)
+        answer_all(setup, job, units, journal, console, int(request.max_bad_share * len(conversations)))
         totals = journal.totals()
         if not totals.get("answers"):
             journal.remove()
@@ -149,12 +154,16 @@ def first_lengths(tokenizer: PreTrainedTokenizerBase, reading: Reading, thinking
     return lengths
 
 
-def answer_all(setup: Setup, job: Job, units: Sequence[Sequence[int]], journal: Journal, console: Console) -> None:
+def answer_all(
+    setup: Setup, job: Job, units: Sequence[Sequence[int]], journal: Journal, console: Console, refusals: int
+) -> None:
     total, done = len(job.conversations), len(journal.done())
     if done:
         console.print(f"going on: {done} of {total} are answered already")
     with answering(console, total, done) as report:
-        run_units(job, units, setup.answerer, journal, report, setup.workers)
+        refused = run_units(job, units, setup.answerer, journal, report, setup.workers, refusals)
+    for why in refused[:5]:
+        console.print(f"[yellow]note:[/] left out: {escape(why)}")
 
 
 @contextmanager
@@ -223,6 +232,7 @@ def settings_of(request: RegenerateRequest, setup: Setup, conversations: Sequenc
         "target": asdict(identify(request.target)),
         "template_hash": template_hash(setup.tokenizer),
         "thinking": request.thinking,
+        "date": None if request.date is None else request.date.isoformat(),
         "prompts": prompts_hash(conversations),
         **asdict(request.sampling),
         "max_new_tokens": request.max_new_tokens,
@@ -264,6 +274,7 @@ def summary(out: Path, totals: dict[str, int]) -> list[str]:
         ("cut", "answers were ended by --max-new-tokens; their end is not learned"),
         ("empty", "answers are empty"),
         ("too_long", "prompts left no room for an answer and were left out"),
+        ("refused_by_server", "prompts were refused by the server and left out"),
         ("refused", "conversations ended where the chat template refused their next turn"),
         ("read_differently", "answers are other tokens when the template renders their text again"),
     ):

@@ -25,7 +25,6 @@ from ..evaluation.quick import Watched, decode_first_turns, watched
 from ..files import make_directory, write_text
 from ..objectives import ObjectiveSums
 from ..objectives.chunked_head import chunked_head
-from ..objectives.token_losses import check_compiler
 from ..target import Target
 from .checkpoint import (
     find_checkpoint,
@@ -39,6 +38,7 @@ from .optim import learning_rate_at, make_optimizer
 from .processes import Processes
 from .read_target import read_target
 from .setup import (
+    check_compiler,
     check_processes,
     check_same_data,
     check_same_run,

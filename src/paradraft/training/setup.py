@@ -9,12 +9,13 @@ import torch
 
 from ..assets import target_name
 from ..config import RunConfig, load_config
-from ..data.prepare import Examples, prepare_examples
+from ..data.prepare import Examples, prepare_examples, require_tokenizer
 from ..data.provenance import identify
+from ..data.render import pin_date
 from ..drafters import DRAFTERS, Drafter
 from ..errors import UserError
 from ..objectives import Objective
-from ..objectives.token_losses import LossParameters
+from ..objectives.token_losses import LossParameters, compiled_token_terms
 from ..objectives.weightings import WeightingParameters
 from ..target import Target
 from .processes import Processes
@@ -38,6 +39,8 @@ def load_target(config: RunConfig, processes: Processes) -> Target:
     device = "cpu" if sharded else str(processes.device)  # to be cut it need not fit one device
     target = Target.load(target_name(section.model), section.dtype, device, section.trust_remote_code)
     target.thinking = config.data.thinking  # evaluation asks as the data was rendered
+    if config.data.date is not None:
+        pin_date(require_tokenizer(target), config.data.date)
     if sharded:
         shard_target(target, processes)
     return target
@@ -110,6 +113,18 @@ def make_objective(config: RunConfig) -> Objective:
     losses = LossParameters(ce=section.ce_weight, kd=section.kd_weight)
     names = (section.token_loss, section.weighting, config.denominator)
     return Objective(*names, parameters, losses, config.training.compile)
+
+
+def check_compiler(token_loss: str, device: torch.device) -> None:
+    """Raises UserError where torch.compile cannot run, before a run has cost anything."""
+    logits = torch.randn(3, 40, device=device, requires_grad=True)
+    rows = torch.arange(3, device=device)
+    teacher = (None, None) if token_loss == "ce" else (logits.detach(), rows)
+    try:
+        compiled_token_terms()(logits, rows, *teacher, token_loss, LossParameters())[0].sum().backward()
+    except Exception as error:  # compilers fail in many ways
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"torch.compile does not work here ({first}); set training.compile=false") from None
 
 
 def load_examples(config: RunConfig, target: Target) -> Examples:

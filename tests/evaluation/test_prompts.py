@@ -1,0 +1,69 @@
+"""Prompt sets: every shape of conversation can be asked, whole, and equal sets have equal hashes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paradraft.errors import UserError
+from paradraft.evaluation.measure import Settings, first_turn_ids, measure
+from paradraft.evaluation.prompts import Prompt, load_prompts
+from paradraft.target import Target
+
+SYSTEM, USER = {"role": "system", "content": "be brief"}, {"role": "user", "content": "the cat"}
+ANSWER = {"role": "assistant", "content": "sat"}
+
+
+def load(path: Path, *records: Any) -> list[Prompt]:
+    path.write_text("\n".join(json.dumps(record) for record in records))
+    return list(load_prompts(str(path)).prompts)
+
+
+def test_every_shape_of_conversation_is_asked_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    (spoken,) = load(path, {"id": 7, "messages": [SYSTEM, USER, ANSWER, USER]})
+    assert spoken.turns == ((SYSTEM, USER), (USER,)) and spoken.question == "the cat" and spoken.id == "7"
+    share = {"conversations": [{"from": "human", "value": "the cat"}, {"from": "gpt", "value": "sat"}]}
+    plain = load(path, {"prompt": "the cat"}, {"turns": ["the cat"]}, share, {"messages": [USER, ANSWER]})
+    assert [prompt.turns for prompt in plain] == [((USER,),)] * 4
+    assert [prompt.id for prompt in plain] == ["1", "2", "3", "4"]
+
+
+def test_hashes_are_of_all_that_is_asked(tmp_path: Path) -> None:
+    def hash_of(record: Any) -> str:
+        load(tmp_path / "x.jsonl", record)
+        return load_prompts(str(tmp_path / "x.jsonl")).hash
+
+    asked = hash_of({"prompt": "the cat"})
+    assert asked == hash_of({"id": "a", "messages": [USER, ANSWER]}) == "a67dff58a46a"
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    others = [{"messages": [SYSTEM, USER]}, {"messages": [USER], "tools": tools}, {"turns": ["the cat", "the cat"]}]
+    assert len({asked, *map(hash_of, others)}) == 4
+
+
+def test_a_system_prompt_and_tools_reach_the_target(target_directory: Path, tmp_path: Path) -> None:
+    target = Target.load(str(target_directory))
+    assert target.tokenizer is not None
+    template = "{% for t in tools or [] %}{{ t.function.name }} {% endfor %}" + str(target.tokenizer.chat_template)
+    target.tokenizer.chat_template = template
+    tools = [{"type": "function", "function": {"name": "house"}}]
+    path = tmp_path / "x.jsonl"
+    load(path, {"messages": [{"role": "system", "content": "a dog"}, USER, ANSWER, USER], "tools": tools})
+    prompts = load_prompts(str(path))
+    (first,) = first_turn_ids(target, prompts)
+    assert str(target.tokenizer.decode(first)).startswith("house ") and "a dog" in target.tokenizer.decode(first)
+    (plain,) = measure(target, {}, prompts, Settings(max_new_tokens=4))
+    assert len(plain.generations) == 2
+
+
+def test_a_bad_record_is_an_error_not_left_out(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"x.jsonl, line 2: there is no user message"):
+        load(tmp_path / "x.jsonl", {"prompt": "a"}, {"messages": [SYSTEM]}, {"prompt": "b"})
+    with pytest.raises(UserError, match=r"is empty; give one JSON object a line"):
+        load(tmp_path / "x.jsonl")
+    result = {"role": "tool", "content": "3"}
+    with pytest.raises(UserError, match=r"line 1: there is no user message in front of the first result"):
+        load(tmp_path / "x.jsonl", {"messages": [result, USER]})
