@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,5 +67,5 @@ def load_prompts(name: str, limit: int | None = None) -> PromptSet:
         prompts.append(Prompt(conversation.id or str(number), turns, conversation.tools))
     if not prompts:
         raise UserError(f'prompt file {path} is empty; give one JSON object a line, such as {{"prompt": "..."}}')
-    label = name if name.startswith("demo:") else path.name.removesuffix(".gz").removesuffix(".jsonl")
+    label = name if name.startswith("demo:") else re.sub(r"\.jsonl?(\.gz)?$", "", path.name)
     return PromptSet(label, tuple(prompts))
