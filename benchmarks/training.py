@@ -217,6 +217,8 @@ def objective_memory(
     started = time.perf_counter()
     loss = run()
     seconds = time.perf_counter() - started
+    gradient = float(hidden.grad.float().norm()) if hidden.grad is not None else 0.0
+    hidden.grad = None
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -224,13 +226,12 @@ def objective_memory(
         peak = torch.cuda.max_memory_allocated() - before
     else:
         peak = allocated_peak(run)
-    assert hidden.grad is not None
     return {
         "compiled": compiled,
         "peak_bytes": peak,
         "seconds": seconds,
         "loss": loss,
-        "gradient_norm": float(hidden.grad.float().norm()),
+        "gradient_norm": gradient,
         "anchors": anchors,
         "positions": anchors * steps,
         "dtype": str(target.dtype),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
+import threading
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -129,6 +131,16 @@ def test_a_json_list_is_read_record_by_record(tmp_path: Path) -> None:
     write_lines(tmp_path / "x.jsonl", [[PAIR], PAIR])  # lines all the same: a list is one bad record of them
     assert len(read_source(str(tmp_path / "lines.json")).conversations) == 2
     assert len(read_source(str(tmp_path / "x.jsonl")).conversations) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_is_read_whole(tmp_path: Path) -> None:
+    pipe, text = tmp_path / "pipe", "".join(json.dumps({**PAIR, "prompt": f"c{i}"}) + "\n" for i in range(2000))
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text(text))
+    writer.start()
+    assert asked(read_source(str(pipe))) == [f"c{i}" for i in range(2000)]
+    writer.join()
 
 
 def test_tables_do_not_add_fields_to_a_record(tmp_path: Path) -> None:

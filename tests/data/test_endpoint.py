@@ -32,12 +32,13 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     faults: list[int | None]
     bodies: list[dict[str, Any]]
-    refuses: set[tuple[int, ...]]  # prompts that get status 400
+    refuses: set[tuple[int, ...]]  # prompts that get status 400, as those longer than `longest` do
+    longest: int
 
     def __init__(self, answerer: EmbeddedAnswerer) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.answerer, self.faults, self.bodies, self.lock = answerer, [], [], threading.Lock()
-        self.refuses = set()
+        self.refuses, self.longest = set(), 99
 
     @property
     def url(self) -> str:
@@ -63,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
-            if tuple(body["prompt"]) in self.server.refuses:
+            if tuple(body["prompt"]) in self.server.refuses or len(body["prompt"]) > self.server.longest:
                 self.reply(400, {"error": {"message": "too odd"}})
                 return
             if self.server.faults:
@@ -115,7 +116,7 @@ def test_a_few_refused_prompts_are_left_out_and_said(
     run_regenerate(request_for(target_directory, many_prompts, own))
     server.refuses = {tuple(asked_first(target_directory, many_prompts, 40))}
     request = request_for(target_directory, many_prompts, served, endpoint=server.url, workers=5)
-    with pytest.raises(UserError, match=r"status 400: .*too odd.*\(1 prompts were refused; --max-bad-share"):
+    with pytest.raises(UserError, match=r"line 41: .*status 400: .*too odd.*\(1 prompts were refused; --max"):
         run_regenerate(request)
     asked = len(server.bodies)
     assert not served.exists()
@@ -125,6 +126,18 @@ def test_a_few_refused_prompts_are_left_out_and_said(
     assert len(server.bodies) - asked < 50  # what was kept is not asked again
     said = capsys.readouterr().err
     assert "too odd" in said and "1 prompts were refused by the server" in said
+
+
+def test_a_server_that_refuses_everything_is_left_at_once(
+    target_directory: Path, many_prompts: Path, tmp_path: Path, server: Server
+) -> None:
+    server.longest = 0
+    request = request_for(target_directory, many_prompts, tmp_path / "out.jsonl", endpoint=server.url, workers=5)
+    request = replace(request, max_bad_share=1.0)
+    with pytest.raises(UserError, match=r"too odd.*\(and not one of the first 8 prompts was answered\)"):
+        run_regenerate(request)
+    with pytest.raises(UserError, match=r"line [12]: .*too odd"):
+        run_regenerate(replace(request, limit=2))
 
 
 def asked_first(target_directory: Path, prompts: Path, number: int) -> list[int]:

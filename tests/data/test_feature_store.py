@@ -200,5 +200,5 @@ def test_a_pinned_date_makes_the_same_texts_on_another_day(
     written.write_text(dump_config(config.model_copy(update={"data": on_the_day})))
     Trainer(load_config(written)).run()
     today = config.data.model_copy(update={"features": out})
-    with pytest.raises(UserError, match="of another template hash"):
+    with pytest.raises(UserError, match=r"of another date \(2024-02-09, the run has None\)"):
         Trainer(config.model_copy(update={"data": today, "output": tmp_path / "other"}))

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from paradraft.data.conversations import parse_record, turns_of
 from paradraft.data.journal import Journal
 from paradraft.data.provenance import TargetIdentity, provenance_notes, provenance_path, read_provenance
-from paradraft.data.regenerate import Answer, Job, answer_unit, in_parallel, plan_units, unit_seed
+from paradraft.data.regenerate import Answer, Job, RefusedPrompt, answer_unit, in_parallel, plan_units, unit_seed
 from paradraft.data.render import render_conversation, render_prompt, template_hash
 from paradraft.data.sources import read_source
 from paradraft.decoding import Engine, Sampling
@@ -108,6 +108,31 @@ def test_training_reads_back_what_was_written(target_directory: Path) -> None:
         (example,) = render_conversation(tokenizer, parse_record(record), frozenset())
         learned = [i for i, mask in zip(example.input_ids, example.loss_mask, strict=True) if mask]
         assert tokenizer.decode(learned) == expected
+
+
+class Narrow:
+    """A server that refuses what is longer than it can hold."""
+
+    def __init__(self, longest: int) -> None:
+        self.longest = longest
+
+    def answer(self, prompts: Any, seed: int) -> list[Answer]:
+        if max(map(len, prompts)) > self.longest:
+            raise RefusedPrompt("too long for me")
+        return [Answer("a dog", 2, True) for _ in prompts]
+
+
+def test_what_was_answered_before_a_refused_turn_is_kept(tiny: Target) -> None:
+    tokenizer = tiny.tokenizer
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    job = Job([parse_record({"turns": ["the cat", "and then?"]})], tokenizer, longest=999)
+    first = len(render_prompt(tokenizer, [USER]))
+    ((_, record, figures),) = answer_unit(job, [0], Narrow(first))
+    assert record is not None and record["finish_reason"] == "stop"
+    assert [message["content"] for message in record["messages"]] == ["the cat", "a dog"]
+    assert figures["answers"] == figures["refused_by_server"] == 1
+    with pytest.raises(RefusedPrompt):
+        answer_unit(job, [0], Narrow(first - 1))
 
 
 def test_nobody_waits_for_requests_that_hang() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from paradraft.errors import UserError
-from paradraft.evaluation.measure import Settings, first_turn_ids, measure
+from paradraft.evaluation.measure import Settings, check_first_turns, first_turn_ids, measure
 from paradraft.evaluation.prompts import Prompt, load_prompts
 from paradraft.target import Target
 
@@ -57,6 +57,17 @@ def test_a_system_prompt_and_tools_reach_the_target(target_directory: Path, tmp_
     assert str(target.tokenizer.decode(first)).startswith("house ") and "a dog" in target.tokenizer.decode(first)
     (plain,) = measure(target, {}, prompts, Settings(max_new_tokens=4))
     assert len(plain.generations) == 2
+
+
+def test_turns_that_the_template_refuses_are_named_before_anything_runs(target_directory: Path, tmp_path: Path) -> None:
+    target = Target.load(str(target_directory))
+    assert target.tokenizer is not None
+    picky = "{% for m in messages[1:] %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
+    target.tokenizer.chat_template = picky + str(target.tokenizer.chat_template)
+    load(tmp_path / "x.jsonl", {"id": "late", "messages": [USER, ANSWER, SYSTEM, USER]})
+    prompts = load_prompts(str(tmp_path / "x.jsonl"))
+    with pytest.raises(UserError, match="prompt late: the chat template refuses this conversation: no"):
+        check_first_turns(target, prompts, 4)
 
 
 def test_a_bad_record_is_an_error_not_left_out(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 def json_array(path: Path) -> list[Any] | None:
     """The records of a file that is one JSON list, as ShareGPT's are; None for a file of lines."""
-    if path.name.removesuffix(".gz").endswith(".jsonl"):
+    if path.name.removesuffix(".gz").endswith(".jsonl") or not path.is_file():  # a pipe can be read only once
         return None
     opener = gzip.open if path.suffix == ".gz" else open
     try:

@@ -42,6 +42,7 @@ class StoreIdentity:
     dtype: str
     template_hash: str
     thinking: bool | None
+    date: str | None
     max_length: int
     texts: str
 
@@ -81,6 +82,7 @@ def store_identity(
         dtype=storage,
         template_hash=data.template_hash,
         thinking=data.thinking,
+        date=None if data.date is None else str(data.date),
         max_length=min(section.max_length, target.context_length),
         texts=hash_texts(data.examples),
     )
@@ -193,7 +195,7 @@ class FeatureStore:
             raise self._other("target", held.target.label, wanted.target.label)
         if not set(wanted.layers) <= set(held.layers):
             raise self._other("feature layers", held.layers, wanted.layers)
-        for name in ("hidden_size", "template_hash", "thinking", "max_length", "texts", *["dtype"] * storage):
+        for name in ("hidden_size", "date", "template_hash", "thinking", "max_length", "texts", *["dtype"] * storage):
             if getattr(held, name) != getattr(wanted, name):
                 raise self._other(name.replace("_", " "), getattr(held, name), getattr(wanted, name))
 

@@ -67,7 +67,8 @@ class Journal:
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         kept = self.database.execute("SELECT value FROM settings").fetchone()
-        if kept is None:
+        if kept is None or self.database.execute("SELECT 1 FROM answers LIMIT 1").fetchone() is None:
+            self.database.execute("DELETE FROM settings")
             self.database.execute("INSERT INTO settings VALUES (?)", (json.dumps(settings),))
             return
         check_same_settings(json.loads(kept[0]), settings, self.path)

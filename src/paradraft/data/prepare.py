@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from ..target import Target
 from .batches import cut, learnable, pack
 from .conversations import Conversation
 from .provenance import TargetIdentity, provenance_notes
-from .render import Rendered, check_thinking, render_conversation, template_hash, writes_the_date
+from .render import Rendered, check_thinking, pin_date, render_conversation, template_hash, writes_the_date
 from .sources import Bad, Reading, check_bad_share, read_source, weighted
 
 
@@ -26,13 +27,14 @@ class Examples:
     notes: list[str]
     template_hash: str
     thinking: bool | None
+    date: datetime.date | None = None
 
     def description(self) -> str:
         """JSON for the run's directory: how the text was read, and what was said about it."""
         tokens = sum(len(example.input_ids) for example in self.examples)
         learned = sum(sum(example.loss_mask) for example in self.examples)
         counts = {"examples": len(self.examples), "tokens": tokens, "learned_tokens": learned}
-        how = {"template_hash": self.template_hash, "thinking": self.thinking}
+        how = {"template_hash": self.template_hash, "thinking": self.thinking, "date": self.date and str(self.date)}
         return json.dumps({**counts, **how, "notes": self.notes}, indent=2) + "\n"
 
 
@@ -40,6 +42,15 @@ def require_tokenizer(target: Target) -> PreTrainedTokenizerBase:
     if target.tokenizer is None:
         raise UserError(f"target {target.name} has no tokenizer; put its tokenizer files beside its weights")
     return target.tokenizer
+
+
+def ask_as(target: Target, thinking: bool | None, day: datetime.date | None) -> None:
+    """How the target is asked from now on: the thinking switch and the date of its chat template, None: its own."""
+    if thinking is not None:
+        check_thinking(require_tokenizer(target), thinking)
+    if day is not None:
+        pin_date(require_tokenizer(target), day)
+    target.thinking, target.date = thinking, day
 
 
 def prepare_examples(section: DataSection, target: Target, identity: TargetIdentity, seed: int) -> Examples:
@@ -71,7 +82,7 @@ def prepare_examples(section: DataSection, target: Target, identity: TargetIdent
         filled = sum(len(row.input_ids) for row in rows) / (longest * len(rows))
         more.append(f"{len(examples)} examples packed into {len(rows)} rows of {longest} tokens, {filled:.1%} filled")
         examples = rows
-    return Examples(examples, notes + shortened + more, hashed, section.thinking)
+    return Examples(examples, notes + shortened + more, hashed, section.thinking, section.date)
 
 
 def render_reading(

@@ -144,7 +144,10 @@ def provenance_notes(source: str, target: TargetIdentity, template: str, thinkin
     if not found.target.same(target):
         notes.append(f"{source}: its answers are those of {found.target.label}, not of {target.label}; regenerate them")
     if found.template_hash != template:
-        notes.append(f"{source}: its answers were given under another chat template; regenerate them")
+        settings = found.details.get("settings")
+        day = settings.get("date") if isinstance(settings, dict) else None
+        hint = f"set data.date={day}, or regenerate them" if day else "regenerate them"
+        notes.append(f"{source}: its answers were given under another chat template; {hint}")
     if found.thinking != thinking:
         notes.append(
             f"{source}: it was answered with thinking {spelled(found.thinking)}, this run renders it with thinking "

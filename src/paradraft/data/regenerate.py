@@ -72,6 +72,12 @@ class Dialogue:
     figures: Counter[str] = field(default_factory=Counter)
     finish: str = ""
 
+    def take_back(self) -> None:
+        """The conversation ends with its last answer: a server refused what was asked behind it."""
+        while self.messages[-1]["role"] != "assistant":
+            self.messages.pop()
+        self.figures["refused_by_server"] += 1
+
     def record(self) -> dict[str, Any] | None:
         """What is written; None where nothing could be answered."""
         if not self.finish:
@@ -101,7 +107,14 @@ def answer_unit(job: Job, unit: Sequence[int], answerer: Answerer) -> list[tuple
         asked = {d.number: ask(job, d) for d in active}
         active = [d for d in active if asked[d.number] is not None]
         prompts = [ids for d in active if (ids := asked[d.number]) is not None]
-        answers = answerer.answer(prompts, unit_seed(job.seed, unit[0], turn)) if prompts else []
+        try:
+            answers = answerer.answer(prompts, unit_seed(job.seed, unit[0], turn)) if prompts else []
+        except RefusedPrompt:
+            if turn == 0:
+                raise
+            for dialogue in active:  # what was answered before is kept
+                dialogue.take_back()
+            break
         for dialogue, answer in zip(active, answers, strict=True):
             take(job, dialogue, answer)
         active = [d for d in active if d.turns and d.finish == "stop"]
@@ -162,29 +175,35 @@ def run_units(
 ) -> list[str]:
     """Answer every unit that the journal does not hold yet; with several workers, so many at a time.
 
-    Up to `refusals` units that a server refuses are left out, and why is returned. They are closed last: a run that
-    ended before then asks for them again.
+    Up to `refusals` units whose first prompt a server refuses are left out, and why is returned. They are closed last:
+    a run that ended before then asks for them again.
     """
     done = journal.done()
+    answered = bool(done)
     waiting = [unit for unit in units if unit[0] not in done]
 
-    def attempt(unit: Sequence[int]) -> list[tuple[int, dict[str, Any] | None, Any]] | tuple[int, RefusedPrompt]:
+    def attempt(unit: Sequence[int]) -> list[tuple[int, dict[str, Any] | None, Any]] | str:
         try:
             return answer_unit(job, unit, answerer)
         except RefusedPrompt as refusal:
-            return unit[0], refusal
+            refused.extend(unit)
+            return f"{job.conversations[unit[0]].place}: {refusal}"
 
-    refused: list[tuple[int, RefusedPrompt]] = []
+    refused: list[int] = []
+    reasons: list[str] = []
     for result in map(attempt, waiting) if workers == 1 else in_parallel(attempt, waiting, workers):
-        if isinstance(result, tuple):
-            refused.append(result)
-            if len(refused) > refusals:
-                raise UserError(f"{result[1]} ({len(refused)} prompts were refused; --max-bad-share tolerates more)")
+        if isinstance(result, str):
+            reasons.append(result)
+            if len(reasons) > refusals:
+                raise UserError(f"{result} ({len(reasons)} prompts were refused; --max-bad-share tolerates more)")
+            if not answered and len(reasons) >= max(8, workers):
+                raise UserError(f"{result} (and not one of the first {len(reasons)} prompts was answered)")
             continue
+        answered = True
         journal.add(result)
         report(len(result), sum(figures.get("tokens", 0) for _, _, figures in result))
-    journal.add((number, None, {"refused_by_server": 1}) for number, _ in refused)
-    return [str(refusal) for _, refusal in refused]
+    journal.add((number, None, {"refused_by_server": 1}) for number in refused)
+    return reasons
 
 
 def in_parallel(work: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[Any]:

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from ..assets import drafter_directory, target_name
-from ..data.prepare import require_tokenizer
-from ..data.render import check_thinking, pin_date, render_prompt
+from ..data.prepare import ask_as, require_tokenizer
+from ..data.render import render_prompt, writes_the_date
 from ..decoding import Engine, Sampling
 from ..decoding.engine import check_draft_length
 from ..drafters import Drafter, load_drafter
@@ -105,11 +105,7 @@ def load_pair(
     """The target and its drafters; the drafters' directories are looked up before anything large is loaded."""
     directories = {name: drafter_directory(name) for name in drafters}
     loaded = Target.load(target_name(target), dtype, trust_remote_code=trust_remote_code)
-    if thinking is not None:
-        check_thinking(require_tokenizer(loaded), thinking)
-    loaded.thinking = thinking
-    if day is not None:
-        pin_date(require_tokenizer(loaded), day)
+    ask_as(loaded, thinking, day)
     return loaded, {name: load_drafter(directory, loaded) for name, directory in directories.items()}
 
 
@@ -132,6 +128,8 @@ def run_eval(request: EvalRequest) -> list[dict[str, Any]]:
     target, drafters = load_pair(
         request.target, request.drafters, request.dtype, request.trust_remote_code, request.thinking, request.date
     )
+    if writes_the_date(require_tokenizer(target)):
+        console.print("[yellow]note:[/] the chat template writes today's date into every prompt; --date keeps one")
     settings = request.settings
     for drafter in drafters.values():
         check_draft_length(drafter, settings.draft_length)

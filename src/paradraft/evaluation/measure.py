@@ -133,7 +133,10 @@ def check_fits(target: Target, ids: Sequence[int], prompt_set: PromptSet, number
 
 def ask(target: Target, messages: Sequence[Message], prompt: Prompt) -> list[int]:
     """Ids of a history of `prompt`, as the target is asked."""
-    return render_prompt(require_tokenizer(target), messages, target.thinking, prompt.tools)
+    try:
+        return render_prompt(require_tokenizer(target), messages, target.thinking, prompt.tools)
+    except UserError as error:
+        raise UserError(f"prompt {prompt.id}: {error}") from None
 
 
 def first_turn(target: Target, prompt: Prompt) -> list[int]:
@@ -145,9 +148,14 @@ def first_turn_ids(target: Target, prompt_set: PromptSet) -> list[list[int]]:
 
 
 def check_first_turns(target: Target, prompt_set: PromptSet, max_new_tokens: int) -> None:
-    """Before anything is run or written: every first turn fits the context with its answer."""
-    for number, ids in enumerate(first_turn_ids(target, prompt_set)):
-        check_fits(target, ids, prompt_set, number, max_new_tokens)
+    """Before anything is run or written: every first turn fits the context, and the template takes all turns."""
+    for number, prompt in enumerate(prompt_set.prompts):
+        check_fits(target, first_turn(target, prompt), prompt_set, number, max_new_tokens)
+        history: list[Message] = []
+        for turn in prompt.turns:
+            history += turn
+            ask(target, history, prompt)
+            history.append({"role": "assistant", "content": "an answer"})
 
 
 def result_rows(
@@ -169,6 +177,7 @@ def result_rows(
             "prompt_count": len(prompt_set.prompts),
             "template_hash": template_hash(require_tokenizer(target)),
             "thinking": target.thinking,
+            "date": target.date and str(target.date),
             "temperature": settings.sampling.temperature,
             "top_k": settings.sampling.top_k,
             "top_p": settings.sampling.top_p,

@@ -52,8 +52,8 @@ class PromptSet:
 def load_prompts(name: str, limit: int | None = None) -> PromptSet:
     """A shipped set (`demo:math`) or any source of conversations, whole or its first `limit` prompts.
 
-    Answers in it are dropped; every user's turn is asked. A record that is no prompt is an error: nothing is left out
-    of a measurement unsaid.
+    Answers in it are dropped; every user's turn up to the first result of a tool is asked. A record that is no prompt
+    is an error.
     """
     path = prompt_file(name)
     reading = read_source(str(path), limit, prompts=True)

@@ -30,9 +30,9 @@ from ..data.feature_store import (
     write_manifest,
     write_shard,
 )
-from ..data.prepare import prepare_examples, require_tokenizer
+from ..data.prepare import ask_as, prepare_examples
 from ..data.provenance import identify
-from ..data.render import Rendered, pin_date
+from ..data.render import Rendered
 from ..drafters.dflash import default_feature_layers
 from ..errors import UserError
 from ..files import make_directory
@@ -91,8 +91,7 @@ def run_features(request: FeaturesRequest) -> None:
         thinking=request.thinking,
         date=request.date,
     )
-    if request.date is not None:
-        pin_date(require_tokenizer(target), request.date)
+    ask_as(target, request.thinking, request.date)
     identity = identify(request.target)
     data = prepare_examples(section, target, identity, 0)
     for note in data.notes:

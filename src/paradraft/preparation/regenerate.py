@@ -117,10 +117,12 @@ def run_regenerate(request: RegenerateRequest) -> None:
     job = Job(conversations, setup.tokenizer, longest, request.thinking, request.seed)
     units = plan_units(lengths, request.batch_size) if setup.workers == 1 else [[i] for i in range(len(lengths))]
     try:
-        answer_all(setup, job, units, journal, console, int(request.max_bad_share * len(conversations)))
+        refused = answer_all(setup, job, units, journal, console, int(request.max_bad_share * len(conversations)))
         totals = journal.totals()
         if not totals.get("answers"):
             journal.remove()
+            if refused:
+                raise UserError(refused[0])
             raise UserError(
                 f"no prompt leaves room for an answer of {request.max_new_tokens} tokens; lower --max-new-tokens"
             )
@@ -156,7 +158,7 @@ def first_lengths(tokenizer: PreTrainedTokenizerBase, reading: Reading, thinking
 
 def answer_all(
     setup: Setup, job: Job, units: Sequence[Sequence[int]], journal: Journal, console: Console, refusals: int
-) -> None:
+) -> list[str]:
     total, done = len(job.conversations), len(journal.done())
     if done:
         console.print(f"going on: {done} of {total} are answered already")
@@ -164,6 +166,7 @@ def answer_all(
         refused = run_units(job, units, setup.answerer, journal, report, setup.workers, refusals)
     for why in refused[:5]:
         console.print(f"[yellow]note:[/] left out: {escape(why)}")
+    return refused
 
 
 @contextmanager
@@ -230,9 +233,9 @@ def settings_of(request: RegenerateRequest, setup: Setup, conversations: Sequenc
     """All that the answers depend on; a run goes on only where all of it is the same."""
     return {
         "target": asdict(identify(request.target)),
+        "date": None if request.date is None else request.date.isoformat(),  # first: it changes the template's hash
         "template_hash": template_hash(setup.tokenizer),
         "thinking": request.thinking,
-        "date": None if request.date is None else request.date.isoformat(),
         "prompts": prompts_hash(conversations),
         **asdict(request.sampling),
         "max_new_tokens": request.max_new_tokens,
@@ -274,7 +277,7 @@ def summary(out: Path, totals: dict[str, int]) -> list[str]:
         ("cut", "answers were ended by --max-new-tokens; their end is not learned"),
         ("empty", "answers are empty"),
         ("too_long", "prompts left no room for an answer and were left out"),
-        ("refused_by_server", "prompts were refused by the server and left out"),
+        ("refused_by_server", "prompts were refused by the server; their conversations end before them"),
         ("refused", "conversations ended where the chat template refused their next turn"),
         ("read_differently", "answers are other tokens when the template renders their text again"),
     ):

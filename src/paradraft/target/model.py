@@ -7,6 +7,7 @@ the final norm, has the id N of a model with N layers.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class Target:
         self.tokenizer = tokenizer
         self.sharded = False  # by FSDP2, over several processes
         self.thinking: bool | None = None  # the chat template's switch: how this target is asked; None: its default
+        self.date: datetime.date | None = None  # that the chat template writes; None: today's
         self.base: nn.Module = model.base_model
         found = getattr(self.base, "layers", None)
         if found is None or model.get_output_embeddings() is None:

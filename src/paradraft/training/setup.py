@@ -9,9 +9,8 @@ import torch
 
 from ..assets import target_name
 from ..config import RunConfig, load_config
-from ..data.prepare import Examples, prepare_examples, require_tokenizer
+from ..data.prepare import Examples, ask_as, prepare_examples
 from ..data.provenance import identify
-from ..data.render import pin_date
 from ..drafters import DRAFTERS, Drafter
 from ..errors import UserError
 from ..objectives import Objective
@@ -38,9 +37,7 @@ def load_target(config: RunConfig, processes: Processes) -> Target:
         raise UserError("training.target_sharding fsdp2 needs target.dtype, such as bfloat16")
     device = "cpu" if sharded else str(processes.device)  # to be cut it need not fit one device
     target = Target.load(target_name(section.model), section.dtype, device, section.trust_remote_code)
-    target.thinking = config.data.thinking  # evaluation asks as the data was rendered
-    if config.data.date is not None:
-        pin_date(require_tokenizer(target), config.data.date)
+    ask_as(target, config.data.thinking, config.data.date)  # evaluation asks as the data is rendered
     if sharded:
         shard_target(target, processes)
     return target

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..assets import drafter_directory, target_name
 from ..config import DrafterSection, RunConfig
+from ..data.prepare import ask_as
 from ..drafters import DRAFTERS
 from ..drafters.dflash import default_feature_layers
 from ..drafters.language_model import starting_model
@@ -43,7 +44,10 @@ def sketch_target(config: RunConfig) -> Sketch:
     name = target_name(section.model)
     sizes = read_sizes(name, section.trust_remote_code)
     model = sketch_model(name, sizes, section.trust_remote_code)
-    return Sketch(model, tokenizer_of(name, section.trust_remote_code), section.model)
+    sketch = Sketch(model, tokenizer_of(name, section.trust_remote_code), section.model)
+    if sketch.tokenizer is not None:
+        ask_as(sketch, config.data.thinking, config.data.date)
+    return sketch
 
 
 def sketch_model(name: str, sizes: Any, trust_remote_code: bool = False) -> Any:
