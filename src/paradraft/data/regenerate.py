@@ -181,6 +181,7 @@ def run_units(
     done = journal.done()
     answered = bool(done)
     waiting = [unit for unit in units if unit[0] not in done]
+    refused: list[int] = []
 
     def attempt(unit: Sequence[int]) -> list[tuple[int, dict[str, Any] | None, Any]] | str:
         try:
@@ -189,7 +190,6 @@ def run_units(
             refused.extend(unit)
             return f"{job.conversations[unit[0]].place}: {refusal}"
 
-    refused: list[int] = []
     reasons: list[str] = []
     for result in map(attempt, waiting) if workers == 1 else in_parallel(attempt, waiting, workers):
         if isinstance(result, str):
