@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from paradraft.drafters import DFlash
 from paradraft.errors import UserError
-from paradraft.evaluation.measure import Settings, check_first_turns, first_turn_ids, measure
+from paradraft.evaluation.measure import Settings, check_first_turns, first_turn_ids, measure, result_rows
 from paradraft.evaluation.prompts import Prompt, load_prompts
 from paradraft.target import Target
 
@@ -68,6 +69,18 @@ def test_turns_that_the_template_refuses_are_named_before_anything_runs(target_d
     prompts = load_prompts(str(tmp_path / "x.jsonl"))
     with pytest.raises(UserError, match="prompt late: the chat template refuses this conversation: no"):
         check_first_turns(target, prompts, 4)
+
+
+def test_a_conversation_ends_where_its_next_turn_has_no_room(target_directory: Path, tmp_path: Path) -> None:
+    target = Target.load(str(target_directory))
+    long, short = {"turns": ["the cat " * 8] * 4}, {"turns": ["the cat"] * 2}
+    load(tmp_path / "x.jsonl", long, short)
+    prompts, told = load_prompts(str(tmp_path / "x.jsonl")), []
+    drafter = DFlash.fresh(target, layers=1, block_size=4)
+    measured = measure(target, {"d": drafter}, prompts, Settings(max_new_tokens=30), told.append)
+    (row,) = result_rows(target, "t", measured, prompts, Settings(max_new_tokens=30))
+    answers = len(measured[0].generations)
+    assert 3 <= answers < 6 and row["turns_without_room"] == 6 - answers and sum(told) == 12
 
 
 def test_a_bad_record_is_an_error_not_left_out(tmp_path: Path) -> None:

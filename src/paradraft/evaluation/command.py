@@ -143,9 +143,10 @@ def run_eval(request: EvalRequest) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for prompt_set in prompt_sets:
         ways = 1 + sum(len(settings.modes_of(drafter)) for drafter in drafters.values())
-        answers = sum(len(prompt.turns) for prompt in prompt_set.prompts) * ways
-        with progress_bar(console, prompt_set.name, answers) as advance:
-            measured = measure(target, drafters, prompt_set, settings, advance, request.skip_long)
+        with progress_bar(console, prompt_set.name, prompt_set.turns * ways) as advance:
+            measured = measure(target, drafters, prompt_set, settings, advance)
+        if left_out := prompt_set.turns - len(measured[0].generations):
+            console.print(f"{prompt_set.name}: {left_out} later turns had no room in the context and were not asked")
         rows += result_rows(target, request.target, measured, prompt_set, settings)
         if request.out is not None:  # after every set, so that a long run that is stopped leaves what it measured
             write_results(request.out, rows, environment(target))

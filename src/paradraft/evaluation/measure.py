@@ -70,12 +70,11 @@ def measure(
     prompt_set: PromptSet,
     settings: Settings,
     advance: Callable[[int], None] = lambda answers: None,
-    skip_long: bool = False,
 ) -> list[Measured]:
     """Plain decoding first, then each drafter, on every batch in turn: what drifts on the machine hits all alike.
 
     Later turns of a conversation follow the *plain* answers, so that all ways of decoding see the same prompts.
-    With `skip_long` a conversation ends where its next turn no longer fits the context.
+    A conversation ends where a later turn no longer fits the context; a first turn that does not is an error.
     """
     measured = [Measured(PLAIN, "", Engine(target, None, settings.sampling))]
     for name, drafter in drafters.items():
@@ -91,9 +90,10 @@ def measure(
             for i in part:
                 histories[i] += prompt_set.prompts[i].turns[turn]
             asked_ids = {i: ask(target, histories[i], prompt_set.prompts[i]) for i in part}
-            if skip_long:
-                advance(sum(not fits(target, asked_ids[i], settings.max_new_tokens) for i in part) * len(measured))
+            if turn > 0:
+                asked_now = len(part)
                 part = [i for i in part if fits(target, asked_ids[i], settings.max_new_tokens)]
+                advance((asked_now - len(part)) * len(measured))
                 if not part:
                     continue
             for i in part:
@@ -175,6 +175,7 @@ def result_rows(
             "prompts": prompt_set.name,
             "prompts_hash": prompt_set.hash,
             "prompt_count": len(prompt_set.prompts),
+            "turns_without_room": prompt_set.turns - len(plain.generations),
             "template_hash": template_hash(require_tokenizer(target)),
             "thinking": target.thinking,
             "date": target.date and str(target.date),

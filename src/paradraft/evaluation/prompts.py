@@ -43,6 +43,11 @@ class PromptSet:
     prompts: tuple[Prompt, ...]
 
     @property
+    def turns(self) -> int:
+        """How many answers are asked for."""
+        return sum(len(prompt.turns) for prompt in self.prompts)
+
+    @property
     def hash(self) -> str:
         """Of all turns in order: 12 hexadecimal digits of SHA-256."""
         text = json.dumps([prompt.identity() for prompt in self.prompts], ensure_ascii=True)
