@@ -147,6 +147,14 @@ def test_loading_says_what_is_wrong(tmp_path: Path) -> None:
         Target.load(str(tmp_path), dtype="int4")
 
 
+def test_a_cpu_by_any_name_computes_in_float32(target_directory: Path, tmp_path: Path) -> None:
+    """Processes of a distributed run call theirs `cpu:0`; the checkpoint's bfloat16 must not stay there either."""
+    AutoModelForCausalLM.from_pretrained(target_directory, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    for device in (None, "cpu", "cpu:0"):
+        assert Target.load(str(tmp_path), device=device).dtype == torch.float32
+    assert Target.load(str(tmp_path), "bfloat16", "cpu:0").dtype == torch.bfloat16
+
+
 def test_weights_in_column_order_are_the_same_weights(target_directory: Path) -> None:
     loaded = Target.load(str(target_directory))
     plain = Target(AutoModelForCausalLM.from_pretrained(target_directory, dtype=torch.float32))

@@ -207,7 +207,7 @@ class Target:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if dtype != "auto" and dtype not in DTYPES:
             raise UserError(f"dtype {dtype!r} is not known: use one of auto, {', '.join(DTYPES)}")
-        chosen = DTYPES.get(dtype, torch.float32 if device == "cpu" else None)
+        chosen = DTYPES.get(dtype, torch.float32 if torch.device(device).type == "cpu" else None)
         model = load_causal_lm(name, chosen, "target", trust_remote_code)
         try:
             # Without files Transformers makes up an empty tokenizer for some architectures.
