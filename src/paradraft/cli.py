@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from . import cli_data
+from .cli_data import DateOption, DtypeOption, TargetOption, ThinkingOption, ThreadsOption, TrustOption, set_threads
 from .errors import UserError
 
 app = typer.Typer(
@@ -22,23 +22,12 @@ app = typer.Typer(
 )
 app.add_typer(cli_data.app, name="data")
 
-TargetOption = Annotated[str, typer.Option("--target", help="directory, Hugging Face id, or `demo`")]
 PromptsOption = Annotated[list[str], typer.Option("--prompts", help="demo:math, demo:code, demo:chat or JSONL files")]
-DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16")]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores")]
-TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with a checkpoint")]
 DraftLengthOption = Annotated[int | None, typer.Option("--draft-length", help="drafts a round; default: as trained")]
 ModesOption = Annotated[
     list[str] | None, typer.Option("--mode", help="dependent or independent of the target's features; repeatable")
 ]
 ModeOption = Annotated[str | None, typer.Option("--mode", help="dependent or independent of the target's features")]
-ThinkingOption = Annotated[
-    bool | None, typer.Option("--thinking/--no-thinking", help="the template's switch; default: as the template has it")
-]
-DateOption = Annotated[
-    datetime | None,
-    typer.Option("--date", formats=["%Y-%m-%d"], help="that the chat template writes; default: today's"),
-]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="only the first so many prompts of each set")]
 
 
@@ -111,9 +100,10 @@ def evaluate(
     )
     drafters = drafter or ["demo:dflash-dpace"]
     set_threads(threads)
-    day = date and date.date()
     run_eval(
-        EvalRequest(target, drafters, prompts, settings, limit, skip_long, dtype, trust_remote_code, thinking, day, out)
+        EvalRequest(
+            target, drafters, prompts, settings, limit, skip_long, dtype, trust_remote_code, thinking, date, out
+        )
     )
 
 
@@ -240,13 +230,6 @@ def report(
 
     write_report(results, out)
     typer.echo(f"wrote {out}")
-
-
-def set_threads(threads: int | None) -> None:
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
 
 
 def main() -> None:

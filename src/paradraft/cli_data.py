@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +21,10 @@ ThinkingOption = Annotated[
     bool | None, typer.Option("--thinking/--no-thinking", help="the template's switch; default: as the template has it")
 ]
 DateOption = Annotated[
-    datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="the template writes; default: today's")
+    datetime.date | None,
+    typer.Option(
+        "--date", parser=datetime.date.fromisoformat, metavar="YYYY-MM-DD", help="the template writes; default: today's"
+    ),
 ]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores")]
@@ -85,7 +88,7 @@ def regenerate(
             batch_size=batch_size,
             workers=concurrency,
             thinking=thinking,
-            date=date and date.date(),
+            date=date,
             seed=seed,
             max_bad_share=max_bad_share,
             dtype=dtype,
@@ -112,8 +115,9 @@ def inspect(
     """
     from .preparation.inspect import InspectRequest, run_inspect
 
-    day = date and date.date()
-    run_inspect(InspectRequest(file, target, number, thinking, day, max_length, max_bad_share, html, trust_remote_code))
+    run_inspect(
+        InspectRequest(file, target, number, thinking, date, max_length, max_bad_share, html, trust_remote_code)
+    )
 
 
 @app.command()
@@ -157,7 +161,7 @@ def features(
             max_length=max_length,
             limit=limit,
             thinking=thinking,
-            date=date and date.date(),
+            date=date,
             batch_size=batch_size,
             max_bad_share=max_bad_share,
             dtype=dtype,

@@ -28,7 +28,9 @@ def test_every_shape_of_conversation_is_asked_whole(tmp_path: Path) -> None:
     (spoken,) = load(path, {"id": 7, "messages": [SYSTEM, USER, ANSWER, USER]})
     assert spoken.turns == ((SYSTEM, USER), (USER,)) and spoken.question == "the cat" and spoken.id == "7"
     share = {"conversations": [{"from": "human", "value": "the cat"}, {"from": "gpt", "value": "sat"}]}
-    plain = load(path, {"prompt": "the cat"}, {"turns": ["the cat"]}, share, {"messages": [USER, ANSWER]})
+    plain = load(
+        path, {"prompt": "the cat", "text": "a note"}, {"turns": ["the cat"]}, share, {"messages": [USER, ANSWER]}
+    )
     assert [prompt.turns for prompt in plain] == [((USER,),)] * 4
     assert [prompt.id for prompt in plain] == ["1", "2", "3", "4"]
 
@@ -73,6 +75,11 @@ def test_turns_that_the_template_refuses_are_named_before_anything_runs(target_d
 
 def test_a_conversation_ends_where_its_next_turn_has_no_room(target_directory: Path, tmp_path: Path) -> None:
     target = Target.load(str(target_directory))
+    assert target.tokenizer is not None
+    strict = (
+        "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}"
+    )
+    target.tokenizer.chat_template = strict + "{% endif %}{% endfor %}" + str(target.tokenizer.chat_template)
     long, short = {"turns": ["the cat " * 8] * 4}, {"turns": ["the cat"] * 2}
     load(tmp_path / "x.jsonl", long, short)
     prompts, told = load_prompts(str(tmp_path / "x.jsonl")), []

@@ -62,7 +62,7 @@ def parse_record(record: Any, place: str = "") -> Conversation:
         raise BadRecord('"tools" must be a list of function schemas')
     plain([name, tools], '"id" or "tools"')
     cut = found.get("finish_reason") == "length"
-    chat = found.keys() & {"messages", "conversations", "turns"} or {"prompt", "response"} <= found.keys()
+    chat = found.keys() & {"messages", "conversations", "turns", "prompt"}
     if isinstance(text := found.get("text"), str) and not chat:
         if not text.strip():
             raise BadRecord('its "text" is empty')

@@ -64,7 +64,7 @@ def prepare_examples(section: DataSection, target: Target, identity: TargetIdent
     examples: list[Rendered] = []
     for number, (source, conversations) in enumerate(zip(section.sources, rendered, strict=True)):
         again = names[:number].count(source.source)  # the same file named twice: another part of it
-        mixed = weighted(conversations, source.weight, f"{seed}/{source.source}" + f"/{again}" * bool(again))
+        mixed = weighted(conversations, source.weight, f"{seed}/{again}/{source.source}")
         examples += [example for conversation in mixed for example in conversation]
     longest = min(section.max_length, target.context_length)
     examples, shortened = shorten(examples, longest)

@@ -27,6 +27,7 @@ from .conversations import Conversation, Message
 
 MARKER = "\ue000answer\ue001"  # private use: no template or data set has reason to hold it
 DATE_CALL = re.compile(r"""\bstrftime_now\s*\(\s*(?P<quote>['"])(?P<format>[^'"\\]*)(?P=quote)\s*\)""")
+DATE_NOTE = "the chat template writes today's date into every prompt; --date keeps one"
 THINKING_SWITCHES = ("enable_thinking", "thinking")  # what templates call it, the usual name first
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ..assets import drafter_directory, target_name
 from ..data.prepare import ask_as, require_tokenizer
-from ..data.render import render_prompt, writes_the_date
+from ..data.render import DATE_NOTE, render_prompt, writes_the_date
 from ..decoding import Engine, Sampling
 from ..decoding.engine import check_draft_length
 from ..drafters import Drafter, load_drafter
@@ -129,7 +129,7 @@ def run_eval(request: EvalRequest) -> list[dict[str, Any]]:
         request.target, request.drafters, request.dtype, request.trust_remote_code, request.thinking, request.date
     )
     if writes_the_date(require_tokenizer(target)):
-        console.print("[yellow]note:[/] the chat template writes today's date into every prompt; --date keeps one")
+        console.print(f"[yellow]note:[/] {DATE_NOTE}")
     settings = request.settings
     for drafter in drafters.values():
         check_draft_length(drafter, settings.draft_length)

@@ -82,18 +82,20 @@ def measure(
             measured.append(Measured(name, mode, Engine(target, drafter, settings.sampling, settings.draft_length)))
     tokenizer = require_tokenizer(target)
     histories: list[list[Message]] = [[] for _ in prompt_set.prompts]
+    ended: set[int] = set()
     warm_up(measured, first_turn_ids(target, prompt_set)[0])
     for turn in range(max(len(prompt.turns) for prompt in prompt_set.prompts)):
-        asked = [i for i, prompt in enumerate(prompt_set.prompts) if turn < len(prompt.turns)]
+        asked = [i for i, prompt in enumerate(prompt_set.prompts) if turn < len(prompt.turns) and i not in ended]
         for start in range(0, len(asked), settings.batch_size):
             part = asked[start : start + settings.batch_size]
             for i in part:
                 histories[i] += prompt_set.prompts[i].turns[turn]
             asked_ids = {i: ask(target, histories[i], prompt_set.prompts[i]) for i in part}
             if turn > 0:
-                asked_now = len(part)
-                part = [i for i in part if fits(target, asked_ids[i], settings.max_new_tokens)]
-                advance((asked_now - len(part)) * len(measured))
+                full = {i for i in part if not fits(target, asked_ids[i], settings.max_new_tokens)}
+                advance(sum(len(prompt_set.prompts[i].turns) - turn for i in full) * len(measured))
+                ended |= full
+                part = [i for i in part if i not in full]
                 if not part:
                     continue
             for i in part:

@@ -31,7 +31,7 @@ from ..data.provenance import (
     write_provenance,
 )
 from ..data.regenerate import Answer, Answerer, Job, plan_units, prompts_hash, run_units
-from ..data.render import check_thinking, pin_date, render_prompt, template_hash, writes_the_date
+from ..data.render import DATE_NOTE, check_thinking, pin_date, render_prompt, template_hash, writes_the_date
 from ..data.sources import Bad, Reading, check_bad_share, read_source
 from ..decoding import Engine, Sampling
 from ..drafters import load_drafter
@@ -102,7 +102,7 @@ def run_regenerate(request: RegenerateRequest) -> None:
     pin_date(setup.tokenizer, request.date)
     check_thinking(setup.tokenizer, request.thinking)
     if writes_the_date(setup.tokenizer):
-        console.print("[yellow]note:[/] the chat template writes today's date into every prompt; --date keeps one")
+        console.print(f"[yellow]note:[/] {DATE_NOTE}")
     lengths = [length for reading in readings for length in first_lengths(setup.tokenizer, reading, request.thinking)]
     for note in check_bad_share(readings, request.max_bad_share, request.prompts):
         console.print(f"[yellow]note:[/] {escape(note)}")
