@@ -24,10 +24,10 @@ import torch
 from training import step_at_shapes  # the benchmark beside this file
 
 from paradraft.config import load_config
-from paradraft.data.batches import batches_from
 from paradraft.drafters import DFlash
 from paradraft.evaluation.measure import environment
-from paradraft.target import Target
+from paradraft.models import Target
+from paradraft.text.batches import batches_from
 from paradraft.training.loop import Trainer
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "demo-dpace.yaml"

@@ -21,7 +21,7 @@ from paradraft.evaluation.command import load_pair
 from paradraft.evaluation.measure import environment, first_turn_ids
 from paradraft.evaluation.prompts import load_prompts
 from paradraft.files import write_text
-from paradraft.target.packing import PackedLinear
+from paradraft.models.cpu_kernels import PackedLinear
 
 
 def main() -> None:

@@ -24,10 +24,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from paradraft.drafters import Batch, Pard
 from paradraft.evaluation.measure import environment
 from paradraft.files import write_text
+from paradraft.models import Target
+from paradraft.models.target import run_decoder
 from paradraft.objectives import Blocks, Objective
 from paradraft.objectives.chunked_head import chunked_head
-from paradraft.target import Target
-from paradraft.target.model import run_decoder
 
 WAYS = ("cod", "kept", "naive")
 VOCABULARY = 4096

@@ -18,9 +18,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from paradraft.config import load_config
-from paradraft.data.conversations import read_records
-from paradraft.data.sources import read_source
 from paradraft.evaluation.measure import environment
+from paradraft.text.conversations import read_records
+from paradraft.text.sources import read_source
 from paradraft.training.loop import Trainer
 
 

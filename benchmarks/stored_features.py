@@ -12,9 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from paradraft.commands.features import FeaturesRequest, run_features
 from paradraft.config import RunConfig, load_config
 from paradraft.evaluation.measure import environment
-from paradraft.preparation.features import FeaturesRequest, run_features
 from paradraft.training.loop import Trainer
 
 

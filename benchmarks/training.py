@@ -26,16 +26,16 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from paradraft import Objective
 from paradraft.config import RunConfig, load_config
-from paradraft.data.batches import batches_from
 from paradraft.drafters import Batch, DFlash
 from paradraft.evaluation.measure import environment
+from paradraft.models import Target
 from paradraft.objectives import Blocks
 from paradraft.objectives.chunked_head import chunked_head
-from paradraft.target import Target
+from paradraft.text.batches import batches_from
 from paradraft.training import estimate
 from paradraft.training.loop import Trainer
+from paradraft.training.meta_models import model_sizes, parameter_counts
 from paradraft.training.plan import Shape, make_plan, matmul_rate, step_of
-from paradraft.training.sketch import model_sizes, parameter_counts
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 DEMOS = ("demo-dpace", "demo-decay", "demo-pard", "demo-pard2", "demo-vanilla")
@@ -263,7 +263,7 @@ def main() -> None:
     results = {"memory": [memory_against_plan(name) for name in arguments.recipes]}
     results["speed"] = speed("demo-dpace", arguments.steps)
     results["resident_peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    finish(results, Target.load(str(RECIPES.parent / "src/paradraft/demo/assets/target")), arguments.out)
+    finish(results, Target.load(str(RECIPES.parent / "src/paradraft/assets/demo/target")), arguments.out)
 
 
 def finish(results: dict[str, Any], target: Target, out: Path | None) -> None:

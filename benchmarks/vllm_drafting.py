@@ -66,12 +66,12 @@ def in_vllm(python: str, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:
-    from paradraft.assets import drafter_directory, target_name
     from paradraft.decoding import Engine
     from paradraft.drafters import kind_of
     from paradraft.evaluation.command import load_pair
     from paradraft.evaluation.measure import environment, first_turn_ids
     from paradraft.evaluation.prompts import load_prompts
+    from paradraft.models.names import drafter_directory, target_name
 
     target, drafters = load_pair("demo", arguments.drafter, "float32", False)
     prompts = first_turn_ids(target, load_prompts(arguments.prompts, arguments.limit))

@@ -24,9 +24,9 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from paradraft.demo.tokenizer import train_tokenizer
+from demo_target.tokenizer import train_tokenizer
 from paradraft.drafters import DFlash, Drafter, Pard, Pard2, Vanilla
-from paradraft.target import Target
+from paradraft.models import Target
 
 SIZES: dict[str, Any] = {
     "vocab_size": 40,

@@ -15,7 +15,7 @@ from paradraft import cli
 from paradraft.config import DrafterSection
 from paradraft.drafters import DFlash, Pard2
 from paradraft.errors import UserError
-from paradraft.target import Target
+from paradraft.models import Target
 
 
 @pytest.fixture(scope="module")

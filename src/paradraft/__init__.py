@@ -13,8 +13,8 @@ from .errors import UserError
 if TYPE_CHECKING:
     from .decoding import Engine, Generation, Sampling
     from .drafters import DFlash, Drafter, load_drafter
+    from .models import Target
     from .objectives import Objective
-    from .target import Target
 
 _HOMES = {
     "DFlash": "drafters",
@@ -23,7 +23,7 @@ _HOMES = {
     "Generation": "decoding",
     "Objective": "objectives",
     "Sampling": "decoding",
-    "Target": "target",
+    "Target": "models",
     "load_drafter": "drafters",
 }
 

@@ -39,7 +39,7 @@ def demo(
     training_seconds: Annotated[int, typer.Option("--training-seconds", min=1, help="of the fresh drafter")] = 110,
 ) -> None:
     """The whole story on the shipped target: decode, check, train, report. A CPU and some minutes."""
-    from .demo.story import tell
+    from .commands.story import tell
 
     tell(out, training_seconds)
 
@@ -194,8 +194,8 @@ def import_(
     out: Annotated[Path, typer.Option("--out", help="new directory")],
 ) -> None:
     """A published DFlash, PARD or PARD-2 checkpoint as a directory to train on or decode with."""
-    from .assets import drafter_directory
-    from .export.formats import import_published
+    from .interchange.formats import import_published
+    from .models.names import drafter_directory
 
     typer.echo(f"wrote {out} ({import_published(drafter_directory(checkpoint), out)})")
 
@@ -207,8 +207,8 @@ def export(
     to: Annotated[str, typer.Option("--to", help="published: the layout of the drafter's authors")] = "published",
 ) -> None:
     """A drafter in the layout its authors publish. Example: `paradraft export runs/x/drafter --to published --out y`"""
-    from .assets import drafter_directory
-    from .export.formats import export_published
+    from .interchange.formats import export_published
+    from .models.names import drafter_directory
 
     if to != "published":
         raise UserError(f"--to {to!r} is not known; what is: published")

@@ -69,8 +69,8 @@ def regenerate(
     Examples: `paradraft data regenerate --prompts prompts.jsonl --out answers.jsonl --drafter demo:dflash-dpace`,
     `paradraft data regenerate --target Qwen/Qwen3-4B --prompts p.jsonl --out a.jsonl --endpoint http://localhost:8000`
     """
+    from .commands.regenerate import RegenerateRequest, run_regenerate
     from .decoding import Sampling
-    from .preparation.regenerate import RegenerateRequest, run_regenerate
 
     set_threads(threads)
     run_regenerate(
@@ -113,7 +113,7 @@ def inspect(
 
     Example: `paradraft data inspect train.jsonl --target Qwen/Qwen3-4B --html conversation.html`
     """
-    from .preparation.inspect import InspectRequest, run_inspect
+    from .commands.inspect import InspectRequest, run_inspect
 
     run_inspect(
         InspectRequest(file, target, number, thinking, date, max_length, max_bad_share, html, trust_remote_code)
@@ -144,8 +144,8 @@ def features(
 
     Example: `paradraft data features train.jsonl --target Qwen/Qwen3-4B --out features --estimate`
     """
-    from .data.feature_store import FORMATS
-    from .preparation.features import FeaturesRequest, run_features
+    from .commands.features import FeaturesRequest, run_features
+    from .text.feature_store import FORMATS
 
     if storage not in FORMATS:
         raise UserError(f"--storage must be one of {', '.join(FORMATS)}, not {storage}")

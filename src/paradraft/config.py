@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .errors import UserError
+from .errors import UserError, first_line
 
 
 class Section(BaseModel):
@@ -182,9 +182,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except FileNotFoundError:
         raise UserError(f"configuration {path} does not exist") from None
     except (OmegaConfBaseException, OSError, ValueError) as error:
-        raise UserError(f"configuration {path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise UserError(f"configuration {path} cannot be read: {first_line(error)}") from None
     except Exception as error:  # the YAML parser's own errors share no importable base with OmegaConf's
-        raise UserError(f"configuration {path} is not valid YAML: {str(error).splitlines()[0]}") from None
+        raise UserError(f"configuration {path} is not valid YAML: {first_line(error)}") from None
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:

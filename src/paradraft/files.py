@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import UserError
@@ -25,3 +28,27 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written ({error.strerror}); choose another output or make room") from None
+
+
+@contextmanager
+def new_directory(out: Path, shared: bool = False) -> Iterator[Path]:
+    """A directory to fill: renamed to `out` when all went well, removed otherwise.
+
+    Nothing may stand at `out` yet. `shared`: others may make the same directory at the same time, and the first one
+    to finish is kept.
+    """
+    if not shared and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists already; choose another output or remove it")
+    out = out.resolve()
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    make_directory(temporary)
+    try:
+        yield temporary
+        try:
+            os.replace(temporary, out)  # over an empty directory, too
+        except OSError as error:
+            if not (shared and out.is_dir()):
+                raise UserError(f"{out} cannot be written ({error.strerror}); choose another output") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -10,7 +10,7 @@ import torch
 from paradraft.decoding import Engine, Sampling
 from paradraft.drafters import DFlash
 from paradraft.errors import UserError
-from paradraft.target import Target
+from paradraft.models import Target
 from tests.conftest import FAMILIES, KINDS, make_drafter, make_drafter_of, make_model
 
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from paradraft.config import DrafterSection
 from paradraft.drafters import DFlash, load_drafter
 from paradraft.drafters.attention import dense_mask, dflash_predicate
-from paradraft.drafters.checkpoint import unused_token
 from paradraft.drafters.dflash import default_feature_layers
+from paradraft.drafters.directory import unused_token
 from paradraft.errors import UserError
-from paradraft.target import Target
+from paradraft.models import Target
 from tests.conftest import make_drafter, make_model
 
 

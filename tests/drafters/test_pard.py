@@ -16,7 +16,7 @@ from paradraft.drafters.attention import dense_mask
 from paradraft.drafters.pard import lay_out, pard_predicate
 from paradraft.drafters.pard2 import default_layers, layer_id, published_layers
 from paradraft.errors import UserError
-from paradraft.target import Target
+from paradraft.models import Target
 from tests.conftest import make_drafter_of, make_model
 
 # METHODS: 5 tokens, 3 offsets, nothing dropped; rows are queries (offset * 5 + position), offset 0 the text.

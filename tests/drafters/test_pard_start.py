@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from demo_target.tokenizer import train_tokenizer
 from paradraft.config import DrafterSection
-from paradraft.demo.tokenizer import train_tokenizer
 from paradraft.drafters import Pard, Pard2, Vanilla, load_drafter
 from paradraft.errors import UserError
-from paradraft.target import Target
+from paradraft.models import Target
 from tests.conftest import make_drafter_of, make_model
 
 
@@ -114,7 +114,7 @@ def test_a_mask_is_added_where_none_is_free(target_directory: Path, tmp_path: Pa
     assert target.tokenizer is not None
     spare = target.vocabulary_size - len(target.tokenizer)
     target.tokenizer.add_tokens([f"filler {i}" for i in range(spare)])
-    from paradraft.drafters.checkpoint import RESERVED
+    from paradraft.drafters.directory import RESERVED
 
     class Full:
         """The tokenizer, without reserved entries."""

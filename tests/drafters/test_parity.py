@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from paradraft.drafters import Batch, Drafter, Vanilla
-from paradraft.target import Target
+from paradraft.models import Target
 from tests.conftest import make_drafter_of, make_model
 
 WAYS = [("dflash", "dependent"), ("pard", "independent"), ("pard2", "dependent"), ("pard2", "independent")]

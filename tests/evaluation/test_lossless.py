@@ -13,7 +13,7 @@ from paradraft.decoding.sampling import sample
 from paradraft.drafters import DFlash
 from paradraft.errors import UserError
 from paradraft.evaluation.lossless import check_distribution, check_exact, likely_continuations, undecided_starts
-from paradraft.target import Target
+from paradraft.models import Target
 from tests.conftest import make_drafter, make_drafter_of, make_model
 
 PROMPTS = [[1, 2, 3], [7]]

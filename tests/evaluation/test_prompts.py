@@ -12,7 +12,7 @@ from paradraft.drafters import DFlash
 from paradraft.errors import UserError
 from paradraft.evaluation.measure import Settings, check_first_turns, first_turn_ids, measure, result_rows
 from paradraft.evaluation.prompts import Prompt, load_prompts
-from paradraft.target import Target
+from paradraft.models import Target
 
 SYSTEM, USER = {"role": "system", "content": "be brief"}, {"role": "user", "content": "the cat"}
 ANSWER = {"role": "assistant", "content": "sat"}

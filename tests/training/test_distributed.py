@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from paradraft.config import RunConfig
-from paradraft.data.batches import collate
 from paradraft.errors import UserError
+from paradraft.text.batches import collate
 from paradraft.training.loop import Trainer
 from paradraft.training.processes import Processes
 from paradraft.training.setup import check_processes

@@ -13,10 +13,10 @@ import torch
 from typer.testing import CliRunner
 
 from paradraft import cli
-from paradraft.assets import ASSETS
 from paradraft.config import RunConfig, load_config
-from paradraft.target import Target
-from paradraft.target.packing import PackedLinear
+from paradraft.models import Target
+from paradraft.models.cpu_kernels import PackedLinear
+from paradraft.models.names import ASSETS
 from paradraft.training import estimate
 from paradraft.training.loop import Trainer
 from paradraft.training.plan import make_plan, print_plan

@@ -18,8 +18,8 @@ from paradraft.drafters import Batch, Drafter, anchor_grid, load_drafter
 from paradraft.errors import UserError
 from paradraft.evaluation.prompts import PromptSet
 from paradraft.evaluation.quick import Watched
+from paradraft.models import Target
 from paradraft.objectives import Objective
-from paradraft.target import Target
 from paradraft.training import setup
 from paradraft.training.checkpoint import complete_checkpoints, find_checkpoint
 from paradraft.training.loop import Trainer

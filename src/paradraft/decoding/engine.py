@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..drafters import Drafter, DraftState
 from ..errors import UserError
-from ..target import RaggedCache, Target
+from ..models import RaggedCache, Target
 from .acceptance import accept_greedy, accept_sampled
 from .sampling import Sampling, distribution, sample
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UserError
-from ..target import Target
-from ..target.packing import pack_for_decoding
+from ..models import Target
+from ..models.cpu_kernels import pack_for_decoding
+from ..models.names import drafter_directory
 from .base import Drafter, DraftState, Proposal, Sampler
-from .checkpoint import read_config
 from .dflash import DFlash
+from .directory import read_config
 from .grid import Batch, Grid, anchor_grid
 from .pard import Pard
 from .pard2 import Pard2
@@ -34,8 +35,9 @@ def kind_of(directory: Path) -> str:
     )
 
 
-def load_drafter(directory: Path, target: Target) -> Drafter:
-    """The drafter saved in `directory`, whatever its kind, bound to `target`, ready to decode with."""
+def load_drafter(name: str | Path, target: Target) -> Drafter:
+    """The drafter of that name or directory, whatever its kind, bound to `target`, ready to decode with."""
+    directory = drafter_directory(name)
     drafter = DRAFTERS[kind_of(directory)].from_pretrained(directory, target)
     pack_for_decoding(drafter)
     return drafter

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..config import DrafterSection
 from ..errors import UserError
-from ..target import Target
+from ..models import Target
 from .grid import Batch, Grid
 
 

@@ -17,14 +17,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..assets import drafter_directory
 from ..config import DrafterSection
 from ..errors import UserError
-from ..target import Target
+from ..models import Target
+from ..models.names import drafter_directory
 from .attention import attention_mask, dflash_predicate
 from .base import Drafter, DraftState, Proposal, Sampler
-from .checkpoint import read_config, read_weights, unused_token
 from .dflash_state import DFlashState
+from .directory import read_config, read_weights, unused_token
 from .grid import Batch, Grid, anchor_grid
 from .layers import Layer, RMSNorm
 

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from ..assets import drafter_directory
 from ..config import DrafterSection
-from ..errors import UserError
-from ..target import RaggedCache, Target
-from ..target.model import first_line, load_causal_lm, moved, refuse_unsupported, run_decoder
-from ..target.packing import head_is_plain, head_logits
+from ..errors import UserError, first_line
+from ..models import RaggedCache, Target
+from ..models.cpu_kernels import head_is_plain, head_logits
+from ..models.names import drafter_directory
+from ..models.target import load_causal_lm, moved, refuse_unsupported, run_decoder
 from .base import Drafter, DraftState
-from .checkpoint import read_config
+from .directory import read_config
 
 FOREIGN_KEYS = ("pard", "spd_", "mask_token_id")  # of what a run started from; vLLM reads a stray mask_token_id first
 

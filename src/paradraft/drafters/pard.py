@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..assets import drafter_directory
 from ..config import DrafterSection
 from ..errors import UserError
-from ..target import Target
-from ..target.model import document_positions
+from ..models import Target
+from ..models.names import drafter_directory
+from ..models.target import document_positions
 from .attention import Predicate, attention_mask
 from .base import DraftState, Proposal, Sampler
-from .checkpoint import read_config, unused_token
+from .directory import read_config, unused_token
 from .grid import Batch, Grid, anchor_grid, conditional_drop
 from .language_model import LanguageModelDrafter, LanguageModelState, load_language_model, own_settings, starting_model
 

@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..assets import drafter_directory
 from ..config import DrafterSection
-from ..errors import UserError
-from ..target import Target
-from ..target.model import document_positions
-from .checkpoint import read_config
+from ..errors import UserError, first_line
+from ..models import Target
+from ..models.names import drafter_directory
+from ..models.target import document_positions
+from .directory import read_config
 from .grid import Batch, Grid
 from .language_model import load_language_model, own_settings, starting_model
 from .pard import DRAFT_LENGTH, Pard, mask_of, saved_mask
@@ -216,7 +216,7 @@ def read_projection(directory: Path) -> Tensor:
             f"drafter {directory}: config.json says PARD-2, but there is no {PROJECTION} and no {PUBLISHED_PROJECTION}"
         ) from None
     except Exception as error:  # of safetensors, pickle, zip and key lookups
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise UserError(f"drafter {directory}: its feature projection cannot be read: {first}") from None
     weight = tensors.get("target_proj.weight") if isinstance(tensors, dict) else None
     if not isinstance(weight, Tensor) or weight.ndim != 2 or len(tensors) != 1:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..config import DrafterSection
-from ..target import Target
-from ..target.model import document_attention
+from ..models import Target
+from ..models.target import document_attention
 from .base import DraftState, Proposal, Sampler
 from .grid import Batch, Grid, anchor_grid
 from .language_model import LanguageModelDrafter, LanguageModelState, load_language_model, own_settings, starting_model

@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ..assets import drafter_directory, target_name
-from ..data.prepare import ask_as, require_tokenizer
-from ..data.render import DATE_NOTE, render_prompt, writes_the_date
 from ..decoding import Engine, Sampling
 from ..decoding.engine import check_draft_length
 from ..drafters import Drafter, load_drafter
 from ..errors import UserError
 from ..files import make_directory, write_text
-from ..target import Target
+from ..models import Target
+from ..models.names import drafter_directory
+from ..text.prepare import ask_as, require_tokenizer
+from ..text.render import DATE_NOTE, render_prompt, writes_the_date
 from .lossless import check_distribution, check_exact, undecided_starts
 from .measure import (
     Settings,
@@ -104,7 +104,7 @@ def load_pair(
 ) -> tuple[Target, dict[str, Drafter]]:
     """The target and its drafters; the drafters' directories are looked up before anything large is loaded."""
     directories = {name: drafter_directory(name) for name in drafters}
-    loaded = Target.load(target_name(target), dtype, trust_remote_code=trust_remote_code)
+    loaded = Target.load(target, dtype, trust_remote_code=trust_remote_code)
     ask_as(loaded, thinking, day)
     return loaded, {name: load_drafter(directory, loaded) for name, directory in directories.items()}
 

@@ -17,7 +17,7 @@ from ..decoding import Engine, Sampling
 from ..decoding.sampling import distribution
 from ..drafters import Drafter
 from ..errors import UserError
-from ..target import Target
+from ..models import Target
 
 REJECT_BELOW = 1e-4
 SMALLEST_EXPECTED = 5.0  # of a cell of the chi-square test; rarer outcomes are pooled

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from ..data.conversations import Message
-from ..data.prepare import require_tokenizer
-from ..data.render import render_prompt, template_hash
 from ..decoding import Engine, Generation, Sampling
 from ..decoding.engine import Seconds
 from ..drafters import Drafter
 from ..errors import UserError
-from ..target import Target
+from ..models import Target
+from ..text.conversations import Message
+from ..text.prepare import require_tokenizer
+from ..text.render import render_prompt, template_hash
 from .prompts import Prompt, PromptSet
 from .statistics import acceptance, emitted_length, loop_share, paired_difference
 

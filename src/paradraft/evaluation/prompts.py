@@ -8,10 +8,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..assets import prompt_file
-from ..data.conversations import Message, turns_of
-from ..data.sources import read_source
 from ..errors import UserError
+from ..models.names import prompt_file
+from ..text.conversations import Message, turns_of
+from ..text.sources import read_source
 
 
 @dataclass(frozen=True)

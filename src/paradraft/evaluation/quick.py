@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..decoding import Engine, Generation, Sampling
 from ..drafters import Drafter
-from ..target import Target
+from ..models import Target
 from .measure import first_turn
 from .prompts import Prompt
 from .statistics import Acceptance, acceptance, ratio, rounds_and_tokens

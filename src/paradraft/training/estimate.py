@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..models.cpu_kernels import MOST_BYTES
 from ..objectives.chunked_head import ENTRIES_PER_CHUNK, chunk_positions
-from ..target.packing import MOST_BYTES
 
 
 @dataclass(frozen=True)

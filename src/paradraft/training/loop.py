@@ -15,17 +15,17 @@ from typing import Any
 import torch
 
 from ..config import RunConfig, dump_config
-from ..data.batches import batches_from, collate, steps_per_epoch
-from ..data.render import Rendered
 from ..drafters import Drafter
 from ..errors import UserError
 from ..evaluation.measure import check_first_turns
 from ..evaluation.prompts import PromptSet, load_prompts
 from ..evaluation.quick import Watched, decode_first_turns, watched
 from ..files import make_directory, write_text
+from ..models import Target
 from ..objectives import ObjectiveSums
 from ..objectives.chunked_head import chunked_head
-from ..target import Target
+from ..text.batches import batches_from, collate, steps_per_epoch
+from ..text.render import Rendered
 from .checkpoint import (
     find_checkpoint,
     forget_later_checkpoints,

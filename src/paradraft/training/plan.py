@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from ..config import RunConfig
-from ..data.batches import steps_per_epoch
-from ..data.sources import read_source
 from ..errors import UserError
+from ..text.batches import steps_per_epoch
+from ..text.sources import read_source
 from . import estimate
 from .estimate import Memory, Model, Step
+from .meta_models import Sketch, feature_count, model_sizes, parameter_counts, sketch_drafter, sketch_target
 from .setup import load_examples, make_objective
-from .sketch import Sketch, feature_count, model_sizes, parameter_counts, sketch_drafter, sketch_target
 
 SAMPLE = 2000  # conversations rendered to learn how long they are
 GIB = 2**30

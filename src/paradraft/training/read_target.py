@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..drafters import Grid
+from ..models import Target
 from ..objectives import Blocks, Objective
 from ..objectives.chunked_head import ENTRIES_PER_CHUNK, chunk_positions
 from ..objectives.token_losses import label_log_prob
-from ..target import Target
 
 
 @torch.no_grad()

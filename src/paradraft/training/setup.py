@@ -7,16 +7,15 @@ from pathlib import Path
 
 import torch
 
-from ..assets import target_name
 from ..config import RunConfig, load_config
-from ..data.prepare import Examples, ask_as, prepare_examples
-from ..data.provenance import identify
 from ..drafters import DRAFTERS, Drafter
-from ..errors import UserError
+from ..errors import UserError, first_line
+from ..models import Target
 from ..objectives import Objective
 from ..objectives.token_losses import LossParameters, compiled_token_terms
 from ..objectives.weightings import WeightingParameters
-from ..target import Target
+from ..text.prepare import Examples, ask_as, prepare_examples
+from ..text.provenance import identify
 from .processes import Processes
 from .spread import shard_target
 
@@ -36,7 +35,7 @@ def load_target(config: RunConfig, processes: Processes) -> Target:
     if sharded and section.dtype == "auto":
         raise UserError("training.target_sharding fsdp2 needs target.dtype, such as bfloat16")
     device = "cpu" if sharded else str(processes.device)  # to be cut it need not fit one device
-    target = Target.load(target_name(section.model), section.dtype, device, section.trust_remote_code)
+    target = Target.load(section.model, section.dtype, device, section.trust_remote_code)
     ask_as(target, config.data.thinking, config.data.date)  # evaluation asks as the data is rendered
     if sharded:
         shard_target(target, processes)
@@ -120,7 +119,7 @@ def check_compiler(token_loss: str, device: torch.device) -> None:
     try:
         compiled_token_terms()(logits, rows, *teacher, token_loss, LossParameters())[0].sum().backward()
     except Exception as error:  # compilers fail in many ways
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise UserError(f"torch.compile does not work here ({first}); set training.compile=false") from None
 
 

@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ..drafters import Drafter
-from ..target import Target
+from ..models import Target
 from .optim import Optimizers
 from .processes import Processes
 

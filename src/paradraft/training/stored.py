@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..config import RunConfig
-from ..data.feature_store import FeatureStore, store_identity
-from ..data.prepare import Examples
-from ..data.provenance import identify
 from ..drafters import Drafter, Grid
 from ..errors import UserError
+from ..models import Target
 from ..objectives import Blocks, Objective
-from ..target import Target
+from ..text.feature_store import FeatureStore, store_identity
+from ..text.prepare import Examples
+from ..text.provenance import identify
 
 
 def open_store(

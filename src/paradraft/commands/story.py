@@ -1,0 +1,192 @@
+"""`paradraft demo`: decode, check, train and report on the shipped target, in some minutes on a CPU."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.columns import Columns
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from ..config import DataSection, DrafterSection, EvaluationSection, RunConfig, TrainingSection
+from ..decoding import Engine, Generation, Sampling
+from ..drafters import Drafter
+from ..evaluation.command import load_pair, progress_bar
+from ..evaluation.lossless import check_distribution, check_exact, undecided_starts
+from ..evaluation.measure import Settings, environment, first_turn, measure, result_rows
+from ..evaluation.prompts import PromptSet, load_prompts
+from ..evaluation.report import (
+    RoundPiece,
+    Section,
+    read_records,
+    results_sections,
+    rounds_section,
+    training_sections,
+    write_page,
+)
+from ..evaluation.tables import emitted_table, rounds_text, speed_table
+from ..models import Target
+from ..text.prepare import require_tokenizer
+from ..training.loop import Trainer
+
+DRAFTER = "demo:dflash-dpace"
+SETS = ("demo:math", "demo:code", "demo:chat")
+MEASURED_PROMPTS = 8  # of each set
+CHECKED_PROMPTS = 8  # of each set
+SAMPLES = 4000
+
+
+def tell(out: Path, training_seconds: int) -> None:
+    """Run the whole demo and write the report to `out`."""
+    console = Console()
+    console.rule("1. a target and its drafter")
+    target, drafters = load_pair("demo", [DRAFTER], "auto", trust_remote_code=False)
+    drafter = drafters[DRAFTER]
+    sets = [load_prompts(name) for name in SETS]
+    introduce(console, target, drafter)
+    console.rule("2. plain and drafted decoding, side by side")
+    sections = [show_answer(console, target, drafter, prompt_set) for prompt_set in sets]
+    rows = measure_sets(console, target, drafters, sets)
+    console.rule("3. is it lossless?")
+    sections.append(check(console, target, drafter, sets))
+    console.rule(f"4. a fresh D-PACE drafter, {training_seconds} seconds")
+    records = train_fresh(console, training_seconds)
+    sections += results_sections({"runs": rows, "environment": environment(target)})
+    sections += training_sections(records, "fresh D-PACE drafter")
+    write_page("paradraft demo", sections, out)
+    console.rule()
+    console.print(f"report: {out} (one file, opens offline)")
+
+
+def introduce(console: Console, target: Target, drafter: Drafter) -> None:
+    size = sum(p.numel() for p in target.model.parameters())
+    drafted = sum(p.numel() for p in drafter.parameters())
+    console.print(
+        f"target: Qwen3 architecture, {size / 1e6:.1f}M parameters, {len(target.layers)} layers; "
+        f"drafter: DFlash trained with D-PACE, {drafted / 1e6:.1f}M parameters, "
+        f"up to {drafter.max_draft} tokens a round"
+    )
+
+
+def show_answer(console: Console, target: Target, drafter: Drafter, prompt_set: PromptSet) -> Section:
+    """The first prompt of a set answered both ways; returns the rounds for the report."""
+    tokenizer = require_tokenizer(target)
+    question = prompt_set.prompts[0].question
+    prompt = first_turn(target, prompt_set.prompts[0])
+    answers: list[Generation] = []
+    seconds: list[float] = []
+    for engine in (Engine(target), Engine(target, drafter)):
+        engine.generate([prompt], 16)  # warm up
+        before = engine.seconds.decode
+        answers.append(engine.generate([prompt], 256)[0])
+        seconds.append(engine.seconds.decode - before)
+    plain, drafted = answers
+    same = "identical text" if plain.tokens == drafted.tokens else "DIFFERENT TEXT"
+    rounds = f"{len(drafted.rounds)} rounds, {(len(drafted.tokens) - 1) / max(1, len(drafted.rounds)):.1f} tokens each"
+    panels = [
+        Panel(Text(str(tokenizer.decode(plain.tokens))), title=f"plain: {seconds[0]:.2f} s", width=58),
+        Panel(rounds_text(tokenizer, drafted), title=f"drafted: {seconds[1]:.2f} s, {rounds}", width=58),
+    ]
+    console.print(Text(f"{prompt_set.name}: {question}"))
+    console.print(Columns(panels))
+    verdict = f"{seconds[0] / seconds[1]:.2f} times as fast, {same}"
+    console.print(verdict)
+    return rounds_section(f"Rounds of an answer: {prompt_set.name}", question, pieces(tokenizer, drafted), verdict)
+
+
+def pieces(tokenizer: Any, generation: Generation) -> list[RoundPiece]:
+    """An answer cut into rounds: accepted drafts, the target's own token, rejected drafts."""
+    found = [RoundPiece("", str(tokenizer.decode(generation.tokens[:1])), "")]
+    start = 1
+    for r in generation.rounds:
+        own, end = start + min(r.accepted, r.emitted), start + r.emitted
+        texts = (generation.tokens[start:own], generation.tokens[own:end], list(r.drafted[r.accepted :]))
+        found.append(RoundPiece(*(str(tokenizer.decode(tokens)) for tokens in texts)))
+        start = end
+    return found
+
+
+def measure_sets(
+    console: Console, target: Target, drafters: dict[str, Drafter], sets: list[PromptSet]
+) -> list[dict[str, Any]]:
+    rows = []
+    settings = Settings()
+    for prompt_set in sets:
+        part = PromptSet(prompt_set.name, prompt_set.prompts[1 : 1 + MEASURED_PROMPTS])
+        with progress_bar(console, part.name, 2 * len(part.prompts)) as advance:
+            measured = measure(target, drafters, part, settings, advance)
+        rows += result_rows(target, "demo", measured, part, settings)
+    console.print(emitted_table(rows))
+    console.print(speed_table(rows))
+    return rows
+
+
+def check(console: Console, target: Target, drafter: Drafter, sets: list[PromptSet]) -> Section:
+    """Token by token at temperature 0, as a distribution at 1."""
+    prompts = [first_turn(target, prompt) for s in sets for prompt in s.prompts[-CHECKED_PROMPTS:]]
+    with progress_bar(console, "temperature 0", len(prompts)) as advance:
+        exact = check_exact(target, drafter, prompts, 128, advance=advance)
+    with progress_bar(console, "temperature 1", SAMPLES) as advance:
+        places = undecided_starts(target, prompts[:1], Sampling(1.0))
+        sampled = check_distribution(target, drafter, places, SAMPLES, Sampling(1.0), advance=advance)
+    lines = [
+        f"temperature 0, float32: {exact.prompts} prompts, {exact.tokens} tokens, "
+        f"{exact.prompts - len(exact.divergences)} texts identical: {'passed' if exact.passed else 'FAILED'}",
+        f"temperature 1: {sampled.samples} samples of three tokens against the target's own distribution, "
+        f"p = {sampled.p_value:.3g}: {'passed' if sampled.passed else 'FAILED'}",
+    ]
+    for line in lines:
+        console.print(line)
+    return Section("Lossless", "".join(f"<p>{line}</p>" for line in lines))
+
+
+def fresh_config(output: Path, steps: int, prompts: tuple[str, ...], every: int) -> RunConfig:
+    """A smaller sibling of recipes/demo-dpace.yaml that learns as much as it can in little time."""
+    return RunConfig(
+        drafter=DrafterSection(layers=2, block_size=8),
+        data=DataSection(max_length=512, limit=3000),
+        training=TrainingSection(
+            epochs=100,
+            max_steps=steps,
+            batch_size=8,
+            anchors=24,
+            optimizer="muon",
+            learning_rate=0.02,
+            save_every=10**6,
+            log_every=5,
+        ),
+        evaluation=EvaluationSection(prompts=prompts, every=every, limit=3, max_new_tokens=64, batch_size=3),
+        output=output,
+    )
+
+
+def train_fresh(console: Console, seconds: int) -> list[dict[str, Any]]:
+    """Time a few steps, then train for about `seconds`, evaluation by real decoding included; returns the log."""
+    with tempfile.TemporaryDirectory() as directory:
+        trial = Trainer(fresh_config(Path(directory) / "trial", 5, (), 5))
+        trial.run()
+        started = time.perf_counter()
+        trial.train_step(range(8))
+        trial.train_step(range(8, 16))
+        per_step = (time.perf_counter() - started) / 2
+        steps = max(10, int(0.6 * seconds / per_step))  # the rest goes to evaluation
+        output = Path(directory) / "run"
+        trainer = Trainer(fresh_config(output, steps, SETS, max(1, steps // 4)))
+        with progress_bar(console, "training", steps) as advance:
+            done = 0
+
+            def report(record: dict[str, Any]) -> None:
+                nonlocal done
+                advance(record["step"] - done)
+                done = record["step"]
+                if "emitted_length" in record:
+                    by_set = ", ".join(f"{name} {value:.2f}" for name, value in record["emitted_length_by_set"].items())
+                    console.print(f"step {done:4d}: emitted length {record['emitted_length']:.2f}  ({by_set})")
+
+            trainer.report = report
+            trainer.run()
+        return read_records(output / "metrics.jsonl")

@@ -1,0 +1,70 @@
+"""Reading a drafter's directory: what is wrong with it is said in one sentence, never guessed around."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..models import Target
+
+RESERVED = re.compile(r"[<\[].*(reserved|unused).*[>\]]")  # as <|reserved_0|> or [unused7], never the plain words
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """config.json of a drafter directory."""
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"drafter {directory}: there is no config.json in it; give a drafter's directory") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"drafter {directory}: config.json is not readable JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"drafter {directory}: config.json does not hold an object")
+    return config
+
+
+def read_weights(directory: Path, drafter: nn.Module) -> dict[str, Tensor]:
+    """model.safetensors, checked name by name and shape by shape against the drafter."""
+    path = directory / "model.safetensors"
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"drafter {directory}: model.safetensors is missing; copy or train the drafter again") from None
+    except Exception as error:
+        raise UserError(f"drafter {directory}: model.safetensors is damaged or cut off ({error})") from None
+    expected = drafter.state_dict()
+    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing or extra:
+        name = f"lacks {missing[0]}" if missing else f"holds an unknown tensor {extra[0]}"
+        raise UserError(f"drafter {directory}: model.safetensors {name}; it does not fit its config.json")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise UserError(
+                f"drafter {directory}: {name} has shape {list(tensor.shape)}, config.json says "
+                f"{list(expected[name].shape)}"
+            )
+    return tensors
+
+
+def unused_token(target: Target) -> int:
+    """An id that no text contains: a reserved token of the tokenizer, or an embedding row beyond its entries."""
+    tokenizer = target.tokenizer
+    if tokenizer is None:
+        return target.vocabulary_size - 1
+    known = tokenizer.get_vocab()
+    reserved = [i for token, i in known.items() if RESERVED.fullmatch(token)]
+    if reserved:
+        return min(reserved)
+    beyond = max(known.values(), default=-1) + 1  # not their number: ids may have gaps
+    if beyond < target.vocabulary_size:
+        return beyond
+    raise UserError(
+        f"target {target.name}: its tokenizer has no unused token to serve as mask; set drafter.mask_token to an id "
+        "that your text never contains"
+    )

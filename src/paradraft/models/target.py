@@ -1,0 +1,323 @@
+"""`Target`: any Hugging Face causal language model behind the few operations that drafting needs.
+
+Layer ids are 0-based outputs of decoder layers: id `i` is `hidden_states[i + 1]` in Transformers' counting, but
+for the last layer, where it is the output *before* the final norm. What Transformers reports last, the output after
+the final norm, has the id N of a model with N layers.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import UserError, first_line
+from .cache import RaggedCache
+from .cpu_kernels import head_is_plain, head_logits, pack_for_decoding
+from .names import shown_name, target_name
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class TargetOutput:
+    """logits [rows, tokens, vocabulary], features [rows, tokens, layers * hidden] (of width 0 without layers)."""
+
+    logits: Tensor
+    features: Tensor
+
+
+class Target:
+    """A frozen causal language model; `model` is never trained and stays in evaluation mode."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, name: str = ""
+    ) -> None:
+        self.name = name or str(getattr(model, "name_or_path", "")) or type(model).__name__
+        self.config = model.config.get_text_config()
+        refuse_unsupported(self.config, model, f"target {self.name}")
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.sharded = False  # by FSDP2, over several processes
+        self.thinking: bool | None = None  # the chat template's switch: how this target is asked; None: its default
+        self.date: datetime.date | None = None  # that the chat template writes; None: today's
+        self.base: nn.Module = model.base_model
+        found = getattr(self.base, "layers", None)
+        if found is None or model.get_output_embeddings() is None:
+            raise UserError(
+                f"target {self.name}: {type(model).__name__} keeps its decoder layers or its head where paradraft "
+                "does not find them; use a Llama- or Qwen-style causal language model"
+            )
+        self.layers: Sequence[nn.Module] = list(found)
+        self.softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
+        self._check_head()
+
+    # --- what it is -----------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.weight.dtype
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.config.hidden_size)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self.embedding.weight.shape[0])
+
+    @property
+    def context_length(self) -> int:
+        return int(getattr(self.config, "max_position_embeddings", 0) or 1 << 20)
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        embedding = self.model.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
+        return embedding
+
+    @property
+    def head_weight(self) -> Tensor:
+        weight = self.model.get_output_embeddings().weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """End tokens of the generation configuration and of the tokenizer."""
+        stops: set[int] = set()
+        generation = getattr(self.model, "generation_config", None)
+        for found in (getattr(generation, "eos_token_id", None), getattr(self.tokenizer, "eos_token_id", None)):
+            stops.update(found if isinstance(found, list | tuple) else [] if found is None else [found])
+        return frozenset(stops)
+
+    # --- what it does ---------------------------------------------------------------------------------------
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Final-normed hidden states [..., hidden] -> logits [..., vocabulary], soft cap included."""
+        return head_logits(self.model, hidden, self.vocabulary_size, self.softcap)
+
+    def new_cache(self, rows: int, capacity: int) -> RaggedCache:
+        return RaggedCache(len(self.layers), rows, capacity, self.device)
+
+    def decoding(self) -> AbstractContextManager[None]:
+        """Around all of a decode: inference mode, but where FSDP2 gathers weights, which it cannot do in there."""
+        return torch.no_grad() if self.sharded else torch.inference_mode()
+
+    @torch.no_grad()
+    def forward(
+        self,
+        input_ids: Tensor,
+        cache: RaggedCache,
+        feature_layers: Sequence[int] = (),
+        logits_at: Tensor | None = None,
+    ) -> TargetOutput:
+        """Run [rows, tokens] behind each row's committed tokens; the caller commits what it accepts.
+
+        With `logits_at` [rows] the head runs on one position a row only (prefill), logits [rows, 1, vocabulary].
+        """
+        positions, visible = cache.reserve(input_ids.shape[1])
+        hidden, features = self._run(input_ids, positions, visible, feature_layers, cache)
+        if logits_at is not None:
+            hidden = hidden[torch.arange(len(hidden), device=hidden.device), logits_at][:, None]
+        return TargetOutput(self.head(hidden), features)
+
+    @torch.no_grad()
+    def read(self, input_ids: Tensor, document_ids: Tensor, feature_layers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Final-normed hidden states [batch, tokens, hidden] of whole sequences, and their features.
+
+        Features are [batch, tokens, layers * hidden]. Documents (id < 0: padding) don't mix.
+        """
+        return self._run(input_ids, *document_attention(document_ids), feature_layers, None)
+
+    def features(self, input_ids: Tensor, document_ids: Tensor, feature_layers: Sequence[int]) -> Tensor:
+        """The features alone; without layers there is nothing to run for."""
+        if not feature_layers:
+            return torch.empty(*input_ids.shape, 0, dtype=self.dtype, device=self.device)
+        return self.read(input_ids, document_ids, feature_layers)[1]
+
+    @torch.no_grad()
+    def logits(self, input_ids: Tensor, document_ids: Tensor) -> Tensor:
+        """Logits [batch, tokens, vocabulary] of whole sequences, the documents apart."""
+        return self.head(self.read(input_ids, document_ids, ())[0])
+
+    def check_layers(self, feature_layers: Sequence[int]) -> None:
+        wrong = [i for i in feature_layers if not 0 <= i <= len(self.layers)]
+        if wrong:
+            last = len(self.layers)
+            raise UserError(
+                f"feature layer {wrong[0]} does not exist: target {self.name} has layers 0 to {last - 1}, and {last} "
+                "stands for what comes after the final norm"
+            )
+
+    def _run(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        visible: Tensor,
+        feature_layers: Sequence[int],
+        cache: RaggedCache | None,
+    ) -> tuple[Tensor, Tensor]:
+        collected: dict[int, Tensor] = {}
+
+        def collector(layer: int) -> Any:
+            def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                collected[layer] = output[0] if isinstance(output, tuple) else output
+
+            return keep
+
+        hooks = [
+            self.layers[i].register_forward_hook(collector(i)) for i in set(feature_layers) if i < len(self.layers)
+        ]
+        try:
+            hidden = run_decoder(self.base, {"input_ids": input_ids}, positions, visible, self.dtype, cache)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        collected[len(self.layers)] = hidden
+        if not feature_layers:
+            return hidden, hidden[..., :0]
+        return hidden, torch.cat([collected[i] for i in feature_layers], dim=-1)
+
+    def _check_head(self) -> None:
+        if not head_is_plain(self.model, self.softcap):
+            raise UserError(
+                f"target {self.name}: its logits are not its head applied to its last hidden state "
+                "(a scaled or adapted head), which paradraft does not support yet"
+            )
+
+    # --- where it comes from --------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, name: str, dtype: str = "auto", device: str | None = None, trust_remote_code: bool = False) -> Target:
+        """From a directory, a GGUF file, a Hugging Face id, or a shipped name (`demo`, `smollm2`).
+
+        `dtype` "auto" is float32 on a CPU and the checkpoint's own elsewhere.
+        """
+        asked, name = name, target_name(name)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if dtype != "auto" and dtype not in DTYPES:
+            raise UserError(f"dtype {dtype!r} is not known: use one of auto, {', '.join(DTYPES)}")
+        chosen = DTYPES.get(dtype, torch.float32 if torch.device(device).type == "cpu" else None)
+        model = load_causal_lm(name, chosen, "target", trust_remote_code)
+        try:
+            # Without files Transformers makes up an empty tokenizer for some architectures.
+            bare = Path(name).exists() and not any(Path(name).glob("*token*")) and not any(Path(name).glob("vocab*"))
+            tokenizer = None if bare else AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        except Exception as error:
+            raise UserError(f"target {name}: its tokenizer cannot be loaded: {first_line(error)}") from error
+        target = cls(moved(model, device), tokenizer, shown_name(asked))
+        pack_for_decoding(target.model)
+        return target
+
+
+def moved(model: Any, device: torch.device | str) -> Any:
+    """Transformers' own types of `to` do not know its arguments."""
+    return model.to(device)
+
+
+def load_causal_lm(name: str, dtype: torch.dtype | None, what: str, trust_remote_code: bool) -> PreTrainedModel:
+    """A complete causal language model of a kind that can be rolled back; `what` names it in errors.
+
+    `dtype` None is the checkpoint's own.
+    """
+    if Path(name).exists() and not (Path(name) / "config.json").is_file():
+        raise UserError(f"{what} {name}: there is no config.json in it; give a Hugging Face model directory or id")
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        refuse_unsupported(config.get_text_config(), None, f"{what} {name}")
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=dtype or "auto",
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            **attention(config),
+        )
+    except UserError:
+        raise
+    except Exception as error:  # damaged files surface as errors of many libraries
+        raise UserError(f"{what} {name} cannot be loaded: {first_line(error)}") from error
+    model: PreTrainedModel = loaded[0]
+    absent = sorted(loaded[1]["missing_keys"]) + sorted(str(key) for key in loaded[1]["mismatched_keys"])
+    if absent:
+        raise UserError(f"{what} {name}: its weights lack {absent[0]}; the checkpoint is incomplete")
+    return model
+
+
+def run_decoder(
+    base: nn.Module,
+    inputs: dict[str, Tensor],
+    positions: Tensor,
+    visible: Any,
+    dtype: torch.dtype,
+    cache: RaggedCache | None,
+) -> Tensor:
+    """Final-normed hidden states of a Hugging Face decoder.
+
+    inputs {"input_ids": [R, T]} or {"inputs_embeds": [R, T, H]}, positions [R, T]; `visible` is boolean [R, T, keys],
+    or a flex block mask for a model that runs flex attention.
+    """
+    mask = visible
+    if isinstance(visible, Tensor):
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        mask = mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+    hidden: Tensor = base(
+        **inputs,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    ).last_hidden_state
+    return hidden
+
+
+def attention(config: Any) -> dict[str, str]:
+    """Attention soft caps exist only in the eager implementation; everything else takes PyTorch's fused one."""
+    softcapped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return {"attn_implementation": "eager" if softcapped else "sdpa"}
+
+
+def document_attention(document_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions [B, S] counted within each document, and visibility [B, S, S]: causal, same document.
+
+    Padding (id < 0) sees the padding before it, so that no row of the mask is empty.
+    """
+    same = document_ids[:, :, None] == document_ids[:, None, :]
+    visible = same.tril()
+    return visible.sum(-1) - 1, visible
+
+
+def document_positions(document_ids: Tensor) -> Tensor:
+    """Positions [B, S] counted within each document; the tokens of a document stand together."""
+    slots = torch.arange(document_ids.shape[1], device=document_ids.device).expand(document_ids.shape)
+    starts = torch.ones_like(document_ids, dtype=torch.bool)
+    starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    return slots - torch.where(starts, slots, 0).cummax(1).values
+
+
+def refuse_unsupported(config: Any, model: PreTrainedModel | None, name: str) -> None:
+    """Speculative decoding takes back rejected tokens, which recurrent and sliding-window caches cannot."""
+    kinds = set(getattr(config, "layer_types", None) or [])
+    sliding = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
+    if kinds - {"full_attention", "sliding_attention"} or getattr(model, "_is_stateful", False):
+        reason = "a recurrent or otherwise stateful cache"
+    elif "sliding_attention" in kinds or (not kinds and sliding):
+        reason = "sliding-window attention"
+    else:
+        return
+    raise UserError(
+        f"{name} has {reason}, whose cache cannot be rolled back after a rejected draft; "
+        "choose a model with full attention in every layer"
+    )

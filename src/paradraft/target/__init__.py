@@ -1,6 +1,0 @@
-"""The target: the large language model whose output distribution must be preserved."""
-
-from .cache import RaggedCache
-from .model import Target
-
-__all__ = ["RaggedCache", "Target"]

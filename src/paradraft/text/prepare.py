@@ -1,0 +1,133 @@
+"""From the sources of a run to its training examples, with everything that was left out or is doubtful said."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections import Counter
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from ..config import DataSection
+from ..errors import UserError
+from ..models import Target
+from .batches import cut, learnable, pack
+from .conversations import Conversation
+from .provenance import TargetIdentity, provenance_notes
+from .render import Rendered, check_thinking, pin_date, render_conversation, template_hash, writes_the_date
+from .sources import Bad, Reading, check_bad_share, read_source, weighted
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What is trained on, and what is to be said about it; the template and flag they were rendered with."""
+
+    examples: list[Rendered]
+    notes: list[str]
+    template_hash: str
+    thinking: bool | None
+    date: datetime.date | None = None
+
+    def description(self) -> str:
+        """JSON for the run's directory: how the text was read, and what was said about it."""
+        tokens = sum(len(example.input_ids) for example in self.examples)
+        learned = sum(sum(example.loss_mask) for example in self.examples)
+        counts = {"examples": len(self.examples), "tokens": tokens, "learned_tokens": learned}
+        how = {"template_hash": self.template_hash, "thinking": self.thinking, "date": self.date and str(self.date)}
+        return json.dumps({**counts, **how, "notes": self.notes}, indent=2) + "\n"
+
+
+def require_tokenizer(target: Target) -> PreTrainedTokenizerBase:
+    if target.tokenizer is None:
+        raise UserError(f"target {target.name} has no tokenizer; put its tokenizer files beside its weights")
+    return target.tokenizer
+
+
+def ask_as(target: Target, thinking: bool | None, day: datetime.date | None) -> None:
+    """How the target is asked from now on: the thinking switch and the date of its chat template, None: its own."""
+    if thinking is not None:
+        check_thinking(require_tokenizer(target), thinking)
+    if day is not None:
+        pin_date(require_tokenizer(target), day)
+    target.thinking, target.date = thinking, day
+
+
+def prepare_examples(section: DataSection, target: Target, identity: TargetIdentity, seed: int) -> Examples:
+    """Read, mix, render, cut and, if asked, pack. Raises UserError for bad data above the tolerated share."""
+    tokenizer = require_tokenizer(target)
+    check_thinking(tokenizer, section.thinking)
+    names = [source.source for source in section.sources]
+    readings = [read_source(name, section.limit) for name in names]
+    rendered = [render_reading(tokenizer, reading, target.stop_tokens, section.thinking) for reading in readings]
+    notes = check_bad_share(readings, section.max_bad_share, names)
+    examples: list[Rendered] = []
+    for number, (source, conversations) in enumerate(zip(section.sources, rendered, strict=True)):
+        again = names[:number].count(source.source)  # the same file named twice: another part of it
+        mixed = weighted(conversations, source.weight, f"{seed}/{again}/{source.source}")
+        examples += [example for conversation in mixed for example in conversation]
+    longest = min(section.max_length, target.context_length)
+    examples, shortened = shorten(examples, longest)
+    examples, more = usable(examples, longest, ", ".join(names))
+    hashed = template_hash(tokenizer)
+    for name in dict.fromkeys(names):
+        notes += provenance_notes(name, identity, hashed, section.thinking)
+    if writes_the_date(tokenizer):
+        more.append(
+            "the chat template writes today's date into every prompt: on another day these are other texts, to which "
+            "stored features do not belong; set data.date (--date) to keep one"
+        )
+    if section.packing:
+        rows = pack(examples, longest, seed)
+        filled = sum(len(row.input_ids) for row in rows) / (longest * len(rows))
+        more.append(f"{len(examples)} examples packed into {len(rows)} rows of {longest} tokens, {filled:.1%} filled")
+        examples = rows
+    return Examples(examples, notes + shortened + more, hashed, section.thinking, section.date)
+
+
+def render_reading(
+    tokenizer: PreTrainedTokenizerBase, reading: Reading, stop_tokens: frozenset[int], thinking: bool | None
+) -> list[list[Rendered]]:
+    """Examples of each conversation; one that the template refuses joins the bad records of the reading."""
+    rendered: list[list[Rendered]] = []
+    kept: list[Conversation] = []
+    for conversation in reading.conversations:
+        try:
+            rendered.append(render_conversation(tokenizer, conversation, stop_tokens, thinking))
+            kept.append(conversation)
+        except UserError as error:
+            reading.bad.append(Bad(conversation.place, str(error)))
+    reading.conversations = kept
+    return rendered
+
+
+def shorten(examples: list[Rendered], max_length: int) -> tuple[list[Rendered], list[str]]:
+    """All examples cut to `max_length`, and what that costs."""
+    short = [cut(example, max_length) for example in examples]
+    count = sum(len(example.input_ids) > max_length for example in examples)
+    if not count:
+        return short, []
+    written, learned = (sum(sum(example.loss_mask) for example in held) for held in (examples, short))
+    lost = (written - learned) / max(1, written)
+    return short, [
+        f"{count} of {len(examples)} examples are longer than {max_length} tokens and were cut: {lost:.1%} of "
+        "what there is to learn is lost"
+    ]
+
+
+def usable(examples: list[Rendered], max_length: int, source: str) -> tuple[list[Rendered], list[str]]:
+    """The examples with something to learn, and how many have none; none at all is an error."""
+    kinds = Counter((learnable(example), any(example.loss_mask)) for example in examples)
+    if not kinds[True, True]:
+        raise UserError(
+            f"the loss mask is zero everywhere: no token of {source} was written by the assistant within "
+            "data.max_length; raise it, or check the data and the chat template (paradraft data inspect)"
+        )
+    silent = sum(count for (learns, _), count in kinds.items() if not learns)
+    notes = []
+    if silent:
+        notes.append(
+            f"{silent} of {len(examples)} examples were left out: the target wrote less than two tokens of them within "
+            f"{max_length}"
+        )
+    return [example for example in examples if learnable(example)], notes

@@ -1,0 +1,165 @@
+"""The target against Transformers' own outputs, over ragged rows, rollbacks and architectures."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from paradraft.errors import UserError
+from paradraft.models import RaggedCache, Target
+from tests.conftest import FAMILIES, SIZES, make_model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_whole_sequences_equal_transformers(family: str) -> None:
+    model = make_model(family)
+    target = Target(model)
+    ids = torch.randint(1, 40, (2, 13))
+    theirs = model(input_ids=ids, output_hidden_states=True, use_cache=False)
+    documents = torch.zeros_like(ids)
+    torch.testing.assert_close(target.logits(ids, documents), theirs.logits, rtol=1e-4, atol=1e-4)
+    features = target.features(ids, documents, (0, 2))
+    wanted = torch.cat((theirs.hidden_states[1], theirs.hidden_states[3]), dim=-1)
+    torch.testing.assert_close(features, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ragged_rows_with_rollback_equal_whole_sequences(family: str) -> None:
+    target = Target(make_model(family))
+    texts = [torch.randint(1, 40, (n,)).tolist() for n in (12, 9, 15)]
+    cache = target.new_cache(3, 32)
+    longest = 6
+    starts = torch.tensor([6, 3, 5])
+    prefill = torch.tensor([text[:longest] for text in texts])
+    output = target.forward(prefill, cache, (1,), logits_at=starts - 1)
+    cache.commit(starts)
+    assert output.logits.shape == (3, 1, 40)
+    wrong = torch.randint(1, 40, (3, 5))  # drafted, all rejected
+    target.forward(wrong, cache)
+    cache.commit(torch.zeros(3, dtype=torch.long))
+    block = torch.tensor([text[start : start + 4] for text, start in zip(texts, starts.tolist(), strict=True)])
+    output = target.forward(block, cache, (1,))
+    cache.commit(torch.tensor([4, 2, 1]))
+    assert cache.lengths.tolist() == [10, 5, 6]
+    for row, (text, start) in enumerate(zip(texts, starts.tolist(), strict=True)):
+        ids = torch.tensor([text[: start + 4]])
+        documents = torch.zeros_like(ids)
+        whole = target.logits(ids, documents)[0, start:]
+        torch.testing.assert_close(output.logits[row], whole, rtol=1e-4, atol=2e-4)
+        features = target.features(ids, documents, (1,))[0, start:]
+        torch.testing.assert_close(output.features[row], features, rtol=1e-4, atol=2e-4)
+
+
+def test_documents_of_a_row_do_not_mix(target: Target) -> None:
+    first, second = torch.randint(1, 40, (5,)), torch.randint(1, 40, (7,))
+    packed = torch.cat((first, second, torch.zeros(2, dtype=torch.long)))[None]
+    documents = torch.tensor([[0] * 5 + [1] * 7 + [-1] * 2])
+    logits = target.logits(packed, documents)[0]
+    for part, ids in ((slice(0, 5), first), (slice(5, 12), second)):
+        alone = target.logits(ids[None], torch.zeros(1, len(ids), dtype=torch.long))[0]
+        torch.testing.assert_close(logits[part], alone, rtol=1e-4, atol=1e-4)
+    assert torch.isfinite(logits).all()
+
+
+def test_keep_rows_of_a_cache(target: Target) -> None:
+    cache = target.new_cache(3, 16)
+    target.forward(torch.randint(1, 40, (3, 4)), cache)
+    cache.commit(torch.tensor([2, 4, 3]))
+    keys = cache.layers[0].keys
+    cache.keep_rows(torch.tensor([2, 0]))
+    assert cache.lengths.tolist() == [3, 2] and cache.longest == 3
+    assert torch.equal(cache.layers[0].keys, keys[[2, 0]])
+
+
+def test_cache_refuses_more_than_it_holds() -> None:
+    cache = RaggedCache(1, 2, 4)
+    cache.set_lengths(torch.tensor([3, 1]))
+    with pytest.raises(ValueError, match="holds 4 tokens"):
+        cache.reserve(2)
+
+
+def test_features_of_the_last_layer_come_before_the_final_norm(target: Target) -> None:
+    ids = torch.randint(1, 40, (1, 6))
+    documents = torch.zeros_like(ids)
+    features = target.features(ids, documents, (3,))
+    logits = target.head(target.model.model.norm(features))
+    torch.testing.assert_close(logits, target.logits(ids, documents), rtol=1e-4, atol=1e-4)
+
+
+def test_unsupported_targets_are_refused_in_a_sentence() -> None:
+    sliding = Qwen3Config(**SIZES, use_sliding_window=True, sliding_window=8, max_window_layers=0)
+    with pytest.raises(UserError, match=r"sliding-window attention.*cannot be rolled back"):
+        Target(Qwen3ForCausalLM(sliding))
+    with pytest.raises(UserError, match="sliding-window"):
+        Target(MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8)))
+    recurrent = make_model("qwen3")
+    recurrent.config.layer_types = ["linear_attention"] * 4
+    with pytest.raises(UserError, match="recurrent"):
+        Target(recurrent)
+
+
+def test_a_scaled_head_is_refused() -> None:
+    model = make_model("llama")
+    forward = model.forward
+
+    def scaled(*args: object, **kwargs: object) -> object:
+        output = forward(*args, **kwargs)
+        output.logits = output.logits * 3
+        return output
+
+    model.forward = scaled
+    with pytest.raises(UserError, match="logits are not its head"):
+        Target(model)
+
+
+def test_layers_out_of_range_are_named(target: Target) -> None:
+    with pytest.raises(UserError, match=r"feature layer 9 does not exist.*layers 0 to 3"):
+        target.check_layers((1, 9))
+
+
+def test_a_checkpoint_with_missing_weights_is_refused(target_directory: Path, tmp_path: Path) -> None:
+    shutil.copytree(target_directory, tmp_path / "target")
+    weights = tmp_path / "target" / "model.safetensors"
+    tensors = load_file(weights)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lack model\.layers\.1\.mlp\.up_proj"):
+        Target.load(str(tmp_path / "target"))
+
+
+def test_loading_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no config\.json"):
+        Target.load(str(tmp_path))
+    make_model("qwen3").save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    assert Target.load(str(tmp_path)).tokenizer is None
+    weights.write_bytes(weights.read_bytes()[:2000])
+    with pytest.raises(UserError, match="cannot be loaded"):
+        Target.load(str(tmp_path))
+    with pytest.raises(UserError, match="cannot be loaded"):
+        Target.load("no/such-model")
+    with pytest.raises(UserError, match="dtype 'int4' is not known"):
+        Target.load(str(tmp_path), dtype="int4")
+
+
+def test_a_cpu_by_any_name_computes_in_float32(target_directory: Path, tmp_path: Path) -> None:
+    """Processes of a distributed run call theirs `cpu:0`; the checkpoint's bfloat16 must not stay there either."""
+    AutoModelForCausalLM.from_pretrained(target_directory, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    for device in (None, "cpu", "cpu:0"):
+        assert Target.load(str(tmp_path), device=device).dtype == torch.float32
+    assert Target.load(str(tmp_path), "bfloat16", "cpu:0").dtype == torch.bfloat16
+
+
+def test_weights_in_column_order_are_the_same_weights(target_directory: Path) -> None:
+    loaded = Target.load(str(target_directory))
+    plain = Target(AutoModelForCausalLM.from_pretrained(target_directory, dtype=torch.float32))
+    ids = torch.randint(1, 60, (2, 11))
+    documents = torch.zeros_like(ids)
+    torch.testing.assert_close(loaded.logits(ids, documents), plain.logits(ids, documents), rtol=1e-4, atol=1e-4)
+    weight = loaded.layers[0].self_attn.q_proj.weight
+    assert weight.stride() == (1, weight.shape[0]) and loaded.embedding.weight.is_contiguous()

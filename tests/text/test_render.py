@@ -1,0 +1,228 @@
+"""The mask is the difference of two renders, over the chat templates of the families that are drafted for."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from demo_target.tokenizer import train_tokenizer
+from paradraft.errors import UserError
+from paradraft.text.conversations import Conversation, parse_record
+from paradraft.text.render import (
+    Rendered,
+    check_thinking,
+    content_of,
+    pin_date,
+    render_conversation,
+    render_prompt,
+    template_hash,
+)
+
+from .templates import CHATML, CHATML_THINKING, GEMMA, LLAMA3, LOSSY, MISTRAL, NO_GENERATION_PROMPT, STOPS, UNSTABLE
+
+STABLE = (CHATML, CHATML_THINKING, LLAMA3, GEMMA)
+SYSTEM = {"role": "system", "content": "be brief"}
+USER, ANSWER = {"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat on"}
+MORE, LAST = {"role": "user", "content": "12"}, {"role": "assistant", "content": "345"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    made = train_tokenizer(["the cat sat on the mat", "12 345 think tool_call"] * 5)
+    made.add_special_tokens({"additional_special_tokens": list(STOPS)}, replace_extra_special_tokens=False)
+    return made
+
+
+def learned(
+    tokenizer: PreTrainedTokenizerFast, template: str, *messages: Any, thinking: bool | None = None, **record: Any
+) -> list[str]:
+    """The text that is learned, example by example; ids must be those of the prompt, then what follows."""
+    tokenizer.chat_template = template
+    stop = next((stop for stop, templates in STOPS.items() if template in templates), None)
+    stops = frozenset([tokenizer.convert_tokens_to_ids(stop)]) if stop else frozenset()
+    conversation = parse_record({"messages": list(messages), **record})
+    rendered = render_conversation(tokenizer, conversation, stops, thinking)
+    first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
+    asked = render_prompt(tokenizer, list(messages[:first]), thinking, record.get("tools", ()))
+    assert rendered[0].input_ids[: len(asked)] == asked and not any(rendered[0].loss_mask[: len(asked)])
+    return [masked_text(tokenizer, example) for example in rendered]
+
+
+def masked_text(tokenizer: PreTrainedTokenizerFast, example: Rendered) -> str:
+    return str(tokenizer.decode([i for i, m in zip(example.input_ids, example.loss_mask, strict=True) if m]))
+
+
+def test_one_turn(tokenizer: PreTrainedTokenizerFast) -> None:
+    for template, stop in zip(STABLE, ("<|im_end|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>"), strict=False):
+        assert learned(tokenizer, template, USER, ANSWER) == ["sat on" + stop]
+    assert learned(tokenizer, MISTRAL, USER, ANSWER) == [" sat on</s>"]
+    assert learned(tokenizer, NO_GENERATION_PROMPT, USER, ANSWER) == ["sat on<|end|>"]
+
+
+def test_several_turns_are_one_example_where_the_history_stays(tokenizer: PreTrainedTokenizerFast) -> None:
+    messages = [USER, ANSWER, MORE, LAST]
+    assert learned(tokenizer, CHATML, *messages) == ["sat on<|im_end|>345<|im_end|>"]
+    assert learned(tokenizer, LLAMA3, *messages) == ["sat on<|eot_id|>345<|eot_id|>"]
+    assert learned(tokenizer, GEMMA, *messages) == ["sat on<end_of_turn>345<end_of_turn>"]
+    assert learned(tokenizer, MISTRAL, *messages) == [" sat on</s> 345</s>"]
+    assert learned(tokenizer, NO_GENERATION_PROMPT, *messages) == ["sat on<|end|>345<|end|>"]
+    # An empty thinking block in front of the first answer vanishes from its history: two examples.
+    assert learned(tokenizer, CHATML_THINKING, *messages) == ["sat on<|im_end|>", "345<|im_end|>"]
+
+
+def test_the_ids_are_those_of_the_whole_text(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = CHATML
+    messages = (USER, ANSWER, MORE, LAST)
+    (rendered,) = render_conversation(tokenizer, Conversation(messages), frozenset([tokenizer.eos_token_id]))
+    assert tokenizer.decode(rendered.input_ids) == tokenizer.apply_chat_template(list(messages), tokenize=False)
+
+
+def test_system_prompts(tokenizer: PreTrainedTokenizerFast) -> None:
+    for template in (CHATML, CHATML_THINKING, LLAMA3, NO_GENERATION_PROMPT):
+        assert learned(tokenizer, template, SYSTEM, USER, ANSWER) == learned(tokenizer, template, USER, ANSWER)
+    for template, complaint in ((GEMMA, "System role not supported"), (MISTRAL, "Only user and assistant")):
+        with pytest.raises(UserError, match=complaint):
+            learned(tokenizer, template, SYSTEM, USER, ANSWER)
+
+
+def test_an_empty_thinking_block_of_the_template_is_not_learned(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = CHATML_THINKING
+    stops = frozenset([tokenizer.eos_token_id])
+    for thinking in (None, True, False):
+        (example,) = render_conversation(tokenizer, Conversation((USER, ANSWER)), stops, thinking)
+        assert "<think>\n\n</think>\n\n" in tokenizer.decode(example.input_ids)
+        assert masked_text(tokenizer, example) == "sat on<|im_end|>"
+        # These are the ids with thinking switched off, whichever way the block came in.
+        asked = render_prompt(tokenizer, [USER], thinking=False)
+        assert example.input_ids[: len(asked)] == asked and example.loss_mask.index(True) == len(asked)
+
+
+def test_thoughts_and_empty_blocks_that_the_target_wrote_are_learned(tokenizer: PreTrainedTokenizerFast) -> None:
+    for thoughts in ("mat", ""):
+        written = {"role": "assistant", "content": f"<think>\n{thoughts}\n</think>\n\nsat"}
+        expected = [f"<think>\n{thoughts}\n</think>\n\nsat<|im_end|>"]
+        assert learned(tokenizer, CHATML_THINKING, USER, written) == expected
+    apart = {"role": "assistant", "content": "sat", "reasoning_content": "mat"}
+    assert learned(tokenizer, CHATML_THINKING, USER, apart) == ["<think>\nmat\n</think>\n\nsat<|im_end|>"]
+    # Old thoughts are dropped from the history: every answer is an example behind the history it was given.
+    both = learned(tokenizer, CHATML_THINKING, USER, apart, MORE, {**apart, "content": "345"})
+    assert both == ["<think>\nmat\n</think>\n\nsat<|im_end|>", "<think>\nmat\n</think>\n\n345<|im_end|>"]
+    with pytest.raises(UserError, match="template is unstable"):  # thinking was switched off, yet there are thoughts
+        learned(tokenizer, CHATML_THINKING, USER, apart, thinking=False)
+    with pytest.raises(UserError, match="does not render the reasoning_content of message 2"):
+        learned(tokenizer, CHATML, USER, apart)
+
+
+def test_tools(tokenizer: PreTrainedTokenizerFast) -> None:
+    call = {"type": "function", "function": {"name": "look", "arguments": {"word": "cat"}}}
+    asking = {"role": "assistant", "content": "", "tool_calls": [call], "reasoning_content": "mat"}
+    found = {"role": "tool", "content": "12"}
+    texts = learned(tokenizer, CHATML_THINKING, USER, asking, found, ANSWER, tools=[{"name": "look"}])
+    call_text = '<tool_call>\n{"name": "look", "arguments": {"word": "cat"}}\n</tool_call><|im_end|>'
+    assert texts == [f"<think>\nmat\n</think>\n\n{call_text}sat on<|im_end|>"]
+    # Not the calls, not the second one, not the arguments; a name that stands in the text is no call.
+    shown = "{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.SHOWN }}{% endfor %}"
+    first = shown.replace("or []", "and m.tool_calls[:1] or []")
+    answer = {**asking, "reasoning_content": None}
+    for template, message in (
+        (CHATML, answer),
+        (CHATML, {**answer, "content": "I look"}),
+        (CHATML.replace("{{ m['content'] }}", shown.replace("SHOWN", "name")), answer),
+        (CHATML.replace("{{ m['content'] }}", first.replace(".SHOWN", "")), {**answer, "tool_calls": [call, call]}),
+    ):
+        with pytest.raises(UserError, match="does not render the tool call of message 2"):
+            learned(tokenizer, template, USER, message)
+
+
+def test_decoding_ends_at_the_first_stop_token(tokenizer: PreTrainedTokenizerFast) -> None:
+    answer = {"role": "assistant", "content": "sat<|im_end|>on"}
+    assert learned(tokenizer, CHATML, USER, answer) == ["sat<|im_end|>"]
+
+
+def test_an_answer_cut_by_a_length_limit_has_no_stop_token_to_learn(tokenizer: PreTrainedTokenizerFast) -> None:
+    messages = (USER, ANSWER, MORE, LAST)
+    assert learned(tokenizer, CHATML, *messages, finish_reason="length") == ["sat on<|im_end|>345"]
+    assert learned(tokenizer, MISTRAL, *messages, finish_reason="length") == [" sat on</s> 345"]
+
+
+def test_templates_that_cannot_be_read_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(UserError, match="template is unstable: message 2 does not simply follow"):
+        learned(tokenizer, UNSTABLE, USER, ANSWER)
+    with pytest.raises(UserError, match="template is unstable: it does not render the text of message 2 as it stands"):
+        learned(tokenizer, LOSSY, USER, ANSWER)
+    with pytest.raises(UserError, match="does not render the whole text of message 2"):
+        learned(tokenizer, CHATML.replace("m['content']", "m['content'].replace('on', 'off')"), USER, ANSWER)
+    for template in (CHATML.replace("m['content']", "m['content'].split('</think>')[-1]"), CHATML_THINKING):
+        with pytest.raises(UserError, match="does not render the whole text of message 2"):
+            learned(tokenizer, template, USER, {"role": "assistant", "content": "12<think>mat</think>sat"})
+    with pytest.raises(UserError, match="no system messages here"):
+        learned(tokenizer, "{{ raise_exception('no system messages here') }}", USER, ANSWER)
+
+
+def test_without_a_template_text_is_plain(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = CHATML
+    hashed = template_hash(tokenizer)
+    tokenizer.chat_template = None
+    assert template_hash(tokenizer) == "none" != hashed
+    assert tokenizer.decode(render_prompt(tokenizer, [USER])) == "the cat\n\n"
+    (example,) = render_conversation(tokenizer, Conversation((USER, ANSWER)), frozenset())
+    assert masked_text(tokenizer, example) == "sat on"
+    (bare,) = render_conversation(tokenizer, Conversation(text="the cat sat"), frozenset())
+    assert masked_text(tokenizer, bare) == "the cat sat" and all(bare.loss_mask)
+
+
+def test_the_thinking_flag_needs_a_template_that_knows_it(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = CHATML_THINKING
+    check_thinking(tokenizer, False)
+    assert len(render_prompt(tokenizer, [USER], thinking=False)) > len(render_prompt(tokenizer, [USER], thinking=True))
+    tokenizer.chat_template = CHATML
+    check_thinking(tokenizer, None)
+    # Neither a word of the text, nor a field of a message, nor what the template sets itself can be switched.
+    for more in ("", "thinking", "{% if messages[0].thinking %}{% endif %}", "{% set thinking = 1 %}{{ thinking }}"):
+        tokenizer.chat_template = more + CHATML
+        with pytest.raises(UserError, match="has no thinking switch"):
+            check_thinking(tokenizer, False)
+    setting = "{% if thinking is not defined %}{% set thinking = 1 %}{% endif %}{% generation %}{% endgeneration %}"
+    tokenizer.chat_template = setting + CHATML
+    check_thinking(tokenizer, False)
+
+
+def test_what_the_target_wrote_is_kept_so_that_the_template_gives_it_back(tokenizer: PreTrainedTokenizerFast) -> None:
+    for template, written, content, same in (
+        (CHATML, "sat", "sat", True),
+        (MISTRAL, " sat", "sat", True),
+        (MISTRAL, "sat", "sat", False),
+        (NO_GENERATION_PROMPT, "<|assistant|>sat", "sat", True),
+        (LLAMA3, "\n sat", "\n sat", False),
+        (CHATML_THINKING, "<think>\nmat\n</think>\n\nsat", "<think>\nmat\n</think>\n\nsat", True),
+        (CHATML_THINKING, "<think>\n\n</think>\n\nsat", "<think>\n\n</think>\n\nsat", True),
+        (UNSTABLE, "sat", "sat", False),
+    ):
+        tokenizer.chat_template = template
+        assert content_of(tokenizer, [USER], (), None, written) == (content, same)
+
+
+# As Llama 3.2's writes it.
+DATED = (
+    "{% if not date_string is defined %}{% if strftime_now is defined %}"
+    "{% set date_string = strftime_now('%d %b %Y') %}{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}"
+    "{% endif %}"
+    "{{ date_string + '\n' }}"
+) + CHATML
+
+
+def test_a_pinned_date_takes_the_place_of_today(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = DATED
+    today = tokenizer.decode(render_prompt(tokenizer, [USER]))
+    pin_date(tokenizer, None)
+    assert tokenizer.chat_template == DATED and today.startswith(date.today().strftime("%d"))
+    pin_date(tokenizer, date(2024, 2, 9))
+    assert str(tokenizer.decode(render_prompt(tokenizer, [USER]))).startswith("09 Feb 2024\n")
+    with pytest.raises(UserError, match="writes no date; leave the date unset"):
+        pin_date(tokenizer, date(2024, 2, 9))
+    tokenizer.chat_template = "{% set form = '%d' %}{{ strftime_now(form) }}" + CHATML
+    with pytest.raises(UserError, match="in a way that cannot be pinned"):
+        pin_date(tokenizer, date(2024, 2, 9))
