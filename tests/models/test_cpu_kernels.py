@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from paradraft.models import Target, packing
+from paradraft.models import Target, cpu_kernels
 from paradraft.models.cpu_kernels import PackedLinear, pack_for_decoding, packing_works
 
 from ..conftest import make_model
@@ -77,7 +77,7 @@ def test_what_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     half = nn.Sequential(nn.Linear(8, 8)).to(torch.bfloat16)
     pack_for_decoding(half)
     large = nn.Sequential(nn.Linear(8, 8))
-    monkeypatch.setattr(packing, "MOST_BYTES", 255)
+    monkeypatch.setattr(cpu_kernels, "MOST_BYTES", 255)
     pack_for_decoding(large)
     monkeypatch.undo()
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
