@@ -25,7 +25,7 @@ from paradraft.drafters.attention import attend, attention_mask, dense_mask, dfl
 from paradraft.evaluation.measure import environment
 from paradraft.objectives import Blocks
 from paradraft.objectives.chunked_head import chunked_head
-from paradraft.training.read_target import read_target
+from paradraft.training.teacher import read_teacher
 
 KINDS: tuple[Literal["dflash", "pard", "pard2", "vanilla"], ...] = ("dflash", "pard", "pard2", "vanilla")
 
@@ -163,7 +163,7 @@ def language_model_step(device: str, small: bool, kind: Literal["pard", "pard2",
         nonlocal loss
         drafter.zero_grad()
         with torch.autocast(device, torch.bfloat16):
-            features, blocks = read_target(target, grid, drafter.feature_layers, objective)
+            features, blocks = read_teacher(target, grid, drafter.feature_layers, objective)
             sums = chunked_head(drafter(grid, features), blocks, drafter.head, objective)
         sums.loss.backward()
         loss = sums.loss.detach() / sums.denominator

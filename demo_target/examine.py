@@ -57,7 +57,7 @@ def examine(target: Target, family: str, temperature: float, count: int, seed: i
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", default=str("demo"))
+    parser.add_argument("--target", default="demo")
     parser.add_argument("--prompts", type=int, default=200, help="held-out prompts per family")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 1.0])
     parser.add_argument("--seed", type=int, default=2026)

@@ -12,8 +12,8 @@ import torch
 from paradraft.config import RunConfig
 from paradraft.errors import UserError
 from paradraft.text.batches import collate
+from paradraft.training.distributed import Processes
 from paradraft.training.loop import Trainer
-from paradraft.training.processes import Processes
 from paradraft.training.setup import check_processes
 
 from ..conftest import write_conversations, write_prompts
@@ -143,8 +143,8 @@ def same_files(one: Path, two: Path) -> bool:
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_mistake_that_the_main_process_finds_is_told_by_all(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     processes = Processes()
-    monkeypatch.setattr(processes, "count", 2)
-    monkeypatch.setattr(processes, "index", index)
+    monkeypatch.setattr(processes, "world_size", 2)
+    monkeypatch.setattr(processes, "rank", index)
     sent: list[Any] = []
 
     def broadcast(box: list[Any]) -> None:
@@ -164,7 +164,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(
     target_directory: Path, conversations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processes = Processes()
-    monkeypatch.setattr(processes, "count", 3)
+    monkeypatch.setattr(processes, "world_size", 3)
     with pytest.raises(UserError, match="too small for 3 processes"):
         check_processes(made(target_directory, conversations, tmp_path, batch_size=2), 24, processes)
     with pytest.raises(UserError, match="multiple of the 3 processes"):

@@ -167,7 +167,7 @@ def test_the_targets_head_is_counted_as_often_as_it_runs(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in ("training.read_target", "training.estimate", "objectives.chunked_head"):
+    for module in ("training.teacher", "training.estimate", "objectives.chunked_head"):
         monkeypatch.setattr(f"paradraft.{module}.ENTRIES_PER_CHUNK", entries)
     made = config_for(target_directory, conversations, tmp_path / "run", anchors=100).model_dump()
     drafter = {
@@ -213,7 +213,7 @@ def test_what_cannot_be_known_is_said(tmp_path: Path) -> None:
 
 
 def test_the_demo_is_planned_without_weights(tmp_path: Path) -> None:
-    shutil.copytree(ASSETS / "target", tmp_path / "target", ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(ASSETS / "demo" / "target", tmp_path / "target", ignore=shutil.ignore_patterns("*.safetensors"))
     command = ["train", str(RECIPES / "demo-dpace.yaml"), "--plan", f"target.model={tmp_path / 'target'}"]
     result = CliRunner().invoke(cli.app, command, env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output

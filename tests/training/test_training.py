@@ -24,7 +24,7 @@ from paradraft.training import setup
 from paradraft.training.checkpoint import complete_checkpoints, find_checkpoint
 from paradraft.training.loop import Trainer
 from paradraft.training.optim import learning_rate_at
-from paradraft.training.read_target import read_target
+from paradraft.training.teacher import read_teacher
 
 
 def config_for(target: Path, data: Path, output: Path, **training: Any) -> RunConfig:
@@ -139,7 +139,7 @@ def test_a_teacher_too_large_to_keep_is_made_chunk_by_chunk(
     config = RunConfig.model_validate(made.model_dump() | {"objective": objective})
     results = []
     for entries in (2**26, 1):
-        monkeypatch.setattr("paradraft.training.read_target.ENTRIES_PER_CHUNK", entries)
+        monkeypatch.setattr("paradraft.training.teacher.ENTRIES_PER_CHUNK", entries)
         monkeypatch.setattr("paradraft.objectives.chunked_head.POSITIONS_PER_CHUNK", 9)
         record = Trainer(config, "never").train_step([0, 5, 9, 23])
         results.append((record["loss"], record["gradient_norm"]))
@@ -153,7 +153,7 @@ def test_the_targets_opinion_is_that_of_its_own_logits(target_directory: Path) -
     documents = torch.where(torch.arange(14) < torch.tensor([[14], [9]]), 0, -1)
     batch = Batch(ids, (torch.arange(14) > 2) & (documents == 0), documents)
     grid = anchor_grid(batch, 4, 14, [0, 1])
-    features, blocks = read_target(target, grid, (0, 2), Objective("ce_kd", "cat"))
+    features, blocks = read_teacher(target, grid, (0, 2), Objective("ce_kd", "cat"))
     torch.testing.assert_close(features, target.features(ids, documents, (0, 2)))
     assert blocks.gold is not None and blocks.teacher is not None and blocks.teacher_rows is not None
     logits = target.logits(ids, documents)
@@ -166,7 +166,7 @@ def test_the_targets_opinion_is_that_of_its_own_logits(target_directory: Path) -
                     blocks.gold[n, k], there.softmax(-1)[grid.labels[n, k]], rtol=1e-4, atol=1e-6
                 )
     assert len(blocks.teacher) < ids.numel()  # asked-for positions only, each once
-    plain, bare = read_target(target, grid, (), Objective("ce", "dpace"))
+    plain, bare = read_teacher(target, grid, (), Objective("ce", "dpace"))
     assert plain.shape[-1] == 0 and bare.gold is None and bare.teacher is None
 
 

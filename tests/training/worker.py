@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from paradraft.config import RunConfig
+from paradraft.training.distributed import full_tensor
 from paradraft.training.loop import Trainer
-from paradraft.training.spread import gathered
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +50,9 @@ def launch(jobs: list[dict[str, Any]], out: Path, processes: int = 2) -> dict[st
 def do_step(trainer: Trainer, indices: list[int]) -> dict[str, Any]:
     """One step: its record, and the gradients as they were clipped."""
     record = trainer.train_step(indices)
-    gradients = {name: gathered(p.grad).clone() for name, p in trainer.drafter.named_parameters() if p.grad is not None}
+    gradients = {
+        name: full_tensor(p.grad).clone() for name, p in trainer.drafter.named_parameters() if p.grad is not None
+    }
     return {"record": record, "gradients": gradients}
 
 
@@ -58,13 +60,13 @@ def do_run(trainer: Trainer, stop_at: int | None = None) -> dict[str, Any]:
     """A run to its end, or until the main process, and it alone, is asked to stop after a step."""
 
     def report(record: dict[str, Any]) -> None:
-        if record["step"] == stop_at and "loss" in record and trainer.processes.main:
+        if record["step"] == stop_at and "loss" in record and trainer.processes.is_main:
             os.kill(os.getpid(), signal.SIGTERM)
 
     trainer.report = report
     with contextlib.suppress(KeyboardInterrupt):
         trainer.run()
-    with trainer.spread.whole() as drafter:
+    with trainer.parallel.unsharded() as drafter:
         weights = {name: tensor.clone() for name, tensor in drafter.state_dict().items()}
     return {"weights": weights, "progress": vars(trainer.progress)}
 
@@ -74,9 +76,9 @@ def main(jobs: str, out: str) -> None:
     for job in json.loads(Path(jobs).read_text()):
         trainer = Trainer(RunConfig.model_validate(job["config"]), job.get("resume", "auto"))
         result = do_step(trainer, job["indices"]) if job["do"] == "step" else do_run(trainer, job.get("stop_at"))
-        if trainer.processes.main:
+        if trainer.processes.is_main:
             torch.save(result, Path(out) / f"{job['name']}.pt")
-    trainer.processes.leave()
+    trainer.processes.shut_down()
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def flops(target: Model, drafter: Model, step: Step) -> tuple[float, float, floa
 
 
 def opinions(target: Model, step: Step) -> int:
-    """How many positions the target's head runs over for the objective, as `read_target` and the chunks ask it.
+    """How many positions the target's head runs over for the objective, as `read_teacher` and the chunks ask it.
 
     Distributions too large to keep are made in the forward pass and again in the backward pass.
     """

@@ -34,9 +34,8 @@ from .checkpoint import (
     save_checkpoint,
     save_drafter,
 )
+from .distributed import Processes, distribute_drafter
 from .optim import learning_rate_at, make_optimizer
-from .processes import Processes
-from .read_target import read_target
 from .setup import (
     check_compiler,
     check_processes,
@@ -47,8 +46,7 @@ from .setup import (
     make_objective,
     seeded_drafter,
 )
-from .spread import spread_drafter
-from .stored import open_store, read_stored
+from .teacher import open_store, read_stored, read_teacher
 from .trackers import check_trackers, open_trackers
 from .watch import Progress, Records, StopRequests, check_finite, check_progress
 
@@ -77,7 +75,7 @@ class Trainer:
             check_same_run(config, self.checkpoint.parent.parent / "config.yaml")
             check_same_data(self.data, self.checkpoint.parent.parent / "data.json")
         self.drafter = seeded_drafter(config, self.target, self.checkpoint)
-        self.spread = spread_drafter(self.drafter, section.sharding, self.processes)
+        self.parallel = distribute_drafter(self.drafter, section.sharding, self.processes)
         self.objective = make_objective(config)
         self.store = open_store(config, self.target, self.data, self.drafter, self.objective)
         self.optimizer = make_optimizer(
@@ -87,7 +85,7 @@ class Trainer:
         if self.checkpoint is not None:
             progress, state = read_training_state(self.checkpoint)
             self.progress = Progress(**progress)
-            self.spread.load_optimizer_state(self.optimizer, state)
+            self.parallel.load_optimizer_state(self.optimizer, state)
         self.saved_step = self.progress.step
         per_epoch = steps_per_epoch(len(self.examples), section.batch_size)
         self.steps = min(section.epochs * per_epoch, section.max_steps or section.epochs * per_epoch)
@@ -105,17 +103,17 @@ class Trainer:
         micro = section.micro_batch_size or len(mine)
         total: ObjectiveSums | None = None
         for start in range(0, len(mine), micro):
-            with self.spread.micro_batch(last=start + micro >= len(mine)):
+            with self.parallel.micro_batch(last=start + micro >= len(mine)):
                 sums = self.forward_backward(mine[start : start + micro])
             total = sums if total is None else total.add(sums)
         assert total is not None
-        total = self.processes.sum(total)
+        total = self.processes.all_reduce(total)
         denominator = float(total.denominator)
         if denominator == 0:
             raise UserError("a batch holds no supervised pair of tokens; check the loss mask of the data")
         gradients = [p.grad for p in self.drafter.parameters() if p.grad is not None]
-        torch._foreach_div_(gradients, denominator / self.spread.averaged_over)
-        norm = self.spread.clip(section.max_grad_norm)
+        torch._foreach_div_(gradients, denominator / self.parallel.averaged_over)
+        norm = self.parallel.clip_gradients(section.max_grad_norm)
         loss = float(total.loss) / denominator
         check_finite(loss, norm, step + 1, self.config.output)
         self.optimizer.step(rate)
@@ -130,10 +128,10 @@ class Trainer:
         grid = drafter.grid(batch, section.anchors, seeds)
         with torch.autocast(self.target.device.type, torch.bfloat16, enabled=self.reduced_precision):
             if self.store is None:
-                features, blocks = read_target(self.target, grid, drafter.feature_layers, self.objective)
+                features, blocks = read_teacher(self.target, grid, drafter.feature_layers, self.objective)
             else:
                 features, blocks = read_stored(self.store, self.target, grid, drafter.feature_layers, indices)
-            sums = chunked_head(self.spread.model(grid, features), blocks, drafter.head, self.objective)
+            sums = chunked_head(self.parallel.model(grid, features), blocks, drafter.head, self.objective)
         sums.loss.backward()
         return sums.detached()
 
@@ -190,9 +188,9 @@ class Trainer:
         """A checkpoint of this step, if there is none yet."""
         if self.saved_step == self.progress.step:
             return
-        state = self.spread.optimizer_state(self.optimizer)
-        with self.spread.whole() as drafter:
-            if self.processes.main:
+        state = self.parallel.optimizer_state(self.optimizer)
+        with self.parallel.unsharded() as drafter:
+            if self.processes.is_main:
                 keep = self.config.training.keep_checkpoints
                 save_checkpoint(self.config.output, drafter, state, vars(self.progress).copy(), keep)
         self.saved_step = self.progress.step
@@ -201,15 +199,15 @@ class Trainer:
         """Where no evaluation has chosen a drafter, the newest is the run's."""
         if self.prompt_sets and self.progress.best_emitted_length:
             return
-        with self.spread.whole() as drafter:
-            if self.processes.main:
+        with self.parallel.unsharded() as drafter:
+            if self.processes.is_main:
                 save_drafter(drafter, self.config.output / "drafter")
 
     def evaluate(self) -> None:
         """Decode for real; the drafter with the longest emitted length so far is kept in `drafter/`."""
         if not self.prompt_sets:
             return
-        with self.spread.whole() as drafter:
+        with self.parallel.unsharded() as drafter:
             drafter.eval()
             seen = {prompt_set.name: self.decode(drafter, prompt_set) for prompt_set in self.prompt_sets}
             drafter.train()
@@ -217,7 +215,7 @@ class Trainer:
             mean = sum(lengths.values()) / len(lengths)
             if mean > self.progress.best_emitted_length:
                 self.progress.best_emitted_length, self.progress.best_step = mean, self.progress.step
-                if self.processes.main:
+                if self.processes.is_main:
                     save_drafter(drafter, self.config.output / "drafter")
         acceptance = {name: vars(figures.acceptance) for name, figures in seen.items()}
         self.write({"emitted_length": mean, "emitted_length_by_set": lengths, "acceptance_by_set": acceptance})
@@ -228,7 +226,7 @@ class Trainer:
         together = self.config.training.target_sharding == "fsdp2"
         prompts = prompt_set.prompts if together else self.processes.share(prompt_set.prompts)
         generations = decode_first_turns(self.target, drafter, prompts, section.max_new_tokens, section.batch_size)
-        everyone = generations if together else self.processes.gather(generations)
+        everyone = generations if together else self.processes.all_gather(generations)
         return watched(everyone, drafter.max_draft)
 
     def write(self, record: dict[str, Any]) -> None:

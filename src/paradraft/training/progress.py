@@ -21,7 +21,7 @@ def run_with_progress(config: RunConfig, resume: str) -> None:
         trainer = Trainer(config, resume)
     for note in trainer.data.notes:
         console.print(f"[yellow]note:[/] {escape(note)}")
-    parameters, count = sum(p.numel() for p in trainer.drafter.parameters()), trainer.processes.count
+    parameters, count = sum(p.numel() for p in trainer.drafter.parameters()), trainer.processes.world_size
     console.print(
         f"{parameters:,} parameters, {len(trainer.examples):,} conversations, {trainer.steps:,} steps, "
         f"loss divided by {config.denominator}" + (f", {count} processes" if count > 1 else "")
@@ -56,4 +56,4 @@ def run_with_progress(config: RunConfig, resume: str) -> None:
     best = trainer.progress
     note = f", best emitted length {best.best_emitted_length:.3f} at step {best.best_step}" if best.best_step else ""
     console.print(f"drafter in {config.output / 'drafter'}{note}")
-    trainer.processes.leave()
+    trainer.processes.shut_down()

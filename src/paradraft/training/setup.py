@@ -16,8 +16,7 @@ from ..objectives.token_losses import LossParameters, compiled_token_terms
 from ..objectives.weightings import WeightingParameters
 from ..text.prepare import Examples, ask_as, prepare_examples
 from ..text.provenance import identify
-from .processes import Processes
-from .spread import shard_target
+from .distributed import Processes, shard_target
 
 # What a resumed run must share with the one it goes on from; an empty tuple: the whole section.
 SAME: dict[str, tuple[str, ...]] = {
@@ -31,7 +30,7 @@ SAME: dict[str, tuple[str, ...]] = {
 
 def load_target(config: RunConfig, processes: Processes) -> Target:
     """On the process's own device, whole or cut in pieces over all of them."""
-    section, sharded = config.target, config.training.target_sharding == "fsdp2" and processes.count > 1
+    section, sharded = config.target, config.training.target_sharding == "fsdp2" and processes.world_size > 1
     if sharded and section.dtype == "auto":
         raise UserError("training.target_sharding fsdp2 needs target.dtype, such as bfloat16")
     device = "cpu" if sharded else str(processes.device)  # to be cut it need not fit one device
@@ -44,7 +43,7 @@ def load_target(config: RunConfig, processes: Processes) -> Target:
 
 def check_processes(config: RunConfig, examples: int, processes: Processes) -> None:
     """Every process needs its share of a batch, and with FSDP2 all must run equally many forwards."""
-    batch, count = min(config.training.batch_size, examples), processes.count
+    batch, count = min(config.training.batch_size, examples), processes.world_size
     if batch < count:
         raise UserError(
             f"a batch of {batch} conversations is too small for {count} processes; raise training.batch_size"

@@ -1,4 +1,7 @@
-"""What a training step needs of the target: features, and its opinion of the labels where the objective asks."""
+"""What a training step needs of the target: features, and its distributions where the objective asks for them.
+
+They come from a forward of the target in every step, or (features alone) from files of `paradraft data features`.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..drafters import Grid
+from ..config import RunConfig
+from ..drafters import Drafter, Grid
+from ..errors import UserError
 from ..models import Target
 from ..objectives import Blocks, Objective
 from ..objectives.chunked_head import ENTRIES_PER_CHUNK, chunk_positions
 from ..objectives.token_losses import label_log_prob
+from ..text.feature_store import FeatureStore, store_identity
+from ..text.prepare import Examples
+from ..text.provenance import identify
 
 
 @torch.no_grad()
-def read_target(
+def read_teacher(
     target: Target, grid: Grid, feature_layers: Sequence[int], objective: Objective
 ) -> tuple[Tensor, Blocks]:
-    """Features [B, S, F] and the blocks, from one forward of the target, or none where nothing of it is needed.
+    """Features [B, S, F] and the blocks for the objective, from at most one forward of the target.
 
-    Its distribution at a position is computed once, however many queries ask for it, unless all of them together
-    are too large to keep; with CAT weights and plain cross entropy only the labels' probabilities are kept.
+    The target's distribution at a position is computed once, however many queries ask for it; where all of them
+    together are too large to keep, the chunked head computes them chunk by chunk. With CAT weights and plain cross
+    entropy only the probabilities of the labels are kept.
     """
     batch = grid.batch
     blocks = Blocks(grid.labels, grid.valid, grid.rows)
@@ -54,3 +63,34 @@ def gold_probabilities(target: Target, hidden: Tensor, labels: Tensor, logits: T
         chunk = target.head(hidden[part]) if logits is None else logits[part]
         parts.append(label_log_prob(chunk.float().log_softmax(-1), labels[part]).exp())
     return torch.cat(parts)
+
+
+def open_store(
+    config: RunConfig, target: Target, data: Examples, drafter: Drafter, objective: Objective
+) -> FeatureStore | None:
+    """The files of `data.features`; None where it is not set, and features are computed online.
+
+    Raises UserError where the files were written for another target, other text or other layers.
+    """
+    directory = config.data.features
+    if directory is None:
+        return None
+    if objective.needs_gold or objective.needs_teacher or not drafter.feature_layers:
+        raise UserError(
+            "data.features would save nothing: this run reads the target's distribution, or no features at all; set "
+            "data.features=null"
+        )
+    store = FeatureStore(directory)
+    identity = identify(config.target.model)
+    layers, storage = drafter.feature_layers, store.identity.dtype
+    store.check(store_identity(config.data, target, identity, data, layers, storage))
+    return store
+
+
+def read_stored(
+    store: FeatureStore, target: Target, grid: Grid, feature_layers: Sequence[int], examples: Sequence[int]
+) -> tuple[Tensor, Blocks]:
+    """The same as `read_teacher` for objectives that need labels only; `examples`: the numbers of the grid's rows."""
+    features = store.batch(examples, feature_layers, grid.batch.input_ids.shape[1])
+    on_device = features.to(device=target.device, dtype=target.dtype)
+    return on_device, Blocks(grid.labels, grid.valid, grid.rows)
