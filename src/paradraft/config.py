@@ -37,7 +37,15 @@ class DrafterSection(Section):
     )
     mask_token: int | None = Field(None, ge=0, description="id of the mask; null finds an unused one")
     init_from: str | None = Field(
-        None, description="start from these weights: a drafter, or (pard, pard2, vanilla) any causal language model"
+        None,
+        description="start from these weights: a drafter, or (pard, pard2, vanilla) any causal language model, or "
+        "`target`: the target with `layers` of its layers, evenly spread",
+    )
+    share_embedding: bool = Field(
+        False, description="pard, pard2, vanilla: use the target's embedding and head, frozen and not stored"
+    )
+    vocabulary: int | None = Field(
+        None, ge=2, description="propose only so many of the most frequent tokens of the training text; null: all"
     )
     cod_ratio: float = Field(0.7, gt=0, le=1, description="pard, pard2: share of the steps i + 1 kept is ratio^i ...")
     cod_least: float = Field(0.1, ge=0, le=1, description="pard, pard2: ... but at least this")

@@ -152,3 +152,48 @@ def test_unknown_names_are_refused() -> None:
     for names in (("nll", "dpace", "anchors"), ("ce", "fibonacci", "anchors"), ("ce", "dpace", "blocks")):
         with pytest.raises(ValueError, match="is not one of"):
             Objective(*names)
+
+
+def test_a_label_outside_the_draft_vocabulary_is_a_rejected_position() -> None:
+    """D-PACE by hand: nothing is learned from it on, and sums over later positions end before it."""
+    ids, to_draft = torch.tensor([1, 2, 5]), torch.tensor([-1, 0, 1, -1, -1, 2])
+    labels = torch.tensor([[1, 2, 4, 5], [5, 1, 2, 1]])
+    blocks = Blocks(labels, torch.ones(2, 4, dtype=torch.bool), torch.zeros(2, dtype=torch.long))
+    reduced = blocks.reduced(ids, to_draft)
+    assert reduced.learned.tolist() == [[True, True, False, False], [True] * 4]
+    logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    objective = Objective("ce", "dpace", "anchors")
+    sums = objective.sums(logits, reduced, objective.block_scale(reduced), objective.sequence_share(reduced))
+    q = logits.softmax(-1).detach()[[0, 1], [0, 1]]
+    s = 0.5 * q + 0.5
+    first_block = sums.weight[:2] - whole_weights(logits[4:].detach())[:2]
+    torch.testing.assert_close(first_block, torch.stack((s[0] + s[0] * s[1], s[0] * s[1])))
+    assert sums.outside.tolist() == [0, 0, 1, 0]
+    sums.loss.backward()
+    assert logits.grad is not None
+    assert (logits.grad[2:4] == 0).all() and (logits.grad[[0, 1, 4, 5, 6, 7]] != 0).any(-1).all()
+
+
+def whole_weights(logits: torch.Tensor) -> torch.Tensor:
+    """D-PACE's weights of the block of labels 2, 0, 1, 0 (draft ids), summed from their definition."""
+    s = 0.5 * logits.softmax(-1)[range(4), [2, 0, 1, 0]] + 0.5
+    survival = s.cumprod(0)
+    return torch.stack([survival[i:].sum() for i in range(4)])
+
+
+def test_kd_with_a_reduced_vocabulary_renormalises_the_target() -> None:
+    ids, to_draft = torch.tensor([1, 2, 5]), torch.tensor([-1, 0, 1, -1, -1, 2])
+    teacher = torch.randn(2, 6, generator=torch.Generator().manual_seed(1))
+    blocks = Blocks(
+        torch.tensor([[1, 5]]),
+        torch.ones(1, 2, dtype=torch.bool),
+        torch.zeros(1, dtype=torch.long),
+        teacher=teacher,
+        teacher_rows=torch.tensor([[0, 1]]),
+    ).reduced(ids, to_draft)
+    objective = Objective("kl", "uniform", "tokens")
+    logits = torch.randn(2, 3, generator=torch.Generator().manual_seed(2))
+    sums = objective.sums(logits, blocks, torch.ones(1), torch.ones(1))
+    p, q = teacher[:, ids].softmax(-1), logits.softmax(-1)
+    torch.testing.assert_close(sums.loss, (p * (p / q).log()).sum())
+    torch.testing.assert_close(sums.left_out, (1 - teacher.softmax(-1)[:, ids].sum(-1)).sum())

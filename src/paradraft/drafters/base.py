@@ -14,6 +14,7 @@ from ..config import DrafterSection
 from ..errors import UserError
 from ..models import Target
 from .grid import Batch, Grid
+from .vocabulary import DraftVocabulary
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Proposal:
 
 
 Sampler = Callable[[Tensor], tuple[Tensor, Tensor | None]]
-"""Draft logits [rows, K, vocabulary] -> tokens [rows, K] and the distributions they came from."""
+"""Draft logits [rows, K, V_d] -> draft tokens [rows, K] and the distributions [rows, K, V_d] they came from."""
 
 
 class DraftState(ABC):
@@ -41,7 +42,8 @@ class Drafter(nn.Module, ABC):
 
     `feature_layers`: 0-based target layers whose outputs it reads (empty: none). `max_draft`: the most tokens it
     was trained to draft in a round. `modes`: how it can draft, with the target's features (dependent) or without
-    (independent), the one it prefers first. Training uses `grid` and `forward`, decoding `start`, `observe`, `propose`;
+    (independent), the one it prefers first. `vocabulary`: the tokens it may propose, None: all of the target's; its
+    logits are over these. Training uses `grid` and `forward`, decoding `start`, `observe`, `propose`;
     a test ties the two: logits at (anchor, step) equal the logits at decoding after the same prefix.
     """
 
@@ -63,6 +65,19 @@ class Drafter(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self._mode = ""
+        self.vocabulary: DraftVocabulary | None = None
+
+    def proposal(self, logits: Tensor, sampler: Sampler) -> Proposal:
+        """Sample from draft logits [rows, K, V_d]; tokens and probabilities in the target's ids."""
+        tokens, probabilities = sampler(logits)
+        if self.vocabulary is None:
+            return Proposal(tokens, probabilities)
+        whole = None if probabilities is None else self.vocabulary.spread(probabilities)
+        return Proposal(self.vocabulary.ids[tokens], whole)
+
+    @abstractmethod
+    def restrict(self, vocabulary: DraftVocabulary) -> None:
+        """Propose only these tokens from now on."""
 
     @abstractmethod
     def grid(self, batch: Batch, anchors: int, seeds: Sequence[int]) -> Grid:
@@ -74,7 +89,7 @@ class Drafter(nn.Module, ABC):
 
     @abstractmethod
     def head(self, hidden: Tensor) -> Tensor:
-        """Logits [..., vocabulary] of hidden states [..., H]."""
+        """Logits of hidden states [..., H]: [..., V_d] with a reduced vocabulary, else [..., V]."""
 
     @abstractmethod
     def start(self, rows: int, capacity: int) -> DraftState:

@@ -20,13 +20,15 @@ from torch import Tensor, nn
 from ..config import DrafterSection
 from ..errors import UserError
 from ..models import Target
+from ..models.cpu_kernels import soft_capped
 from ..models.names import drafter_directory
 from .attention import attention_mask, dflash_predicate
 from .base import Drafter, DraftState, Proposal, Sampler
 from .dflash_state import DFlashState
-from .directory import read_config, read_weights, unused_token
+from .directory import VOCABULARY_MAPS, read_config, read_weights, unused_token
 from .grid import Batch, Grid, anchor_grid
 from .layers import Layer, RMSNorm
+from .vocabulary import DraftVocabulary, FrozenLinear, head_rows
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class DFlash(Drafter):
         self.max_draft = config.block_size - 1
         self._check_target(target)
         self.target = target
+        self.head_rows: FrozenLinear | None = None
         self.fc = nn.Linear(len(config.feature_layers) * config.hidden_size, config.hidden_size, bias=False)
         self.hidden_norm = RMSNorm(config.hidden_size, config.norm_epsilon)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
@@ -125,7 +128,14 @@ class DFlash(Drafter):
     # --- shared by training and decoding ----------------------------------------------------------------------
 
     def head(self, hidden: Tensor) -> Tensor:
-        return self.target.head(hidden.to(self.target.dtype))
+        hidden = hidden.to(self.target.dtype)
+        if self.head_rows is None:
+            return self.target.head(hidden)
+        return soft_capped(self.head_rows(hidden), self.target.softcap)
+
+    def restrict(self, vocabulary: DraftVocabulary) -> None:
+        self.vocabulary = vocabulary.to(self.target.device)
+        self.head_rows = head_rows(self.target.output_embedding, self.vocabulary.ids)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return self.target.embedding(tokens).to(self.norm.weight.dtype)
@@ -210,7 +220,7 @@ class DFlash(Drafter):
 
     @torch.no_grad()
     def propose(self, state: DraftState, anchors: Tensor, steps: int, sampler: Sampler) -> Proposal:
-        return Proposal(*sampler(self.head(self.draft_hidden(state, anchors, steps))))
+        return self.proposal(self.head(self.draft_hidden(state, anchors, steps)), sampler)
 
     def draft_hidden(self, state: DraftState, anchors: Tensor, steps: int) -> Tensor:
         """Hidden states [rows, steps, H] of the masks. The block's keys go behind the context, unaccounted for."""
@@ -286,12 +296,15 @@ class DFlash(Drafter):
     def save_pretrained(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        if self.vocabulary is not None:
+            tensors |= self.vocabulary.tensors()
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
         text = json.dumps(self._engine_config(), indent=2) + "\n"
         (directory / "config.json").write_text(text, encoding="utf-8")
 
     def _engine_config(self) -> dict[str, Any]:
         config = self.config
+        reduced = {} if self.vocabulary is None else {"draft_vocab_size": len(self.vocabulary)}
         return {
             "architectures": [self.architecture],
             "model_type": "qwen3",
@@ -317,6 +330,7 @@ class DFlash(Drafter):
                 "mask_token_id": config.mask_token,
                 "target_layer_ids": list(config.feature_layers),
             },
+            **reduced,
             "dtype": str(self.norm.weight.dtype).removeprefix("torch."),
         }
 
@@ -347,5 +361,9 @@ class DFlash(Drafter):
         except (TypeError, ValueError) as error:
             raise UserError(f"drafter {directory}: config.json does not describe a DFlash drafter: {error}") from None
         drafter = cls(config, target)
-        drafter.load_state_dict(read_weights(directory, drafter))
+        tensors = read_weights(directory, drafter)
+        if "d2t" in tensors:
+            vocabulary = DraftVocabulary.from_tensors(tensors, config.vocabulary_size, f"drafter {directory}")
+            drafter.restrict(vocabulary)
+        drafter.load_state_dict({name: tensor for name, tensor in tensors.items() if name not in VOCABULARY_MAPS})
         return drafter.to(device=target.device, dtype=dtype or target.dtype).eval()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..models import Target
 
+VOCABULARY_MAPS = frozenset({"d2t", "t2d"})  # tensors of a reduced draft vocabulary, beside the weights
 RESERVED = re.compile(r"[<\[].*(reserved|unused).*[>\]]")  # as <|reserved_0|> or [unused7], never the plain words
 
 
@@ -39,11 +40,14 @@ def read_weights(directory: Path, drafter: nn.Module) -> dict[str, Tensor]:
     except Exception as error:
         raise UserError(f"drafter {directory}: model.safetensors is damaged or cut off ({error})") from None
     expected = drafter.state_dict()
-    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    missing = sorted(expected.keys() - tensors.keys())
+    extra = sorted(tensors.keys() - expected.keys() - VOCABULARY_MAPS)
     if missing or extra:
         name = f"lacks {missing[0]}" if missing else f"holds an unknown tensor {extra[0]}"
         raise UserError(f"drafter {directory}: model.safetensors {name}; it does not fit its config.json")
     for name, tensor in tensors.items():
+        if name in VOCABULARY_MAPS:
+            continue
         if tensor.shape != expected[name].shape:
             raise UserError(
                 f"drafter {directory}: {name} has shape {list(tensor.shape)}, config.json says "

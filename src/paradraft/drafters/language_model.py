@@ -7,22 +7,28 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ..config import DrafterSection
 from ..errors import UserError, first_line
 from ..models import RaggedCache, Target
-from ..models.cpu_kernels import head_is_plain, head_logits
+from ..models.cpu_kernels import head_is_plain, head_logits, soft_capped
 from ..models.names import drafter_directory
 from ..models.target import load_causal_lm, moved, refuse_unsupported, run_decoder
 from .base import Drafter, DraftState
 from .directory import read_config
+from .vocabulary import DraftVocabulary, FrozenLinear, head_rows
 
+OWN_TENSORS = Path("paradraft") / "own.safetensors"  # in a folder: engines load every safetensors file beside it
+LAYER = re.compile(r"(.*\blayers\.)(\d+)(\..*)")
 FOREIGN_KEYS = ("pard", "spd_", "mask_token_id")  # of what a run started from; vLLM reads a stray mask_token_id first
 
 
@@ -40,9 +46,13 @@ class LanguageModelState(DraftState):
 
 
 class LanguageModelDrafter(Drafter):
-    """A causal language model that shares the target's tokens; its directory is that of any Hugging Face model."""
+    """A causal language model that shares the target's tokens; its directory is that of any Hugging Face model.
 
-    def __init__(self, model: PreTrainedModel, target: Target, max_draft: int) -> None:
+    `share_embedding`: it has no embedding and no head of its own but uses the target's, which are not trained and not
+    saved; its width is the target's.
+    """
+
+    def __init__(self, model: PreTrainedModel, target: Target, max_draft: int, share_embedding: bool = False) -> None:
         super().__init__()
         config: Any = model.config.get_text_config()
         refuse_unsupported(config, model, model.name_or_path or type(model).__name__)
@@ -54,14 +64,33 @@ class LanguageModelDrafter(Drafter):
         self.model = model.requires_grad_(True)
         self.attention: str = model.config._attn_implementation
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self.shares_embedding = share_embedding
+        self.head_rows: FrozenLinear | None = None
         self._check_vocabulary()
         if not head_is_plain(model, self.softcap):
             raise UserError(
                 f"draft model {type(model).__name__}: its logits are not its head applied to its last hidden state "
                 "(a scaled or adapted head), which paradraft does not support yet"
             )
+        if share_embedding:
+            self._drop_embedding()
+
+    def _drop_embedding(self) -> None:
+        """Tiny stand-ins take the place of what the target has already; nothing calls them."""
+        width = self.embedding.embedding_dim
+        if width != self.target.hidden_size:
+            raise UserError(
+                f"drafter.share_embedding needs the target's width of {self.target.hidden_size}, this model has {width}"
+            )
+        stand_ins = nn.Embedding(1, width), nn.Linear(width, 1, bias=False)
+        for stand_in in stand_ins:
+            stand_in.to(device=self.embedding.weight.device, dtype=self.embedding.weight.dtype).requires_grad_(False)
+        self.model.set_input_embeddings(stand_ins[0])
+        self.model.set_output_embeddings(stand_ins[1])
 
     def _check_vocabulary(self) -> None:
+        if self.shares_embedding:
+            return
         mine, theirs = self.embedding.num_embeddings, self.target.vocabulary_size
         if mine < theirs:
             raise UserError(
@@ -82,13 +111,32 @@ class LanguageModelDrafter(Drafter):
     # --- shared by training and decoding ----------------------------------------------------------------------
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Logits over the target's vocabulary; tokens of this model's own (a mask, padding) are cut off."""
-        return head_logits(self.model, hidden.to(self.dtype), self.target.vocabulary_size, self.softcap)
+        """Logits over the draft vocabulary; tokens of this model's own (a mask, padding) are cut off."""
+        if self.head_rows is not None:
+            return soft_capped(self.head_rows(hidden.to(self.target.dtype)), self.softcap)
+        if self.shares_embedding:
+            return self.target.head(hidden.to(self.target.dtype))
+        if self.vocabulary is None:
+            return head_logits(self.model, hidden.to(self.dtype), self.target.vocabulary_size, self.softcap)
+        output: Any = self.model.get_output_embeddings()
+        bias = None if output.bias is None else output.bias[self.vocabulary.ids]
+        return soft_capped(F.linear(hidden.to(self.dtype), output.weight[self.vocabulary.ids], bias), self.softcap)
+
+    def restrict(self, vocabulary: DraftVocabulary) -> None:
+        self.vocabulary = vocabulary.to(self.target.device)
+        if self.shares_embedding:
+            self.head_rows = head_rows(self.target.output_embedding, self.vocabulary.ids)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings [..., H] of tokens [...]."""
+        embedded: Tensor = (
+            self.target.embedding(tokens).to(self.dtype) if self.shares_embedding else self.embedding(tokens)
+        )
+        return embedded
 
     def inputs(self, tokens: Tensor, previous: Tensor) -> Tensor:
         """Input embeddings [..., H] of tokens [...]; `previous` [..., F]: target features one position earlier."""
-        embedded: Tensor = self.embedding(tokens)
-        return embedded
+        return self.embed(tokens)
 
     def run(self, inputs: Tensor, positions: Tensor, visible: Any, cache: RaggedCache | None) -> Tensor:
         """Final-normed hidden states; `visible` as `run_decoder` takes it."""
@@ -101,7 +149,7 @@ class LanguageModelDrafter(Drafter):
 
     def start(self, rows: int, capacity: int) -> LanguageModelState:
         layers = int(self.model.config.get_text_config().num_hidden_layers)
-        weight = self.embedding.weight
+        weight = self.embedding.weight  # a stand-in has the same width, type and device
         width = len(self.feature_layers) * self.target.hidden_size
         cache = RaggedCache(layers, rows, capacity + self.max_draft + 1, weight.device)  # room for ragged waiting
         counts = torch.zeros(rows, dtype=torch.long, device=weight.device)
@@ -143,7 +191,11 @@ class LanguageModelDrafter(Drafter):
 
     def own_config(self) -> dict[str, Any]:
         """What only paradraft reads, under the key `paradraft`: enough to go on training."""
-        return {"draft_length": self.max_draft}
+        return {"draft_length": self.max_draft, "share_embedding": self.shares_embedding}
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """What only paradraft reads, saved beside the model in a folder of its own."""
+        return {} if self.vocabulary is None else self.vocabulary.tensors()
 
     def save_pretrained(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -151,7 +203,13 @@ class LanguageModelDrafter(Drafter):
             delattr(self.model.config, name)  # of the drafter it was started from
         for name, value in {**self.engine_config(), "paradraft": self.own_config()}.items():
             setattr(self.model.config, name, value)
-        self.model.save_pretrained(directory)
+        stand_ins = {"model.embed_tokens.weight", "lm_head.weight"}
+        kept = {n: t for n, t in self.model.state_dict().items() if not self.shares_embedding or n not in stand_ins}
+        self.model.save_pretrained(directory, state_dict=kept)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.own_tensors().items()}
+        if tensors:
+            (directory / OWN_TENSORS).parent.mkdir(exist_ok=True)
+            save_file(tensors, directory / OWN_TENSORS)
         if self.target.tokenizer is not None:
             self.target.tokenizer.save_pretrained(directory)
 
@@ -159,7 +217,8 @@ class LanguageModelDrafter(Drafter):
 def load_language_model(directory: Path, target: Target, dtype: torch.dtype | None) -> PreTrainedModel:
     """On the target's device, in `dtype` or the target's; refused where its tokenizer is not the target's."""
     check_tokenizer(directory, target)
-    model = load_causal_lm(str(directory), dtype or target.dtype, "drafter", trust_remote_code=False)
+    shared = bool(own_settings(directory).get("share_embedding"))
+    model = load_causal_lm(str(directory), dtype or target.dtype, "drafter", False, without_embedding=shared)
     loaded: PreTrainedModel = moved(model, target.device)
     return loaded
 
@@ -174,6 +233,8 @@ def own_settings(directory: Path) -> dict[str, Any]:
 
 def starting_model(section: DrafterSection, target: Target) -> PreTrainedModel:
     """The language model a run starts from: `init_from`, or a fresh one of the target's architecture, in float32."""
+    if section.init_from == "target":
+        return pruned_target(section, target)
     if section.init_from is not None:
         start = load_language_model(drafter_directory(section.init_from), target, torch.float32)
         width = int(start.config.get_text_config().hidden_size)
@@ -191,6 +252,44 @@ def starting_model(section: DrafterSection, target: Target) -> PreTrainedModel:
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     loaded: PreTrainedModel = moved(model, target.device)
     return loaded
+
+
+def pruned_target(section: DrafterSection, target: Target) -> PreTrainedModel:
+    """A copy of the target in float32 with `section.layers` of its layers, evenly spread, first and last among them."""
+    count, kept = len(target.layers), section.layers
+    if section.hidden_size not in (target.hidden_size, None) or kept > count:
+        raise UserError(
+            f"drafter.init_from target keeps the target's width of {target.hidden_size} and at most {count} layers; "
+            "leave drafter.hidden_size out and lower drafter.layers"
+        )
+    ids = [round(i * (count - 1) / max(1, kept - 1)) for i in range(kept)]
+    config: Any = copy.deepcopy(target.config)
+    config.num_hidden_layers = kept
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[i] for i in ids]
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    state = target.model.state_dict()
+    for name in model.state_dict():
+        layer = LAYER.fullmatch(name)
+        source = name if layer is None else f"{layer[1]}{ids[int(layer[2])]}{layer[3]}"
+        model.state_dict()[name].copy_(state[source])
+    loaded: PreTrainedModel = moved(model, target.device)
+    return loaded
+
+
+def read_own_tensors(directory: Path, drafter: LanguageModelDrafter) -> dict[str, Tensor]:
+    """What `own_tensors` wrote; a reduced vocabulary among it is taken on. Empty for a foreign directory."""
+    path = directory / OWN_TENSORS
+    if not path.is_file():
+        return {}
+    try:
+        tensors = load_file(path)
+    except Exception as error:  # damaged files surface as errors of many kinds
+        raise UserError(f"drafter {directory}: {OWN_TENSORS} cannot be read: {first_line(error)}") from None
+    if "d2t" in tensors:
+        size = drafter.target.vocabulary_size
+        drafter.restrict(DraftVocabulary.from_tensors(tensors, size, f"drafter {directory}"))
+    return tensors
 
 
 def check_tokenizer(directory: Path, target: Target) -> None:

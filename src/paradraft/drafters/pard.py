@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..config import DrafterSection
@@ -24,7 +24,14 @@ from .attention import Predicate, attention_mask
 from .base import DraftState, Proposal, Sampler
 from .directory import read_config, unused_token
 from .grid import Batch, Grid, anchor_grid, conditional_drop
-from .language_model import LanguageModelDrafter, LanguageModelState, load_language_model, own_settings, starting_model
+from .language_model import (
+    LanguageModelDrafter,
+    LanguageModelState,
+    load_language_model,
+    own_settings,
+    read_own_tensors,
+    starting_model,
+)
 
 DRAFT_LENGTH = 16  # of a directory that does not say: the published K
 
@@ -89,13 +96,22 @@ class Pard(LanguageModelDrafter):
         mask_token: int,
         cod_ratio: float = 0.7,
         cod_least: float = 0.1,
+        share_embedding: bool = False,
     ) -> None:
-        super().__init__(model, target, max_draft)
-        if not 0 <= mask_token < self.embedding.num_embeddings:
-            raise UserError(
-                f"mask token {mask_token} lies outside the draft model's vocabulary of {self.embedding.num_embeddings}"
-            )
+        embedding: Any = model.get_input_embeddings()
+        size = int(embedding.num_embeddings)
+        if not 0 <= mask_token < size:
+            raise UserError(f"mask token {mask_token} lies outside the draft model's vocabulary of {size}")
+        start = embedding.weight[mask_token].detach().clone()
+        super().__init__(model, target, max_draft, share_embedding)
+        self.mask_embedding = nn.Parameter(start) if share_embedding else None  # else a row of its own embedding
         self.mask_token, self.cod_ratio, self.cod_least = mask_token, cod_ratio, cod_least
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        embedded = super().embed(tokens)
+        if self.mask_embedding is None:
+            return embedded
+        return torch.where((tokens == self.mask_token)[..., None], self.mask_embedding.to(embedded.dtype), embedded)
 
     # --- training -------------------------------------------------------------------------------------------------
 
@@ -144,7 +160,7 @@ class Pard(LanguageModelDrafter):
     @torch.no_grad()
     def propose(self, state: DraftState, anchors: Tensor, steps: int, sampler: Sampler) -> Proposal:
         assert isinstance(state, LanguageModelState)
-        return Proposal(*sampler(self.head(self.draft_hidden(state, anchors, steps))))
+        return self.proposal(self.head(self.draft_hidden(state, anchors, steps)), sampler)
 
     # --- on disk ----------------------------------------------------------------------------------------------------
 
@@ -154,11 +170,21 @@ class Pard(LanguageModelDrafter):
     def own_config(self) -> dict[str, Any]:
         return {**super().own_config(), "cod_ratio": self.cod_ratio, "cod_least": self.cod_least}
 
+    def own_tensors(self) -> dict[str, Tensor]:
+        own = {} if self.mask_embedding is None else {"mask_embedding": self.mask_embedding}
+        return {**super().own_tensors(), **own}
+
+    def take_own_tensors(self, directory: Path) -> None:
+        tensors = read_own_tensors(directory, self)
+        if self.mask_embedding is not None:
+            self.mask_embedding.data = tensors["mask_embedding"].to(self.mask_embedding)
+
     @classmethod
     def create(cls, section: DrafterSection, target: Target) -> Pard:
         model = starting_model(section, target)
-        mask = mask_of(section, model, target)
-        return cls(model, target, section.draft_length, mask, section.cod_ratio, section.cod_least)
+        mask, share = mask_of(section, model, target), section.share_embedding
+        drafter = cls(model, target, section.draft_length, mask, section.cod_ratio, section.cod_least, share)
+        return drafter.to(target.device)
 
     @classmethod
     def from_pretrained(cls, directory: Path, target: Target, dtype: torch.dtype | None = None) -> Pard:
@@ -170,8 +196,10 @@ class Pard(LanguageModelDrafter):
             saved_mask(directory),
             float(own.get("cod_ratio", 0.7)),
             float(own.get("cod_least", 0.1)),
+            bool(own.get("share_embedding")),
         )
-        return drafter.eval()
+        drafter.take_own_tensors(directory)
+        return drafter.to(target.device).eval()
 
 
 def saved_mask(directory: Path) -> int:
@@ -186,13 +214,15 @@ def mask_of(section: DrafterSection, model: PreTrainedModel, target: Target) -> 
     tokenizer, or a new one for which the embedding grows."""
     if section.mask_token is not None:
         return section.mask_token
-    if section.init_from is not None:
+    if section.init_from not in (None, "target"):
         directory = drafter_directory(section.init_from)
         if "pard_token" in read_config(directory):
             return saved_mask(directory)
     try:
         return unused_token(target)
     except UserError:
+        if section.share_embedding:
+            raise
         embedding: Any = model.get_input_embeddings()
         size = int(embedding.weight.shape[0])
         model.resize_token_embeddings(size + 1)

@@ -53,8 +53,9 @@ class Pard2(Pard):
         feature_dropout: float = 0.1,
         cod_ratio: float = 0.7,
         cod_least: float = 0.1,
+        share_embedding: bool = False,
     ) -> None:
-        super().__init__(model, target, max_draft, mask_token, cod_ratio, cod_least)
+        super().__init__(model, target, max_draft, mask_token, cod_ratio, cod_least, share_embedding)
         self.dependent_layers = self.feature_layers = feature_layers
         self.scale, self.feature_dropout = scale, feature_dropout
         self.target_proj = nn.Linear(feature_width, self.embedding.embedding_dim, bias=False)
@@ -65,7 +66,7 @@ class Pard2(Pard):
         self.feature_layers = self.dependent_layers if mode == "dependent" else ()
 
     def inputs(self, tokens: Tensor, previous: Tensor) -> Tensor:
-        embedded: Tensor = self.embedding(tokens)
+        embedded = self.embed(tokens)
         if self.mode == "independent":
             return embedded
         return embedded + self.scale * self.target_proj(previous.to(self.target_proj.weight.dtype))
@@ -108,7 +109,7 @@ class Pard2(Pard):
     @classmethod
     def create(cls, section: DrafterSection, target: Target) -> Pard2:
         """A starting directory that is PARD-2 brings its projection, layers and scale; the rest is the section's."""
-        start = None if section.init_from is None else drafter_directory(section.init_from)
+        start = None if section.init_from in (None, "target") else drafter_directory(section.init_from)
         if start is not None and read_config(start).get("pard2"):
             drafter = cls.from_pretrained(start, target, torch.float32)
             if section.feature_layers not in ("auto", drafter.dependent_layers) or "dependent" not in drafter.modes:
@@ -135,6 +136,7 @@ class Pard2(Pard):
             section.feature_dropout,
             section.cod_ratio,
             section.cod_least,
+            section.share_embedding,
         ).to(target.device)
 
     @classmethod
@@ -162,7 +164,9 @@ class Pard2(Pard):
             float(own.get("feature_dropout", 0.1)),
             float(own.get("cod_ratio", 0.7)),
             float(own.get("cod_least", 0.1)),
+            bool(own.get("share_embedding")),
         )
+        drafter.take_own_tensors(directory)
         if weight.shape[0] != drafter.target_proj.out_features:
             raise UserError(
                 f"drafter {directory}: its feature projection has width {weight.shape[0]}, its language model "

@@ -16,7 +16,14 @@ from ..models import Target
 from ..models.target import document_attention
 from .base import DraftState, Proposal, Sampler
 from .grid import Batch, Grid, anchor_grid
-from .language_model import LanguageModelDrafter, LanguageModelState, load_language_model, own_settings, starting_model
+from .language_model import (
+    LanguageModelDrafter,
+    LanguageModelState,
+    load_language_model,
+    own_settings,
+    read_own_tensors,
+    starting_model,
+)
 
 DRAFT_LENGTH = 4  # of a directory that does not say; more steps pay only where nearly every token is accepted
 
@@ -47,23 +54,27 @@ class Vanilla(LanguageModelDrafter):
         committed = state.cache.lengths
         drafted = []
         for step in range(steps):
-            tokens, probabilities = sampler(self.head(hidden))
-            drafted.append((tokens, probabilities))
+            drafted.append(self.proposal(self.head(hidden), sampler))
             if step + 1 < steps:
                 state.cache.commit(one)
                 positions, visible = state.cache.reserve(1)
-                hidden = self.run(self.inputs(tokens, state.last_features), positions, visible, state.cache)
+                hidden = self.run(self.inputs(drafted[-1].tokens, state.last_features), positions, visible, state.cache)
         state.cache.set_lengths(committed)
-        sampled = [probabilities for _, probabilities in drafted if probabilities is not None]
-        return Proposal(torch.cat([t for t, _ in drafted], dim=1), torch.cat(sampled, dim=1) if sampled else None)
+        sampled = [step.probabilities for step in drafted if step.probabilities is not None]
+        tokens = torch.cat([step.tokens for step in drafted], dim=1)
+        return Proposal(tokens, torch.cat(sampled, dim=1) if sampled else None)
 
     # --- on disk ----------------------------------------------------------------------------------------------------
 
     @classmethod
     def create(cls, section: DrafterSection, target: Target) -> Vanilla:
-        return cls(starting_model(section, target), target, section.draft_length)
+        model = starting_model(section, target)
+        return cls(model, target, section.draft_length, section.share_embedding).to(target.device)
 
     @classmethod
     def from_pretrained(cls, directory: Path, target: Target, dtype: torch.dtype | None = None) -> Vanilla:
-        steps = int(own_settings(directory).get("draft_length", DRAFT_LENGTH))
-        return cls(load_language_model(directory, target, dtype), target, steps).to(target.device).eval()
+        own = own_settings(directory)
+        steps, share = int(own.get("draft_length", DRAFT_LENGTH)), bool(own.get("share_embedding"))
+        drafter = cls(load_language_model(directory, target, dtype), target, steps, share)
+        read_own_tensors(directory, drafter)
+        return drafter.to(target.device).eval()

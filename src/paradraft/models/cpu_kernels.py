@@ -52,7 +52,10 @@ def pack_for_decoding(model: nn.Module) -> None:
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if type(child) is nn.Linear and child.weight.dtype == torch.float32 and child.weight.device.type == "cpu"
+        if isinstance(child, nn.Linear)
+        and not isinstance(child, PackedLinear)
+        and child.weight.dtype == torch.float32
+        and child.weight.device.type == "cpu"
     ]
     size = sum(child.weight.numel() * child.weight.element_size() for _, _, child in found)
     if size > MOST_BYTES or not packing_works():
@@ -77,8 +80,12 @@ def packing_works() -> bool:
 
 def head_logits(model: Any, hidden: Tensor, vocabulary: int, softcap: float | None) -> Tensor:
     """Final-normed hidden states [..., hidden] of a causal LM -> logits [..., vocabulary], soft cap included."""
-    logits: Tensor = model.get_output_embeddings()(hidden)[..., :vocabulary]
-    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+    return soft_capped(model.get_output_embeddings()(hidden)[..., :vocabulary], softcap)
+
+
+def soft_capped(logits: Tensor, cap: float | None) -> Tensor:
+    """cap * tanh(logits / cap), or the logits as they are."""
+    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 @torch.no_grad()

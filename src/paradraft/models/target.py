@@ -88,10 +88,11 @@ class Target:
         return embedding
 
     @property
-    def head_weight(self) -> Tensor:
-        weight = self.model.get_output_embeddings().weight
-        assert isinstance(weight, Tensor)
-        return weight
+    def output_embedding(self) -> nn.Module:
+        """The head: its `weight` is [vocabulary, hidden]."""
+        head = self.model.get_output_embeddings()
+        assert isinstance(head, nn.Module)
+        return head
 
     @property
     def stop_tokens(self) -> frozenset[int]:
@@ -227,10 +228,12 @@ def moved(model: Any, device: torch.device | str) -> Any:
     return model.to(device)
 
 
-def load_causal_lm(name: str, dtype: torch.dtype | None, what: str, trust_remote_code: bool) -> PreTrainedModel:
+def load_causal_lm(
+    name: str, dtype: torch.dtype | None, what: str, trust_remote_code: bool, without_embedding: bool = False
+) -> PreTrainedModel:
     """A complete causal language model of a kind that can be rolled back; `what` names it in errors.
 
-    `dtype` None is the checkpoint's own.
+    `dtype` None is the checkpoint's own. `without_embedding`: its embedding and head may be missing.
     """
     if Path(name).exists() and not (Path(name) / "config.json").is_file():
         raise UserError(f"{what} {name}: there is no config.json in it; give a Hugging Face model directory or id")
@@ -250,7 +253,10 @@ def load_causal_lm(name: str, dtype: torch.dtype | None, what: str, trust_remote
     except Exception as error:  # damaged files surface as errors of many libraries
         raise UserError(f"{what} {name} cannot be loaded: {first_line(error)}") from error
     model: PreTrainedModel = loaded[0]
-    absent = sorted(loaded[1]["missing_keys"]) + sorted(str(key) for key in loaded[1]["mismatched_keys"])
+    embedding = [m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None]
+    expendable = {n for n, p in model.named_parameters() if without_embedding and any(p is e for e in embedding)}
+    absent = sorted(loaded[1]["missing_keys"] - expendable - ({"lm_head.weight"} if without_embedding else set()))
+    absent += sorted(str(key) for key in loaded[1]["mismatched_keys"])
     if absent:
         raise UserError(f"{what} {name}: its weights lack {absent[0]}; the checkpoint is incomplete")
     return model

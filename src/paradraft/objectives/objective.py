@@ -7,7 +7,7 @@ the same however the batch is split over micro-batches or ranks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -26,10 +26,13 @@ DENOMINATORS = ("anchors", "tokens", "weights", "sequences")
 class Blocks:
     """N blocks of K queries, beside the drafter's hidden states.
 
-    labels, valid [N, K]; rows [N]: the sequence each block belongs to. What the target thinks, where the objective
-    asks: `gold` [N, K], its probability of each label; `teacher` [P, V], its logits, and `teacher_rows` [N, K], the
-    row of `teacher` that belongs to each query (anything where not valid). With `teacher_head`, `teacher` [P, H] are
-    its hidden states instead, and logits are made for those of a chunk only.
+    labels, valid [N, K]; rows [N]: the sequence each block belongs to. With a reduced draft vocabulary, `vocabulary`
+    [V_d] are its ids, and labels are draft ids, -1 for a token outside: it will be rejected, so that neither it nor
+    anything behind it in its block is learned.
+
+    What the target thinks, where the objective asks: `gold` [N, K], its probability of each label; `teacher` [P, V],
+    its logits, and `teacher_rows` [N, K], the row of `teacher` that belongs to each query (anything where not valid).
+    With `teacher_head`, `teacher` [P, H] are its hidden states instead, and logits are made for those of a chunk only.
     """
 
     labels: Tensor
@@ -39,12 +42,26 @@ class Blocks:
     teacher: Tensor | None = None
     teacher_rows: Tensor | None = None
     teacher_head: Callable[[Tensor], Tensor] | None = None
+    vocabulary: Tensor | None = None
+
+    @property
+    def learned(self) -> Tensor:
+        """[N, K]: valid, and inside the draft vocabulary like all before it in the block.
+
+        For the weights what comes later is as good as invalid: in D-PACE's sums a rejected position adds nothing, and
+        neither does any behind it.
+        """
+        return self.valid & (self.labels >= 0).long().cumprod(-1).bool()
+
+    def reduced(self, vocabulary: Tensor, to_draft: Tensor) -> Blocks:
+        """In the ids of a draft vocabulary [V_d]; `to_draft` [V] maps the target's ids, -1: outside."""
+        return replace(self, labels=to_draft[self.labels], vocabulary=vocabulary)
 
     def __getitem__(self, part: slice) -> Blocks:
         gold = None if self.gold is None else self.gold[part]
         teacher_rows = None if self.teacher_rows is None else self.teacher_rows[part]
         labels, valid, rows = self.labels[part], self.valid[part], self.rows[part]
-        return Blocks(labels, valid, rows, gold, self.teacher, teacher_rows, self.teacher_head)
+        return replace(self, labels=labels, valid=valid, rows=rows, gold=gold, teacher_rows=teacher_rows)
 
     def teacher_logits(self) -> tuple[Tensor | None, Tensor | None]:
         """The target's logits [U, V] and the row [M] among them of each of the M valid queries."""
@@ -59,8 +76,10 @@ class Blocks:
 class ObjectiveSums:
     """Sums over the blocks seen so far. `loss` carries the gradient; all else is detached.
 
-    The `[K]` sums are per draft position: `count` of valid labels, `weight`, `cross_entropy`, `correct` (argmax
-    equals the label) and `reached` (and so do all before it).
+    The `[K]` sums are per draft position: `count` of valid labels, `outside` (those not in the draft vocabulary),
+    `weight`, `cross_entropy` (of those inside), `correct` (argmax equals the label) and `reached` (and so do all before
+    it). `left_out`: the target's probability outside the draft vocabulary, summed over all positions, where the
+    objective reads its distribution.
     """
 
     loss: Tensor
@@ -70,6 +89,8 @@ class ObjectiveSums:
     cross_entropy: Tensor
     correct: Tensor
     reached: Tensor
+    outside: Tensor
+    left_out: Tensor
 
     def add(self, other: ObjectiveSums) -> ObjectiveSums:
         return ObjectiveSums(*(mine + theirs for mine, theirs in zip(self.values(), other.values(), strict=True)))
@@ -126,18 +147,24 @@ class Objective:
 
     def sums(self, logits: Tensor, blocks: Blocks, scale: Tensor, share: Tensor) -> ObjectiveSums:
         """logits [M, V] of the M valid queries in order; `scale` and `share` [N] as the methods above give them."""
-        valid = blocks.valid
+        valid, learned = blocks.valid, blocks.learned
         labels = blocks.labels[valid]
+        inside = labels >= 0
+        teacher, place = blocks.teacher_logits()
+        left_out = mass_outside(teacher, place, blocks.vocabulary).to(logits.device)
+        if teacher is not None and blocks.vocabulary is not None:
+            teacher = teacher[:, blocks.vocabulary]
         terms = compiled_token_terms() if self.compiled else token_terms
         losses, label_log_probs, likeliest = terms(
-            logits, labels, *blocks.teacher_logits(), self.token_loss, self.loss_parameters
+            logits, labels.clamp(min=0), teacher, place, self.token_loss, self.loss_parameters
         )
+        losses, label_log_probs = losses.where(inside, 0.0), label_log_probs.where(inside, -torch.inf)
         confidence = spread(label_log_probs.exp(), valid)
-        weights = WEIGHTINGS[self.weighting](confidence, blocks.gold, valid, self.parameters)
+        weights = WEIGHTINGS[self.weighting](confidence, blocks.gold, learned, self.parameters)
         denominators = {
             "anchors": share.sum(),
             "sequences": share.sum(),
-            "tokens": valid.sum().float(),
+            "tokens": learned.sum().float(),
             "weights": weights.sum(),
         }
         hit = spread((likeliest == labels).float(), valid)
@@ -146,10 +173,20 @@ class Objective:
             denominator=denominators[self.denominator],
             count=valid.float().sum(0),
             weight=weights.sum(0),
-            cross_entropy=spread(-label_log_probs, valid).sum(0),
+            cross_entropy=spread(-label_log_probs.where(inside, 0.0), valid).sum(0),
             correct=hit.sum(0),
             reached=hit.cumprod(-1).sum(0),
+            outside=(valid & (blocks.labels < 0)).float().sum(0),
+            left_out=left_out,
         )
+
+
+def mass_outside(teacher: Tensor | None, place: Tensor | None, vocabulary: Tensor | None) -> Tensor:
+    """sum over positions of the target's probability outside the draft vocabulary; teacher [U, V], place [M]."""
+    if teacher is None or place is None or vocabulary is None:
+        return torch.zeros(())
+    outside = 1 - torch.exp(teacher[:, vocabulary].float().logsumexp(-1) - teacher.float().logsumexp(-1))
+    return outside[place].sum()
 
 
 def spread(values: Tensor, valid: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ class Trainer:
         if self.checkpoint is not None:
             check_same_run(config, self.checkpoint.parent.parent / "config.yaml")
             check_same_data(self.data, self.checkpoint.parent.parent / "data.json")
-        self.drafter = seeded_drafter(config, self.target, self.checkpoint)
+        self.drafter = seeded_drafter(config, self.target, self.checkpoint, self.data)
         self.parallel = distribute_drafter(self.drafter, section.sharding, self.processes)
         self.objective = make_objective(config)
         self.store = open_store(config, self.target, self.data, self.drafter, self.objective)
@@ -131,6 +131,8 @@ class Trainer:
                 features, blocks = read_teacher(self.target, grid, drafter.feature_layers, self.objective)
             else:
                 features, blocks = read_stored(self.store, self.target, grid, drafter.feature_layers, indices)
+            if drafter.vocabulary is not None:
+                blocks = blocks.reduced(drafter.vocabulary.ids, drafter.vocabulary.to_draft)
             sums = chunked_head(self.parallel.model(grid, features), blocks, drafter.head, self.objective)
         sums.loss.backward()
         return sums.detached()
@@ -242,14 +244,21 @@ def anchor_seed(seed: int, step: int, example: int) -> int:
 
 
 def step_record(sums: ObjectiveSums, loss: float, norm: float, rate: float, denominator: str) -> dict[str, Any]:
-    """What metrics.jsonl keeps of a step; lists are per draft position, reached_k = share of blocks right up to k."""
+    """What metrics.jsonl keeps of a step; lists are per draft position, reached_k = share of blocks right up to k.
+
+    With a reduced draft vocabulary: `outside`, the share of labels that are not in it, and `left_out`, the target's
+    mean probability of the tokens that are not.
+    """
     count = sums.count.clamp(min=1)
+    inside = (sums.count - sums.outside).sum().clamp(min=1)
     return {
         "loss": loss,
         "denominator": {denominator: float(sums.denominator)},
         "gradient_norm": norm,
         "learning_rate": rate,
-        "cross_entropy": float(sums.cross_entropy.sum() / count.sum()),
+        "cross_entropy": float(sums.cross_entropy.sum() / inside),
+        "outside": float(sums.outside.sum() / count.sum()),
+        "left_out": float(sums.left_out / count.sum()),
         "accuracy": rounded(sums.correct / count),
         "reached": rounded(sums.reached / count),
         "weights": rounded(sums.weight / count),

@@ -7,9 +7,49 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 MUON_VECTOR_RATE = 0.2  # of Muon's rate, for the vectors (embeddings among them) that AdamW trains beside it
+
+
+class Float32Muon(torch.optim.Muon):
+    """torch's Muon with the orthogonalisation in float32, for CPUs without bfloat16 instructions.
+
+    torch computes it in bfloat16, which such a CPU does hundreds of times slower. State and settings are the same.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+                momentum = state["momentum_buffer"]
+                momentum.lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+                update = orthogonalized(update.float(), group["ns_coefficients"], group["ns_steps"], group["eps"])
+                rows, columns = parameter.shape
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+
+
+def orthogonalized(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, epsilon: float) -> Tensor:
+    """The matrix with all singular values near 1, by Newton-Schulz iterations (Muon, K. Jordan 2024)."""
+    a, b, c = coefficients
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / x.norm().clamp(min=epsilon)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Whether products in bfloat16 run on instructions of their own; a CPU without them is hundreds of times slower."""
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Optimizers:
@@ -49,12 +89,13 @@ def make_optimizer(
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
     for title, parameter in parameters:
-        listed = parameter.ndim < 2 or (
-            name == "muon" and (parameter.ndim > 2 or "embed" in title or "lm_head" in title)
-        )
+        if not parameter.requires_grad:
+            continue
+        listed = parameter.ndim != 2 or "embed" in title or "lm_head" in title
         (vectors if listed else matrices).append(parameter)
     if name == "muon":
-        muon = torch.optim.Muon(matrices, lr=rate, momentum=0.95, weight_decay=weight_decay)
+        kind = torch.optim.Muon if bfloat16_is_fast(matrices[0].device) else Float32Muon
+        muon = kind(matrices, lr=rate, momentum=0.95, weight_decay=weight_decay)
         adamw = torch.optim.AdamW(vectors, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
         return Optimizers([muon, adamw], [1.0, MUON_VECTOR_RATE])
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -9,6 +9,7 @@ import torch
 
 from ..config import RunConfig, load_config
 from ..drafters import DRAFTERS, Drafter
+from ..drafters.vocabulary import DraftVocabulary, most_frequent
 from ..errors import UserError, first_line
 from ..models import Target
 from ..objectives import Objective
@@ -87,11 +88,26 @@ def check_same_data(data: Examples, saved: Path) -> None:
         )
 
 
-def seeded_drafter(config: RunConfig, target: Target, checkpoint: Path | None) -> Drafter:
-    """Fresh weights depend on the run's seed alone; the caller's generator is left as it was."""
+def seeded_drafter(config: RunConfig, target: Target, checkpoint: Path | None, data: Examples) -> Drafter:
+    """Fresh weights depend on the run's seed alone; the caller's generator is left as it was.
+
+    A reduced vocabulary is taken from the text; what it covers joins the notes of `data`.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(config.training.seed)
-        return make_drafter(config, target, checkpoint)
+        drafter = make_drafter(config, target, checkpoint)
+    size = config.drafter.vocabulary
+    if size is not None and drafter.vocabulary is None:
+        learned = [torch.tensor(e.input_ids)[torch.tensor(e.loss_mask)] for e in data.examples]
+        chosen = most_frequent(learned, size, target.vocabulary_size, target.stop_tokens)
+        drafter.restrict(DraftVocabulary(chosen.ids, target.vocabulary_size))
+        data.notes.append(f"the draft vocabulary of {size} tokens covers {chosen.coverage:.2%} of the learned text")
+    if drafter.vocabulary is not None and len(drafter.vocabulary) != size:
+        raise UserError(
+            f"drafter.vocabulary is {size}, but {config.drafter.init_from} has {len(drafter.vocabulary)} tokens; "
+            "set it to that"
+        )
+    return drafter
 
 
 def make_drafter(config: RunConfig, target: Target, start_from: Path | None) -> Drafter:

@@ -1,0 +1,122 @@
+"""Reduced draft vocabularies: chosen from the text, lossless in decoding, exact on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from paradraft.config import DrafterSection
+from paradraft.decoding import Engine, Sampling
+from paradraft.drafters import DRAFTERS, Drafter, load_drafter
+from paradraft.drafters.vocabulary import DraftVocabulary, most_frequent
+from paradraft.errors import UserError
+from paradraft.evaluation.lossless import check_distribution
+from paradraft.models import Target
+
+IDS = torch.tensor([0, 2, 3, 5, 8, 13, 21, 34, 39])
+KINDS = ("dflash", "pard", "pard2", "vanilla")
+SHARED = [(kind, share) for kind in KINDS for share in (False, True) if not (kind == "dflash" and share)]
+
+
+def restricted(kind: str, target: Target, **fields: Any) -> Drafter:
+    section = DrafterSection(kind=kind, layers=2, block_size=5, draft_length=4, mask_token=1, **fields)
+    torch.manual_seed(3)
+    drafter = DRAFTERS[kind].create(section, target)
+    if kind == "pard2":
+        torch.nn.init.normal_(drafter.target_proj.weight)  # type: ignore[union-attr, arg-type]
+    drafter.restrict(DraftVocabulary(IDS, target.vocabulary_size))
+    return drafter.eval()
+
+
+def test_most_frequent_tokens_and_their_coverage() -> None:
+    texts = [torch.tensor([4, 4, 4, 7, 7, 1]), torch.tensor([7, 9])]
+    chosen = most_frequent(texts, 3, 10, always=[0])
+    assert chosen.ids.tolist() == [0, 4, 7]
+    assert chosen.coverage == pytest.approx(6 / 8)
+    with pytest.raises(UserError, match="vocabulary is 10"):
+        most_frequent(texts, 10, 10, always=[])
+
+
+@pytest.mark.parametrize(("kind", "share"), SHARED)
+def test_logits_are_rows_of_the_whole_head(kind: str, share: bool, target: Target) -> None:
+    drafter = restricted(kind, target, share_embedding=share)
+    hidden = torch.randn(3, 4, target.hidden_size, generator=torch.Generator().manual_seed(1))
+    reduced = drafter.head(hidden)
+    drafter.vocabulary, drafter.head_rows = None, None  # type: ignore[assignment]
+    torch.testing.assert_close(reduced, drafter.head(hidden)[..., IDS])
+
+
+@pytest.mark.parametrize(("kind", "share"), SHARED)
+def test_greedy_decoding_is_the_targets_own_and_drafts_stay_inside(kind: str, share: bool, target: Target) -> None:
+    drafter = restricted(kind, target, share_embedding=share)
+    prompts = [[5, 6, 7], [9, 8, 7, 6, 5, 4], [1, 2]]
+    plain = Engine(target).generate(prompts, 24)
+    drafted = Engine(target, drafter).generate(prompts, 24)
+    assert [g.tokens for g in drafted] == [g.tokens for g in plain]
+    proposed = {token for g in drafted for r in g.rounds for token in r.drafted}
+    assert proposed and proposed <= set(IDS.tolist())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sampled_decoding_keeps_the_targets_distribution(kind: str, target: Target) -> None:
+    drafter = restricted(kind, target)
+    result = check_distribution(target, drafter, [[5, 6, 7]], 4000, Sampling(1.0))
+    assert result.passed
+
+
+@pytest.mark.parametrize(("kind", "share"), SHARED)
+def test_saved_and_read_back(kind: str, share: bool, target: Target, tmp_path: Path) -> None:
+    drafter = restricted(kind, target, share_embedding=share)
+    drafter.save_pretrained(tmp_path)
+    again = load_drafter(tmp_path, target)
+    assert again.vocabulary is not None and torch.equal(again.vocabulary.ids, IDS)
+    prompts = [[5, 6, 7], [9, 8, 7, 6, 5, 4]]
+    drafts = [[g.rounds for g in Engine(target, d).generate(prompts, 16)] for d in (drafter, again)]
+    assert drafts[0] == drafts[1]
+    if share:
+        names = "".join(name for f in tmp_path.rglob("*.safetensors") for name in tensor_names(f))
+        assert "embed_tokens" not in names and "lm_head" not in names
+
+
+def tensor_names(path: Path) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return list(file.keys())
+
+
+def test_damaged_maps_are_refused() -> None:
+    good = DraftVocabulary(IDS, 40).tensors()
+    assert torch.equal(good["d2t"] + torch.arange(len(IDS)), IDS)
+    assert torch.equal(good["t2d"].nonzero().flatten(), IDS)
+    for name, wrong in (("d2t", good["d2t"] - 1), ("d2t", good["d2t"].flip(0)), ("t2d", ~good["t2d"])):
+        with pytest.raises(UserError, match="d2t"):
+            DraftVocabulary.from_tensors({**good, name: wrong}, 40, "drafter x")
+
+
+def test_a_pruned_target_keeps_its_layers_evenly_spread(target: Target) -> None:
+    section = DrafterSection(kind="vanilla", layers=3, init_from="target", share_embedding=True)
+    drafter = DRAFTERS["vanilla"].create(section, target)
+    pruned: PreTrainedModel = drafter.model  # type: ignore[assignment]
+    for mine, theirs in zip(pruned.base_model.layers, (0, 2, 3), strict=True):
+        for a, b in zip(mine.parameters(), target.layers[theirs].parameters(), strict=True):
+            assert torch.equal(a, b)
+    whole = DRAFTERS["vanilla"].create(section.model_copy(update={"layers": 4}), target).eval()
+    (generation,) = Engine(target, whole).generate([[5, 6, 7]], 16)
+    assert all(r.accepted == len(r.drafted) for r in generation.rounds)  # all layers: the target itself
+    with pytest.raises(UserError, match="at most 4 layers"):
+        DRAFTERS["vanilla"].create(section.model_copy(update={"layers": 5}), target)
+
+
+def test_the_shared_embedding_is_never_trained(target: Target) -> None:
+    drafter = restricted("pard", target, share_embedding=True)
+    assert not target.embedding.weight.requires_grad
+    trained = {name for name, p in drafter.named_parameters() if p.requires_grad}
+    assert "mask_embedding" in trained and not any("embed_tokens" in n or "lm_head" in n for n in trained)
+    with pytest.raises(UserError, match="width of 32"):
+        section = DrafterSection(kind="pard", layers=1, hidden_size=16, mask_token=1, share_embedding=True)
+        DRAFTERS["pard"].create(section, target)
