@@ -28,15 +28,14 @@ ANSWER_TOKENS = 256
 
 def examine(target: Target, family: str, temperature: float, count: int, seed: int) -> dict[str, object]:
     """Answer `count` held-out prompts, every template in turn; counts by template of what went wrong."""
-    tokenizer = target.tokenizer
-    assert tokenizer is not None
+    tokenizer = target.chat.tokenizer
     asked = list(itertools.islice(examples(family, seed, held_out=True), count))
     engine = Engine(target, sampling=Sampling(temperature), seed=seed)
     ended = looping = right = 0
     wrong: dict[str, int] = defaultdict(int)
     for start in range(0, count, 32):
         part = asked[start : start + 32]
-        prompts = [render_prompt(tokenizer, [{"role": "user", "content": example.prompt}]) for _, example in part]
+        prompts = [render_prompt(target.chat, [{"role": "user", "content": example.prompt}]) for _, example in part]
         for (template, example), answer in zip(part, engine.generate(prompts, ANSWER_TOKENS), strict=True):
             loops = is_looping(answer.tokens)
             looping += loops

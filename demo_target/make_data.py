@@ -13,13 +13,12 @@ import json
 import time
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from paradraft.decoding import Engine, Sampling
 from paradraft.evaluation.loops import is_looping
 from paradraft.models import Target
+from paradraft.models.chat import load_chat
 from paradraft.text.provenance import Provenance, TargetIdentity, fingerprint, write_provenance
-from paradraft.text.render import render_prompt, template_hash
+from paradraft.text.render import render_prompt
 
 from .corpus import generated_conversations
 from .families import FAMILIES, examples
@@ -43,8 +42,7 @@ def write_prompts(directory: Path, count: int) -> None:
 
 def write_answers(target: Target, path: Path, count: int) -> None:
     """The target's own answers, as conversations; answers that loop or do not end are left out."""
-    tokenizer = target.tokenizer
-    assert tokenizer is not None
+    tokenizer = target.chat.tokenizer
     prompts = [prompt for prompt, _ in itertools.islice(generated_conversations(TRAINING_SEED), count)]
     records: dict[int, str] = {}
     started = time.time()
@@ -53,7 +51,7 @@ def write_answers(target: Target, path: Path, count: int) -> None:
         numbers = sorted(range(half, count, 2), key=lambda i: len(prompts[i]))  # like lengths together
         for start in range(0, len(numbers), ROWS):
             part = numbers[start : start + ROWS]
-            asked = [render_prompt(tokenizer, [{"role": "user", "content": prompts[i]}]) for i in part]
+            asked = [render_prompt(target.chat, [{"role": "user", "content": prompts[i]}]) for i in part]
             for i, answer in zip(part, engine.generate(asked, ANSWER_TOKENS), strict=True):
                 if answer.stopped and not is_looping(answer.tokens):
                     text = tokenizer.decode(answer.tokens, skip_special_tokens=True)
@@ -67,7 +65,7 @@ def write_answers(target: Target, path: Path, count: int) -> None:
 
 def describe_answers(target: Path, path: Path) -> None:
     """Say beside the training text whose it is; the target is known by its weights, wherever it lies."""
-    tokenizer = AutoTokenizer.from_pretrained(target)
+    chat, _ = load_chat(str(target))
     details = {
         "temperature": "0 for every other conversation, 1 for the rest",
         "max_new_tokens": ANSWER_TOKENS,
@@ -75,7 +73,7 @@ def describe_answers(target: Path, path: Path) -> None:
         "left_out": "answers that loop or do not end",
     }
     identity = TargetIdentity("demo", None, fingerprint(target))
-    write_provenance(path, Provenance(identity, template_hash(tokenizer), None, details))
+    write_provenance(path, Provenance(identity, chat.template_hash, None, details))
 
 
 def main() -> None:

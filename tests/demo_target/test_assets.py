@@ -17,7 +17,6 @@ from paradraft.evaluation.prompts import load_prompts
 from paradraft.models import Target
 from paradraft.models.names import ASSETS, drafter_directory
 from paradraft.text.provenance import identify, provenance_notes
-from paradraft.text.render import template_hash
 from paradraft.text.sources import read_source
 
 DRAFTERS = (
@@ -51,8 +50,7 @@ def test_prompt_sets_are_held_out_and_training_text_is_not() -> None:
 
 
 def test_the_training_text_is_known_to_be_the_targets_own(demo_target: Target) -> None:
-    assert demo_target.tokenizer is not None
-    assert provenance_notes("demo:train", identify("demo"), template_hash(demo_target.tokenizer), None) == []
+    assert provenance_notes("demo:train", identify("demo"), demo_target.chat.template_hash, None) == []
 
 
 def test_the_target_ends_its_answers(demo_target: Target) -> None:

@@ -80,6 +80,8 @@ def test_a_start_that_is_not_what_the_run_says_is_refused(
 
 def test_mask_tokens_are_reserved_entries_not_words() -> None:
     class Tokenizer:
+        chat_template = None
+
         def __init__(self, *tokens: str) -> None:
             self.tokens = tokens
 
@@ -89,18 +91,16 @@ def test_mask_tokens_are_reserved_entries_not_words() -> None:
         def __len__(self) -> int:
             return len(self.tokens)
 
-    target = Target(make_model("qwen3"))
-    target.tokenizer = Tokenizer("unused", "\u0120reserved", "a")  # type: ignore[assignment]
-    assert unused_token(target) == 3
-    target.tokenizer = Tokenizer("a", "<|reserved_special_token_7|>", "b")  # type: ignore[assignment]
-    assert unused_token(target) == 1
+    def mask_of(tokenizer: Tokenizer) -> int:
+        return unused_token(Target(make_model("qwen3"), tokenizer))  # type: ignore[arg-type]
+
+    assert mask_of(Tokenizer("unused", "\u0120reserved", "a")) == 3
+    assert mask_of(Tokenizer("a", "<|reserved_special_token_7|>", "b")) == 1
     gap = Tokenizer("a", "b")
     gap.get_vocab = lambda: {"a": 0, "b": 2}  # type: ignore[method-assign]
-    target.tokenizer = gap  # type: ignore[assignment]
-    assert unused_token(target) == 3
-    target.tokenizer = Tokenizer(*(str(i) for i in range(40)))  # type: ignore[assignment]
+    assert mask_of(gap) == 3
     with pytest.raises(UserError, match="no unused token"):
-        unused_token(target)
+        mask_of(Tokenizer(*(str(i) for i in range(40))))
 
 
 def test_default_feature_layers() -> None:

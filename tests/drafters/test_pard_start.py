@@ -110,26 +110,26 @@ def test_draft_models_with_scaled_heads_are_refused(tmp_path: Path) -> None:
 
 def test_a_mask_is_added_where_none_is_free(target_directory: Path, tmp_path: Path) -> None:
     """The embedding grows by one row; its logits stay those of the target's vocabulary."""
-    target = Target.load(str(target_directory))
-    assert target.tokenizer is not None
-    spare = target.vocabulary_size - len(target.tokenizer)
-    target.tokenizer.add_tokens([f"filler {i}" for i in range(spare)])
+    loaded = Target.load(str(target_directory))
+    tokenizer = loaded.chat.tokenizer
+    tokenizer.add_tokens([f"filler {i}" for i in range(loaded.vocabulary_size - len(tokenizer))])
     from paradraft.drafters.directory import RESERVED
 
     class Full:
         """The tokenizer, without reserved entries."""
 
+        chat_template = None
+
         def get_vocab(self) -> dict[str, int]:
-            assert target.tokenizer is not None
             return {t: i for t, i in tokenizer.get_vocab().items() if not RESERVED.fullmatch(t)}
 
         def __len__(self) -> int:
-            return target.vocabulary_size
+            return loaded.vocabulary_size
 
         def save_pretrained(self, directory: Path) -> None:
             pass
 
-    tokenizer, target.tokenizer = target.tokenizer, Full()  # type: ignore[assignment]
+    target = Target(loaded.model, Full())  # type: ignore[arg-type]
     drafter = Pard.create(section(kind="pard"), target)
     assert drafter.mask_token == target.vocabulary_size
     assert drafter.embedding.num_embeddings == target.vocabulary_size + 1
@@ -141,9 +141,8 @@ def test_a_mask_is_added_where_none_is_free(target_directory: Path, tmp_path: Pa
 
 def test_draft_models_with_another_tokenizer_are_refused(target_directory: Path, tmp_path: Path) -> None:
     target = Target.load(str(target_directory))
-    assert target.tokenizer is not None
     make_model("llama", vocab_size=target.vocabulary_size).save_pretrained(tmp_path)
-    target.tokenizer.save_pretrained(tmp_path)
+    target.chat.tokenizer.save_pretrained(tmp_path)
     assert Vanilla.create(section(kind="vanilla", init_from=str(tmp_path)), target).embedding.num_embeddings
     train_tokenizer(["quite another text", "with other words in it"] * 3).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="has another tokenizer than target"):

@@ -47,26 +47,29 @@ def test_hashes_are_of_all_that_is_asked(tmp_path: Path) -> None:
     assert len({asked, *map(hash_of, others)}) == 4
 
 
+def with_template(directory: Path, start: str) -> Target:
+    """The tiny target, its chat template with something in front."""
+    target = Target.load(str(directory))
+    tokenizer = target.chat.tokenizer
+    tokenizer.chat_template = start + str(tokenizer.chat_template)
+    return Target(target.model, tokenizer)
+
+
 def test_a_system_prompt_and_tools_reach_the_target(target_directory: Path, tmp_path: Path) -> None:
-    target = Target.load(str(target_directory))
-    assert target.tokenizer is not None
-    template = "{% for t in tools or [] %}{{ t.function.name }} {% endfor %}" + str(target.tokenizer.chat_template)
-    target.tokenizer.chat_template = template
+    target = with_template(target_directory, "{% for t in tools or [] %}{{ t.function.name }} {% endfor %}")
     tools = [{"type": "function", "function": {"name": "house"}}]
     path = tmp_path / "x.jsonl"
     load(path, {"messages": [{"role": "system", "content": "a dog"}, USER, ANSWER, USER], "tools": tools})
     prompts = load_prompts(str(path))
     (first,) = first_turn_ids(target, prompts)
-    assert str(target.tokenizer.decode(first)).startswith("house ") and "a dog" in target.tokenizer.decode(first)
+    assert target.chat.decode(first).startswith("house ") and "a dog" in target.chat.decode(first)
     (plain,) = measure(target, {}, prompts, Settings(max_new_tokens=4))
     assert len(plain.generations) == 2
 
 
 def test_turns_that_the_template_refuses_are_named_before_anything_runs(target_directory: Path, tmp_path: Path) -> None:
-    target = Target.load(str(target_directory))
-    assert target.tokenizer is not None
     picky = "{% for m in messages[1:] %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
-    target.tokenizer.chat_template = picky + str(target.tokenizer.chat_template)
+    target = with_template(target_directory, picky)
     load(tmp_path / "x.jsonl", {"id": "late", "messages": [USER, ANSWER, SYSTEM, USER]})
     prompts = load_prompts(str(tmp_path / "x.jsonl"))
     with pytest.raises(UserError, match="prompt late: the chat template refuses this conversation: no"):
@@ -74,12 +77,10 @@ def test_turns_that_the_template_refuses_are_named_before_anything_runs(target_d
 
 
 def test_a_conversation_ends_where_its_next_turn_has_no_room(target_directory: Path, tmp_path: Path) -> None:
-    target = Target.load(str(target_directory))
-    assert target.tokenizer is not None
     strict = (
         "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}"
     )
-    target.tokenizer.chat_template = strict + "{% endif %}{% endfor %}" + str(target.tokenizer.chat_template)
+    target = with_template(target_directory, strict + "{% endif %}{% endfor %}")
     long, short = {"turns": ["the cat " * 8] * 4}, {"turns": ["the cat"] * 2}
     load(tmp_path / "x.jsonl", long, short)
     prompts, told = load_prompts(str(tmp_path / "x.jsonl")), []

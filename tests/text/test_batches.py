@@ -18,7 +18,7 @@ from paradraft.models import Target
 from paradraft.text.batches import batches_from, collate, cut, epoch_batches, learnable, pack, shard
 from paradraft.text.prepare import prepare_examples
 from paradraft.text.provenance import TargetIdentity
-from paradraft.text.render import Rendered, pin_date, template_hash
+from paradraft.text.render import Rendered
 
 ASKED = {"role": "user", "content": "the cat"}
 NOBODY = TargetIdentity("nobody")
@@ -151,12 +151,14 @@ def test_a_template_that_writes_the_date_is_said_to(small: Target, tmp_path: Pat
     dated.chat_template = "{{ strftime_now('%d %b') }}" + str(dated.chat_template)
     found = prepare_examples(DataSection(train=(str(path),)), Target(small.model, dated, "small"), NOBODY, seed=0)
     assert "today's date" in found.notes[-1]
-    hashed = template_hash(dated)
-    pin_date(dated, date(2026, 3, 1))
-    pinned = prepare_examples(DataSection(train=(str(path),)), Target(small.model, dated, "small"), NOBODY, seed=0)
-    assert not any("date" in note for note in pinned.notes)
-    assert str(dated.decode(pinned.examples[0].input_ids)).startswith("01 Mar")
-    assert template_hash(dated) != hashed
+    day = date(2026, 3, 1)
+    target = Target(small.model, dated, "small", date=day)
+    pinned = prepare_examples(DataSection(train=(str(path),), date=day), target, NOBODY, seed=0)
+    assert not any("date" in note for note in pinned.notes) and pinned.date == day
+    assert target.chat.decode(pinned.examples[0].input_ids).startswith("01 Mar")
+    assert pinned.template_hash != found.template_hash
+    with pytest.raises(ValueError, match="load the target with the thinking flag and the date"):
+        prepare_examples(DataSection(train=(str(path),)), target, NOBODY, seed=0)
 
 
 def test_two_halves_of_one_source_are_different_halves(small: Target, conversations: Path) -> None:

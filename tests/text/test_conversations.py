@@ -18,6 +18,7 @@ from pyarrow import parquet
 
 from demo_target.tokenizer import train_tokenizer
 from paradraft.errors import UserError
+from paradraft.models.chat import ChatText
 from paradraft.text.conversations import BadRecord, parse_record, read_records
 from paradraft.text.prepare import render_reading
 from paradraft.text.sources import Reading, check_bad_share, read_source, weighted
@@ -281,5 +282,5 @@ def test_two_thousand_damaged_lines_cost_no_good_record(tmp_path: Path) -> None:
     small = [c for c in changed if sum(len(m["content"]) for m in c.messages) < 1000]
     tokenizer = train_tokenizer(["frage ja"])
     survivors = Reading(small)
-    rendered = render_reading(tokenizer, survivors, frozenset([tokenizer.eos_token_id]), None)
+    rendered = render_reading(ChatText.of(tokenizer), survivors)
     assert len(rendered) + len(survivors.bad) == len(small) > 100

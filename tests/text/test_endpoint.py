@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerFast
 
-from paradraft.commands.reading import load_text
 from paradraft.commands.regenerate import EmbeddedAnswerer, run_regenerate
 from paradraft.decoding import Engine
 from paradraft.errors import UserError
 from paradraft.models import Target
+from paradraft.models.chat import load_chat
 from paradraft.text.conversations import turns_of
 from paradraft.text.endpoint import Endpoint
 from paradraft.text.render import render_prompt
@@ -84,9 +83,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tiny: Target) -> Iterator[Server]:
-    tokenizer = tiny.tokenizer
-    assert isinstance(tokenizer, PreTrainedTokenizerFast)
-    server = Server(EmbeddedAnswerer(Engine(tiny), tokenizer, 12))
+    server = Server(EmbeddedAnswerer(Engine(tiny), 12))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
@@ -142,8 +139,8 @@ def test_a_server_that_refuses_everything_is_left_at_once(
 
 def asked_first(target_directory: Path, prompts: Path, number: int) -> list[int]:
     """Ids of a conversation's first prompt."""
-    tokenizer = load_text(str(target_directory), False).tokenizer
-    return render_prompt(tokenizer, turns_of(read_source(str(prompts), prompts=True).conversations[number])[0])
+    chat, _ = load_chat(str(target_directory))
+    return render_prompt(chat, turns_of(read_source(str(prompts), prompts=True).conversations[number])[0])
 
 
 def endpoint(server: Server, waits: list[float], **changes: Any) -> Endpoint:

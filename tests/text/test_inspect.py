@@ -9,9 +9,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from paradraft.commands.inspect import InspectRequest, run_inspect
-from paradraft.commands.reading import load_text
 from paradraft.errors import UserError
-from paradraft.models import Target
 from paradraft.text.render import Rendered
 from paradraft.text.show import SUBSCRIPT, Token, html_page, terminal_text, tokens_of
 
@@ -34,11 +32,6 @@ def test_the_page_escapes_what_the_data_holds() -> None:
     page = html_page("a & b", [("record", "<1>")], [[Token(7, "<script>\n", True, False)]])
     assert "<script>" not in page and "&lt;script&gt;⏎<rt>7</rt>" in page and "&lt;1&gt;" in page
     assert 'class="learned "' in page and "http" not in page
-
-
-def test_the_text_side_of_a_target_is_that_of_the_whole(target_directory: Path) -> None:
-    text, target = load_text(str(target_directory), False), Target.load(str(target_directory))
-    assert text.stop_tokens == target.stop_tokens and text.context_length == target.context_length
 
 
 def test_inspect(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import date
 from typing import Any
 
 import pytest
@@ -10,16 +9,9 @@ from transformers import PreTrainedTokenizerFast
 
 from demo_target.tokenizer import train_tokenizer
 from paradraft.errors import UserError
+from paradraft.models.chat import ChatText
 from paradraft.text.conversations import Conversation, parse_record
-from paradraft.text.render import (
-    Rendered,
-    check_thinking,
-    content_of,
-    pin_date,
-    render_conversation,
-    render_prompt,
-    template_hash,
-)
+from paradraft.text.render import Rendered, content_of, render_conversation, render_prompt
 
 from .templates import CHATML, CHATML_THINKING, GEMMA, LLAMA3, LOSSY, MISTRAL, NO_GENERATION_PROMPT, STOPS, UNSTABLE
 
@@ -36,17 +28,22 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return made
 
 
+def chat_of(tokenizer: PreTrainedTokenizerFast, template: str | None, thinking: bool | None = None) -> ChatText:
+    tokenizer.chat_template = template
+    stop = next((stop for stop, templates in STOPS.items() if template in templates), None)
+    stops = frozenset([tokenizer.convert_tokens_to_ids(stop)]) if stop else frozenset()
+    return ChatText.of(tokenizer, stops, thinking)
+
+
 def learned(
     tokenizer: PreTrainedTokenizerFast, template: str, *messages: Any, thinking: bool | None = None, **record: Any
 ) -> list[str]:
     """The text that is learned, example by example; ids must be those of the prompt, then what follows."""
-    tokenizer.chat_template = template
-    stop = next((stop for stop, templates in STOPS.items() if template in templates), None)
-    stops = frozenset([tokenizer.convert_tokens_to_ids(stop)]) if stop else frozenset()
+    chat = chat_of(tokenizer, template, thinking)
     conversation = parse_record({"messages": list(messages), **record})
-    rendered = render_conversation(tokenizer, conversation, stops, thinking)
+    rendered = render_conversation(chat, conversation)
     first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
-    asked = render_prompt(tokenizer, list(messages[:first]), thinking, record.get("tools", ()))
+    asked = render_prompt(chat, list(messages[:first]), record.get("tools", ()))
     assert rendered[0].input_ids[: len(asked)] == asked and not any(rendered[0].loss_mask[: len(asked)])
     return [masked_text(tokenizer, example) for example in rendered]
 
@@ -74,9 +71,8 @@ def test_several_turns_are_one_example_where_the_history_stays(tokenizer: PreTra
 
 
 def test_the_ids_are_those_of_the_whole_text(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokenizer.chat_template = CHATML
     messages = (USER, ANSWER, MORE, LAST)
-    (rendered,) = render_conversation(tokenizer, Conversation(messages), frozenset([tokenizer.eos_token_id]))
+    (rendered,) = render_conversation(chat_of(tokenizer, CHATML), Conversation(messages))
     assert tokenizer.decode(rendered.input_ids) == tokenizer.apply_chat_template(list(messages), tokenize=False)
 
 
@@ -89,14 +85,12 @@ def test_system_prompts(tokenizer: PreTrainedTokenizerFast) -> None:
 
 
 def test_an_empty_thinking_block_of_the_template_is_not_learned(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokenizer.chat_template = CHATML_THINKING
-    stops = frozenset([tokenizer.eos_token_id])
     for thinking in (None, True, False):
-        (example,) = render_conversation(tokenizer, Conversation((USER, ANSWER)), stops, thinking)
+        (example,) = render_conversation(chat_of(tokenizer, CHATML_THINKING, thinking), Conversation((USER, ANSWER)))
         assert "<think>\n\n</think>\n\n" in tokenizer.decode(example.input_ids)
         assert masked_text(tokenizer, example) == "sat on<|im_end|>"
         # These are the ids with thinking switched off, whichever way the block came in.
-        asked = render_prompt(tokenizer, [USER], thinking=False)
+        asked = render_prompt(chat_of(tokenizer, CHATML_THINKING, False), [USER])
         assert example.input_ids[: len(asked)] == asked and example.loss_mask.index(True) == len(asked)
 
 
@@ -163,31 +157,12 @@ def test_templates_that_cannot_be_read_are_refused(tokenizer: PreTrainedTokenize
 
 
 def test_without_a_template_text_is_plain(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokenizer.chat_template = CHATML
-    hashed = template_hash(tokenizer)
-    tokenizer.chat_template = None
-    assert template_hash(tokenizer) == "none" != hashed
-    assert tokenizer.decode(render_prompt(tokenizer, [USER])) == "the cat\n\n"
-    (example,) = render_conversation(tokenizer, Conversation((USER, ANSWER)), frozenset())
+    chat = chat_of(tokenizer, None)
+    assert tokenizer.decode(render_prompt(chat, [USER])) == "the cat\n\n"
+    (example,) = render_conversation(chat, Conversation((USER, ANSWER)))
     assert masked_text(tokenizer, example) == "sat on"
-    (bare,) = render_conversation(tokenizer, Conversation(text="the cat sat"), frozenset())
+    (bare,) = render_conversation(chat, Conversation(text="the cat sat"))
     assert masked_text(tokenizer, bare) == "the cat sat" and all(bare.loss_mask)
-
-
-def test_the_thinking_flag_needs_a_template_that_knows_it(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokenizer.chat_template = CHATML_THINKING
-    check_thinking(tokenizer, False)
-    assert len(render_prompt(tokenizer, [USER], thinking=False)) > len(render_prompt(tokenizer, [USER], thinking=True))
-    tokenizer.chat_template = CHATML
-    check_thinking(tokenizer, None)
-    # Neither a word of the text, nor a field of a message, nor what the template sets itself can be switched.
-    for more in ("", "thinking", "{% if messages[0].thinking %}{% endif %}", "{% set thinking = 1 %}{{ thinking }}"):
-        tokenizer.chat_template = more + CHATML
-        with pytest.raises(UserError, match="has no thinking switch"):
-            check_thinking(tokenizer, False)
-    setting = "{% if thinking is not defined %}{% set thinking = 1 %}{% endif %}{% generation %}{% endgeneration %}"
-    tokenizer.chat_template = setting + CHATML
-    check_thinking(tokenizer, False)
 
 
 def test_what_the_target_wrote_is_kept_so_that_the_template_gives_it_back(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -201,28 +176,4 @@ def test_what_the_target_wrote_is_kept_so_that_the_template_gives_it_back(tokeni
         (CHATML_THINKING, "<think>\n\n</think>\n\nsat", "<think>\n\n</think>\n\nsat", True),
         (UNSTABLE, "sat", "sat", False),
     ):
-        tokenizer.chat_template = template
-        assert content_of(tokenizer, [USER], (), None, written) == (content, same)
-
-
-# As Llama 3.2's writes it.
-DATED = (
-    "{% if not date_string is defined %}{% if strftime_now is defined %}"
-    "{% set date_string = strftime_now('%d %b %Y') %}{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}"
-    "{% endif %}"
-    "{{ date_string + '\n' }}"
-) + CHATML
-
-
-def test_a_pinned_date_takes_the_place_of_today(tokenizer: PreTrainedTokenizerFast) -> None:
-    tokenizer.chat_template = DATED
-    today = tokenizer.decode(render_prompt(tokenizer, [USER]))
-    pin_date(tokenizer, None)
-    assert tokenizer.chat_template == DATED and today.startswith(date.today().strftime("%d"))
-    pin_date(tokenizer, date(2024, 2, 9))
-    assert str(tokenizer.decode(render_prompt(tokenizer, [USER]))).startswith("09 Feb 2024\n")
-    with pytest.raises(UserError, match="writes no date; leave the date unset"):
-        pin_date(tokenizer, date(2024, 2, 9))
-    tokenizer.chat_template = "{% set form = '%d' %}{{ strftime_now(form) }}" + CHATML
-    with pytest.raises(UserError, match="in a way that cannot be pinned"):
-        pin_date(tokenizer, date(2024, 2, 9))
+        assert content_of(chat_of(tokenizer, template), [USER], (), written) == (content, same)

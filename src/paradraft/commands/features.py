@@ -33,7 +33,7 @@ from ..text.feature_store import (
     write_manifest,
     write_shard,
 )
-from ..text.prepare import ask_as, prepare_examples
+from ..text.prepare import prepare_examples
 from ..text.provenance import identify
 from ..text.render import Rendered
 
@@ -79,7 +79,7 @@ class Estimate:
 def run_features(request: FeaturesRequest) -> None:
     """Estimate, check the disk, write what an earlier run has not, the manifest last."""
     console = Console()
-    target = Target.load(request.target, request.dtype, trust_remote_code=request.trust_remote_code)
+    target = Target.load(request.target, request.dtype, None, request.trust_remote_code, request.thinking, request.date)
     layers = request.layers or default_feature_layers(5, len(target.layers))
     target.check_layers(layers)
     section = DataSection(
@@ -90,7 +90,6 @@ def run_features(request: FeaturesRequest) -> None:
         thinking=request.thinking,
         date=request.date,
     )
-    ask_as(target, request.thinking, request.date)
     identity = identify(request.target)
     data = prepare_examples(section, target, identity, 0)
     for note in data.notes:

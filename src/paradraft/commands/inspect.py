@@ -11,12 +11,12 @@ from rich.markup import escape
 
 from ..errors import UserError
 from ..files import make_directory, write_text
+from ..models.chat import ChatText, load_chat
 from ..text.batches import cut, learnable
 from ..text.provenance import identify, provenance_notes
-from ..text.render import Rendered, check_thinking, pin_date, render_conversation, template_hash
+from ..text.render import Rendered, render_conversation
 from ..text.show import html_page, terminal_text, tokens_of
 from ..text.sources import check_bad_share, read_source
-from .reading import TargetText, load_text
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,7 @@ class InspectRequest:
 def run_inspect(request: InspectRequest) -> None:
     """Show it, write the page if asked; a mask without anything to learn is an error, after it was shown."""
     console = Console(highlight=False)
-    target = load_text(request.target, request.trust_remote_code)
-    pin_date(target.tokenizer, request.date)
-    check_thinking(target.tokenizer, request.thinking)
+    chat, context = load_chat(request.target, request.trust_remote_code, request.thinking, request.date)
     reading = read_source(request.file)
     notes = check_bad_share([reading], request.max_bad_share, [request.file])
     found = len(reading.conversations)
@@ -47,18 +45,17 @@ def run_inspect(request: InspectRequest) -> None:
         raise UserError(f"{request.file} holds {found} conversations; there is no number {request.number}")
     conversation = reading.conversations[request.number - 1]
     try:
-        rendered = render_conversation(target.tokenizer, conversation, target.stop_tokens, request.thinking)
+        rendered = render_conversation(chat, conversation)
     except UserError as error:
         raise UserError(f"{conversation.place}: {error}") from None
-    examples = [cut(example, min(request.max_length, target.context_length)) for example in rendered]
-    facts = facts_of(request, target, found, rendered, examples, conversation.place)
-    hashed = template_hash(target.tokenizer)
-    notes += provenance_notes(request.file, identify(request.target), hashed, request.thinking)
+    examples = [cut(example, min(request.max_length, context)) for example in rendered]
+    facts = facts_of(request, chat, found, rendered, examples, conversation.place)
+    notes += provenance_notes(request.file, identify(request.target), chat.template_hash, chat.thinking)
     for name, value in facts:
         console.print(f"[bold]{name}[/]: {escape(value)}")
     for note in notes:
         console.print(f"[yellow]note:[/] {escape(note)}")
-    shown = [tokens_of(target.tokenizer, example) for example in examples]
+    shown = [tokens_of(chat.tokenizer, example) for example in examples]
     for tokens in shown:
         console.print()
         console.print(terminal_text(tokens))
@@ -76,7 +73,7 @@ def run_inspect(request: InspectRequest) -> None:
 
 def facts_of(
     request: InspectRequest,
-    target: TargetText,
+    chat: ChatText,
     conversations: int,
     rendered: list[Rendered],
     examples: list[Rendered],
@@ -85,12 +82,12 @@ def facts_of(
     tokens = sum(len(example.input_ids) for example in examples)
     learned = sum(sum(example.loss_mask) for example in examples)
     cut_off = sum(len(example.input_ids) for example in rendered) - tokens
-    stops = ", ".join(f"{target.tokenizer.decode([token])} ({token})" for token in sorted(target.stop_tokens))
+    stops = ", ".join(f"{chat.decode([token])} ({token})" for token in sorted(chat.stop_tokens))
     switch = {True: "on", False: "off", None: "the template's default"}[request.thinking]
     return [
         ("record", f"{place}, number {request.number} of {conversations}"),
         ("tokens", f"{tokens}, {learned} of them learned" + (f", {cut_off} cut off" if cut_off else "")),
         ("examples", str(len(examples))),
-        ("chat template", f"{template_hash(target.tokenizer)}, thinking: {switch}"),
+        ("chat template", f"{chat.template_hash}, thinking: {switch}"),
         ("stop tokens", stops or "none"),
     ]

@@ -14,18 +14,17 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from transformers import PreTrainedTokenizerBase
 
 from ..decoding import Engine, Sampling
 from ..drafters import load_drafter
 from ..errors import UserError
 from ..files import make_directory
 from ..models import Target
+from ..models.chat import DATE_NOTE, ChatText, load_chat
 from ..models.names import drafter_directory
 from ..text.conversations import Conversation, turns_of
 from ..text.endpoint import Endpoint
 from ..text.journal import Journal, check_same_settings, remove_journal
-from ..text.prepare import require_tokenizer
 from ..text.provenance import (
     Provenance,
     content_hash,
@@ -36,9 +35,8 @@ from ..text.provenance import (
     write_provenance,
 )
 from ..text.regenerate import Answer, Answerer, Job, plan_units, prompts_hash, run_units
-from ..text.render import DATE_NOTE, check_thinking, pin_date, render_prompt, template_hash, writes_the_date
+from ..text.render import render_prompt
 from ..text.sources import Bad, Reading, check_bad_share, read_source
-from .reading import load_text
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Setup:
     """An answerer with what is needed to ask it; `who` joins the settings that a resumed run must share."""
 
     answerer: Answerer
-    tokenizer: PreTrainedTokenizerBase
+    chat: ChatText
     context_length: int
     workers: int
     who: dict[str, Any]
@@ -77,15 +75,15 @@ class Setup:
 class EmbeddedAnswerer:
     """The engine of this package, with a drafter or without; every call is one batch with its own seed."""
 
-    def __init__(self, engine: Engine, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> None:
-        self.engine, self.tokenizer, self.max_new_tokens = engine, tokenizer, max_new_tokens
+    def __init__(self, engine: Engine, max_new_tokens: int) -> None:
+        self.engine, self.max_new_tokens = engine, max_new_tokens
 
     def answer(self, prompts: Sequence[Sequence[int]], seed: int) -> list[Answer]:
         self.engine.generator.manual_seed(seed)
         answers = []
         for generation in self.engine.generate(prompts, self.max_new_tokens):
             written = generation.tokens[:-1] if generation.stopped else generation.tokens
-            text = str(self.tokenizer.decode(written, clean_up_tokenization_spaces=False))
+            text = self.engine.target.chat.decode(written)
             answers.append(Answer(text, len(generation.tokens), generation.stopped, tuple(written)))
         return answers
 
@@ -99,11 +97,9 @@ def run_regenerate(request: RegenerateRequest) -> None:
     check_bad_share(readings, request.max_bad_share, request.prompts)
     make_directory(request.out.parent)
     setup = over_a_server(request) if request.endpoint is not None else embedded(request)
-    pin_date(setup.tokenizer, request.date)
-    check_thinking(setup.tokenizer, request.thinking)
-    if writes_the_date(setup.tokenizer):
+    if setup.chat.writes_today:
         console.print(f"[yellow]note:[/] {DATE_NOTE}")
-    lengths = [length for reading in readings for length in first_lengths(setup.tokenizer, reading, request.thinking)]
+    lengths = [length for reading in readings for length in first_lengths(setup.chat, reading)]
     for note in check_bad_share(readings, request.max_bad_share, request.prompts):
         console.print(f"[yellow]note:[/] {escape(note)}")
     conversations = [conversation for reading in readings for conversation in reading.conversations]
@@ -114,7 +110,7 @@ def run_regenerate(request: RegenerateRequest) -> None:
         return
     journal = Journal(request.out, settings)
     longest = setup.context_length - request.max_new_tokens
-    job = Job(conversations, setup.tokenizer, longest, request.thinking, request.seed)
+    job = Job(conversations, setup.chat, longest, request.seed)
     units = plan_units(lengths, request.batch_size) if setup.workers == 1 else [[i] for i in range(len(lengths))]
     try:
         refused = answer_all(setup, job, units, journal, console, int(request.max_bad_share * len(conversations)))
@@ -140,7 +136,7 @@ def run_regenerate(request: RegenerateRequest) -> None:
         console.print(line)
 
 
-def first_lengths(tokenizer: PreTrainedTokenizerBase, reading: Reading, thinking: bool | None) -> list[int]:
+def first_lengths(chat: ChatText, reading: Reading) -> list[int]:
     """Tokens of each conversation's first prompt; one that the template refuses joins the bad records."""
     lengths, kept = [], []
     for conversation in reading.conversations:
@@ -148,7 +144,7 @@ def first_lengths(tokenizer: PreTrainedTokenizerBase, reading: Reading, thinking
         try:
             if not turns:
                 raise UserError("there is no user message in front of the first result of a tool")
-            lengths.append(len(render_prompt(tokenizer, turns[0], thinking, conversation.tools)))
+            lengths.append(len(render_prompt(chat, turns[0], conversation.tools)))
             kept.append(conversation)
         except UserError as error:
             reading.bad.append(Bad(conversation.place, str(error)))
@@ -189,9 +185,8 @@ def answering(console: Console, total: int, done: int) -> Iterator[Callable[[int
 
 def embedded(request: RegenerateRequest) -> Setup:
     directory = None if request.drafter is None else drafter_directory(request.drafter)
-    target = Target.load(request.target, request.dtype, trust_remote_code=request.trust_remote_code)
+    target = Target.load(request.target, request.dtype, None, request.trust_remote_code, request.thinking, request.date)
     drafter = None if directory is None else load_drafter(directory, target)
-    tokenizer = require_tokenizer(target)
     engine = Engine(target, drafter, request.sampling)
     who = {
         "answered_by": "the embedded engine",
@@ -199,14 +194,13 @@ def embedded(request: RegenerateRequest) -> Setup:
         "batch_size": request.batch_size,
         "drafter": None if directory is None else fingerprint(directory),
     }
-    answerer = EmbeddedAnswerer(engine, tokenizer, request.max_new_tokens)
-    return Setup(answerer, tokenizer, target.context_length, 1, who)
+    answerer = EmbeddedAnswerer(engine, request.max_new_tokens)
+    return Setup(answerer, target.chat, target.context_length, 1, who)
 
 
 def over_a_server(request: RegenerateRequest) -> Setup:
     """Only the tokenizer and the configuration of the target are read here; its weights are the server's."""
-    text = load_text(request.target, request.trust_remote_code)
-    tokenizer = text.tokenizer
+    chat, context = load_chat(request.target, request.trust_remote_code, request.thinking, request.date)
     sampling = request.sampling
     assert request.endpoint is not None
     server = Endpoint(
@@ -216,14 +210,14 @@ def over_a_server(request: RegenerateRequest) -> Setup:
         top_k=sampling.top_k,
         top_p=sampling.top_p,
         model=request.model,
-        stop_texts=tuple(str(tokenizer.decode([token])) for token in sorted(text.stop_tokens)),
+        stop_texts=tuple(chat.decode([token]) for token in sorted(chat.stop_tokens)),
         key_variable=request.key_variable,
     )
     who = {"answered_by": "a server", "served_model": server.model}
     return Setup(
         server,
-        tokenizer,
-        min(text.context_length, server.context_length or text.context_length),
+        chat,
+        min(context, server.context_length or context),
         max(2, request.workers),
         who,
     )
@@ -234,7 +228,7 @@ def settings_of(request: RegenerateRequest, setup: Setup, conversations: Sequenc
     return {
         "target": asdict(identify(request.target)),
         "date": None if request.date is None else request.date.isoformat(),  # first: it changes the template's hash
-        "template_hash": template_hash(setup.tokenizer),
+        "template_hash": setup.chat.template_hash,
         "thinking": request.thinking,
         "prompts": prompts_hash(conversations),
         **asdict(request.sampling),

@@ -30,7 +30,6 @@ from ..evaluation.report import (
 )
 from ..evaluation.tables import emitted_table, rounds_text, speed_table
 from ..models import Target
-from ..text.prepare import require_tokenizer
 from ..training.loop import Trainer
 
 DRAFTER = "demo:dflash-dpace"
@@ -74,7 +73,7 @@ def introduce(console: Console, target: Target, drafter: Drafter) -> None:
 
 def show_answer(console: Console, target: Target, drafter: Drafter, prompt_set: PromptSet) -> Section:
     """The first prompt of a set answered both ways; returns the rounds for the report."""
-    tokenizer = require_tokenizer(target)
+    tokenizer = target.chat.tokenizer
     question = prompt_set.prompts[0].question
     prompt = first_turn(target, prompt_set.prompts[0])
     answers: list[Generation] = []

@@ -20,9 +20,9 @@ from ..drafters import Drafter, load_drafter
 from ..errors import UserError
 from ..files import make_directory, write_text
 from ..models import Target
+from ..models.chat import DATE_NOTE
 from ..models.names import drafter_directory
-from ..text.prepare import ask_as, require_tokenizer
-from ..text.render import DATE_NOTE, render_prompt, writes_the_date
+from ..text.render import render_prompt
 from .lossless import check_distribution, check_exact, undecided_starts
 from .measure import (
     Settings,
@@ -104,8 +104,7 @@ def load_pair(
 ) -> tuple[Target, dict[str, Drafter]]:
     """The target and its drafters; the drafters' directories are looked up before anything large is loaded."""
     directories = {name: drafter_directory(name) for name in drafters}
-    loaded = Target.load(target, dtype, trust_remote_code=trust_remote_code)
-    ask_as(loaded, thinking, day)
+    loaded = Target.load(target, dtype, None, trust_remote_code, thinking, day)
     return loaded, {name: load_drafter(directory, loaded) for name, directory in directories.items()}
 
 
@@ -128,7 +127,7 @@ def run_eval(request: EvalRequest) -> list[dict[str, Any]]:
     target, drafters = load_pair(
         request.target, request.drafters, request.dtype, request.trust_remote_code, request.thinking, request.date
     )
-    if writes_the_date(require_tokenizer(target)):
+    if target.chat.writes_today:
         console.print(f"[yellow]note:[/] {DATE_NOTE}")
     settings = request.settings
     for drafter in drafters.values():
@@ -257,9 +256,9 @@ def run_generate(request: GenerateRequest) -> None:
     drafter = drafters[request.drafter] if request.drafter else None
     if drafter is not None and request.mode is not None:
         drafter.set_mode(request.mode)
-    tokenizer = require_tokenizer(target)
+    tokenizer = target.chat.tokenizer
     engine = Engine(target, drafter, request.sampling, request.draft_length, request.seed)
-    prompt = render_prompt(tokenizer, [{"role": "user", "content": request.prompt}], target.thinking)
+    prompt = render_prompt(target.chat, [{"role": "user", "content": request.prompt}])
     generation = engine.generate([prompt], request.max_new_tokens)[0]
     if not request.show_rounds:
         print(tokenizer.decode(generation.tokens, skip_special_tokens=True))

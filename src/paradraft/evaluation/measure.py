@@ -16,8 +16,7 @@ from ..drafters import Drafter
 from ..errors import UserError
 from ..models import Target
 from ..text.conversations import Message
-from ..text.prepare import require_tokenizer
-from ..text.render import render_prompt, template_hash
+from ..text.render import render_prompt
 from .prompts import Prompt, PromptSet
 from .statistics import acceptance, emitted_length, loop_share, paired_difference
 
@@ -80,7 +79,7 @@ def measure(
     for name, drafter in drafters.items():
         for mode in settings.modes_of(drafter):
             measured.append(Measured(name, mode, Engine(target, drafter, settings.sampling, settings.draft_length)))
-    tokenizer = require_tokenizer(target)
+    tokenizer = target.chat.tokenizer
     histories: list[list[Message]] = [[] for _ in prompt_set.prompts]
     ended: set[int] = set()
     warm_up(measured, first_turn_ids(target, prompt_set)[0])
@@ -136,7 +135,7 @@ def check_fits(target: Target, ids: Sequence[int], prompt_set: PromptSet, number
 def ask(target: Target, messages: Sequence[Message], prompt: Prompt) -> list[int]:
     """Ids of a history of `prompt`, as the target is asked."""
     try:
-        return render_prompt(require_tokenizer(target), messages, target.thinking, prompt.tools)
+        return render_prompt(target.chat, messages, prompt.tools)
     except UserError as error:
         raise UserError(f"prompt {prompt.id}: {error}") from None
 
@@ -178,9 +177,9 @@ def result_rows(
             "prompts_hash": prompt_set.hash,
             "prompt_count": len(prompt_set.prompts),
             "turns_without_room": prompt_set.turns - len(plain.generations),
-            "template_hash": template_hash(require_tokenizer(target)),
-            "thinking": target.thinking,
-            "date": target.date and str(target.date),
+            "template_hash": target.chat.template_hash,
+            "thinking": target.chat.thinking,
+            "date": target.chat.date and str(target.chat.date),
             "temperature": settings.sampling.temperature,
             "top_k": settings.sampling.top_k,
             "top_p": settings.sampling.top_p,

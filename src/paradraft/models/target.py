@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import UserError, first_line
 from .cache import RaggedCache
+from .chat import ChatText, context_length_of, load_tokenizer, no_tokenizer, stop_tokens_of
 from .cpu_kernels import head_is_plain, head_logits, pack_for_decoding
 from .names import shown_name, target_name
 
@@ -35,19 +36,23 @@ class TargetOutput:
 
 
 class Target:
-    """A frozen causal language model; `model` is never trained and stays in evaluation mode."""
+    """A frozen causal language model and its `ChatText`; `model` is never trained and stays in evaluation mode."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, name: str = ""
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        name: str = "",
+        thinking: bool | None = None,
+        date: datetime.date | None = None,
     ) -> None:
         self.name = name or str(getattr(model, "name_or_path", "")) or type(model).__name__
         self.config = model.config.get_text_config()
         refuse_unsupported(self.config, model, f"target {self.name}")
         self.model = model.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
+        self.stop_tokens = stop_tokens_of(model.generation_config, tokenizer)
+        self._chat = None if tokenizer is None else ChatText.of(tokenizer, self.stop_tokens, thinking, date)
         self.sharded = False  # by FSDP2, over several processes
-        self.thinking: bool | None = None  # the chat template's switch: how this target is asked; None: its default
-        self.date: datetime.date | None = None  # that the chat template writes; None: today's
         self.base: nn.Module = model.base_model
         found = getattr(self.base, "layers", None)
         if found is None or model.get_output_embeddings() is None:
@@ -60,6 +65,17 @@ class Target:
         self._check_head()
 
     # --- what it is -----------------------------------------------------------------------------------------
+
+    @property
+    def chat(self) -> ChatText:
+        """How it reads and writes text; UserError for a target without a tokenizer."""
+        if self._chat is None:
+            raise no_tokenizer(self.name)
+        return self._chat
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        return None if self._chat is None else self._chat.tokenizer
 
     @property
     def device(self) -> torch.device:
@@ -79,7 +95,7 @@ class Target:
 
     @property
     def context_length(self) -> int:
-        return int(getattr(self.config, "max_position_embeddings", 0) or 1 << 20)
+        return context_length_of(self.config)
 
     @property
     def embedding(self) -> nn.Embedding:
@@ -93,15 +109,6 @@ class Target:
         head = self.model.get_output_embeddings()
         assert isinstance(head, nn.Module)
         return head
-
-    @property
-    def stop_tokens(self) -> frozenset[int]:
-        """End tokens of the generation configuration and of the tokenizer."""
-        stops: set[int] = set()
-        generation = getattr(self.model, "generation_config", None)
-        for found in (getattr(generation, "eos_token_id", None), getattr(self.tokenizer, "eos_token_id", None)):
-            stops.update(found if isinstance(found, list | tuple) else [] if found is None else [found])
-        return frozenset(stops)
 
     # --- what it does ---------------------------------------------------------------------------------------
 
@@ -201,24 +208,28 @@ class Target:
     # --- where it comes from --------------------------------------------------------------------------------
 
     @classmethod
-    def load(cls, name: str, dtype: str = "auto", device: str | None = None, trust_remote_code: bool = False) -> Target:
+    def load(
+        cls,
+        name: str,
+        dtype: str = "auto",
+        device: str | None = None,
+        trust_remote_code: bool = False,
+        thinking: bool | None = None,
+        date: datetime.date | None = None,
+    ) -> Target:
         """From a directory, a GGUF file, a Hugging Face id, or a shipped name (`demo`, `smollm2`).
 
-        `dtype` "auto" is float32 on a CPU and the checkpoint's own elsewhere.
+        `dtype` "auto" is float32 on a CPU and the checkpoint's own elsewhere. `thinking` and `date` are how its chat
+        template asks, as ChatText has them.
         """
-        asked, name = name, target_name(name)
+        directory = target_name(name)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if dtype != "auto" and dtype not in DTYPES:
             raise UserError(f"dtype {dtype!r} is not known: use one of auto, {', '.join(DTYPES)}")
         chosen = DTYPES.get(dtype, torch.float32 if torch.device(device).type == "cpu" else None)
-        model = load_causal_lm(name, chosen, "target", trust_remote_code)
-        try:
-            # Without files Transformers makes up an empty tokenizer for some architectures.
-            bare = Path(name).exists() and not any(Path(name).glob("*token*")) and not any(Path(name).glob("vocab*"))
-            tokenizer = None if bare else AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        except Exception as error:
-            raise UserError(f"target {name}: its tokenizer cannot be loaded: {first_line(error)}") from error
-        target = cls(moved(model, device), tokenizer, shown_name(asked))
+        tokenizer = load_tokenizer(directory, trust_remote_code)
+        model = load_causal_lm(directory, chosen, "target", trust_remote_code)
+        target = cls(moved(model, device), tokenizer, shown_name(name), thinking, date)
         pack_for_decoding(target.model)
         return target
 

@@ -7,15 +7,14 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
-
 from ..config import DataSection
 from ..errors import UserError
 from ..models import Target
+from ..models.chat import DATE_NOTE, ChatText
 from .batches import cut, learnable, pack
 from .conversations import Conversation
 from .provenance import TargetIdentity, provenance_notes
-from .render import Rendered, check_thinking, pin_date, render_conversation, template_hash, writes_the_date
+from .render import Rendered, render_conversation
 from .sources import Bad, Reading, check_bad_share, read_source, weighted
 
 
@@ -38,28 +37,14 @@ class Examples:
         return json.dumps({**counts, **how, "notes": self.notes}, indent=2) + "\n"
 
 
-def require_tokenizer(target: Target) -> PreTrainedTokenizerBase:
-    if target.tokenizer is None:
-        raise UserError(f"target {target.name} has no tokenizer; put its tokenizer files beside its weights")
-    return target.tokenizer
-
-
-def ask_as(target: Target, thinking: bool | None, day: datetime.date | None) -> None:
-    """How the target is asked from now on: the thinking switch and the date of its chat template, None: its own."""
-    if thinking is not None:
-        check_thinking(require_tokenizer(target), thinking)
-    if day is not None:
-        pin_date(require_tokenizer(target), day)
-    target.thinking, target.date = thinking, day
-
-
 def prepare_examples(section: DataSection, target: Target, identity: TargetIdentity, seed: int) -> Examples:
     """Read, mix, render, cut and, if asked, pack. Raises UserError for bad data above the tolerated share."""
-    tokenizer = require_tokenizer(target)
-    check_thinking(tokenizer, section.thinking)
+    chat = target.chat
+    if (section.thinking, section.date) != (chat.thinking, chat.date):
+        raise ValueError("load the target with the thinking flag and the date of the data section")
     names = [source.source for source in section.sources]
     readings = [read_source(name, section.limit) for name in names]
-    rendered = [render_reading(tokenizer, reading, target.stop_tokens, section.thinking) for reading in readings]
+    rendered = [render_reading(chat, reading) for reading in readings]
     notes = check_bad_share(readings, section.max_bad_share, names)
     examples: list[Rendered] = []
     for number, (source, conversations) in enumerate(zip(section.sources, rendered, strict=True)):
@@ -69,31 +54,25 @@ def prepare_examples(section: DataSection, target: Target, identity: TargetIdent
     longest = min(section.max_length, target.context_length)
     examples, shortened = shorten(examples, longest)
     examples, more = usable(examples, longest, ", ".join(names))
-    hashed = template_hash(tokenizer)
     for name in dict.fromkeys(names):
-        notes += provenance_notes(name, identity, hashed, section.thinking)
-    if writes_the_date(tokenizer):
-        more.append(
-            "the chat template writes today's date into every prompt: on another day these are other texts, to which "
-            "stored features do not belong; set data.date (--date) to keep one"
-        )
+        notes += provenance_notes(name, identity, chat.template_hash, chat.thinking)
+    if chat.writes_today:
+        more.append(DATE_NOTE)
     if section.packing:
         rows = pack(examples, longest, seed)
         filled = sum(len(row.input_ids) for row in rows) / (longest * len(rows))
         more.append(f"{len(examples)} examples packed into {len(rows)} rows of {longest} tokens, {filled:.1%} filled")
         examples = rows
-    return Examples(examples, notes + shortened + more, hashed, section.thinking, section.date)
+    return Examples(examples, notes + shortened + more, chat.template_hash, chat.thinking, chat.date)
 
 
-def render_reading(
-    tokenizer: PreTrainedTokenizerBase, reading: Reading, stop_tokens: frozenset[int], thinking: bool | None
-) -> list[list[Rendered]]:
+def render_reading(chat: ChatText, reading: Reading) -> list[list[Rendered]]:
     """Examples of each conversation; one that the template refuses joins the bad records of the reading."""
     rendered: list[list[Rendered]] = []
     kept: list[Conversation] = []
     for conversation in reading.conversations:
         try:
-            rendered.append(render_conversation(tokenizer, conversation, stop_tokens, thinking))
+            rendered.append(render_conversation(chat, conversation))
             kept.append(conversation)
         except UserError as error:
             reading.bad.append(Bad(conversation.place, str(error)))

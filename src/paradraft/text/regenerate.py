@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from transformers import PreTrainedTokenizerBase
-
 from ..errors import UserError
+from ..models.chat import ChatText
 from .conversations import Conversation, Message, turns_of
 from .journal import Journal
-from .render import content_of, encode, render_prompt
+from .render import content_of, render_prompt
 
 WINDOW = 32  # batches of prompts that are sorted by length together
 
@@ -55,9 +54,8 @@ class Job:
     """What is asked and how it is rendered. longest: tokens a prompt may have so that its answer fits."""
 
     conversations: Sequence[Conversation]
-    tokenizer: PreTrainedTokenizerBase
+    chat: ChatText
     longest: int
-    thinking: bool | None = None
     seed: int = 0
 
 
@@ -128,7 +126,7 @@ def ask(job: Job, dialogue: Dialogue) -> list[int] | None:
     """
     messages = [*dialogue.messages, *dialogue.turns[0]]
     try:
-        ids = render_prompt(job.tokenizer, messages, job.thinking, dialogue.source.tools)
+        ids = render_prompt(job.chat, messages, dialogue.source.tools)
     except UserError:
         dialogue.figures["refused"] += 1
         return None
@@ -141,10 +139,10 @@ def ask(job: Job, dialogue: Dialogue) -> list[int] | None:
 
 def take(job: Job, dialogue: Dialogue, answer: Answer) -> None:
     tools = dialogue.source.tools
-    content, same = content_of(job.tokenizer, dialogue.messages, tools, job.thinking, answer.text)
+    content, same = content_of(job.chat, dialogue.messages, tools, answer.text)
     dialogue.messages.append({"role": "assistant", "content": content})
     dialogue.finish = "stop" if answer.stopped else "length"
-    reread = answer.token_ids is None or tuple(encode(job.tokenizer, answer.text)) == answer.token_ids
+    reread = answer.token_ids is None or tuple(job.chat.encode(answer.text)) == answer.token_ids
     dialogue.figures.update(answers=1, tokens=answer.tokens, cut=int(not answer.stopped))
     dialogue.figures.update(empty=int(not answer.text.strip()), read_differently=int(not (same and reread)))
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from ..config import DrafterSection, RunConfig
 from ..drafters import DRAFTERS
@@ -16,8 +15,8 @@ from ..drafters.language_model import starting_model
 from ..drafters.pard2 import default_layers
 from ..errors import UserError, first_line
 from ..models import Target
+from ..models.chat import load_tokenizer
 from ..models.names import drafter_directory, target_name
-from ..text.prepare import ask_as
 from .estimate import Model
 
 
@@ -43,10 +42,8 @@ def sketch_target(config: RunConfig) -> Sketch:
     name = target_name(section.model)
     sizes = read_sizes(name, section.trust_remote_code)
     model = sketch_model(name, sizes, section.trust_remote_code)
-    sketch = Sketch(model, tokenizer_of(name, section.trust_remote_code), section.model)
-    if sketch.tokenizer is not None:
-        ask_as(sketch, config.data.thinking, config.data.date)
-    return sketch
+    tokenizer = tokenizer_of(name, section.trust_remote_code)
+    return Sketch(model, tokenizer, section.model, config.data.thinking, config.data.date)
 
 
 def sketch_model(name: str, sizes: Any, trust_remote_code: bool = False) -> Any:
@@ -62,11 +59,9 @@ def sketch_model(name: str, sizes: Any, trust_remote_code: bool = False) -> Any:
 
 def tokenizer_of(name: str, trust_remote_code: bool) -> Any:
     """None where there is none: config.json alone is enough for sizes."""
-    if Path(name).exists() and not any(Path(name).glob("*token*")) and not any(Path(name).glob("vocab*")):
-        return None  # Transformers would make up an empty one
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except Exception:
+        return load_tokenizer(name, trust_remote_code)
+    except UserError:
         return None
 
 

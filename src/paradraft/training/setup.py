@@ -15,7 +15,7 @@ from ..models import Target
 from ..objectives import Objective
 from ..objectives.token_losses import LossParameters, compiled_token_terms
 from ..objectives.weightings import WeightingParameters
-from ..text.prepare import Examples, ask_as, prepare_examples
+from ..text.prepare import Examples, prepare_examples
 from ..text.provenance import identify
 from .distributed import Processes, shard_target
 
@@ -35,8 +35,8 @@ def load_target(config: RunConfig, processes: Processes) -> Target:
     if sharded and section.dtype == "auto":
         raise UserError("training.target_sharding fsdp2 needs target.dtype, such as bfloat16")
     device = "cpu" if sharded else str(processes.device)  # to be cut it need not fit one device
-    target = Target.load(section.model, section.dtype, device, section.trust_remote_code)
-    ask_as(target, config.data.thinking, config.data.date)  # evaluation asks as the data is rendered
+    asked = config.data.thinking, config.data.date  # evaluation asks as the data is rendered
+    target = Target.load(section.model, section.dtype, device, section.trust_remote_code, *asked)
     if sharded:
         shard_target(target, processes)
     return target
