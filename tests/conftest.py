@@ -14,10 +14,16 @@ import torch
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GemmaConfig,
     GemmaForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
@@ -59,13 +65,22 @@ def make_model(family: str, seed: int = 0, **sizes: Any) -> Any:
         config = Gemma2Config(**settings, **full, final_logit_softcapping=5.0, attn_logit_softcapping=9.0)
         config._attn_implementation = "eager"
         return Gemma2ForCausalLM(config)
+    window = {"sliding_window": 5}
+    if family == "gemma3":  # two bases of rotary positions, one for each type of layer
+        mixed = [("sliding_attention", "full_attention")[i % 2] for i in range(settings["num_hidden_layers"])]
+        return Gemma3ForCausalLM(Gemma3TextConfig(**settings, **window, layer_types=mixed))
+    if family == "gpt_oss":  # attention sinks; sliding and full layers in turn
+        rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+        return GptOssForCausalLM(GptOssConfig(**settings, **window, **rope, num_local_experts=4, num_experts_per_tok=2))
+    if family == "mistral":  # the window is in every layer
+        return MistralForCausalLM(MistralConfig(**settings, **window))
     if family == "qwen3_moe":
         experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
         return Qwen3MoeForCausalLM(Qwen3MoeConfig(**settings, **experts))
     raise ValueError(family)
 
 
-FAMILIES = ("qwen3", "llama", "gemma", "gemma2", "qwen3_moe")
+FAMILIES = ("qwen3", "llama", "gemma", "gemma2", "gemma3", "gpt_oss", "mistral", "qwen3_moe")
 
 
 @pytest.fixture(autouse=True)

@@ -167,7 +167,7 @@ def test_draft_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     sliding = MistralForCausalLM(MistralConfig(vocab_size=40, num_key_value_heads=2, sliding_window=8, **sizes))
     sliding.save_pretrained(tmp_path / "sliding")
-    with pytest.raises(UserError, match="sliding-window attention"):
+    with pytest.raises(UserError, match="has sliding-window layers; choose one with full attention"):
         load_drafter(tmp_path / "sliding", target)
     with pytest.raises(UserError, match="mask token 99 lies outside"):
         Pard.create(section(kind="pard", mask_token=99), target)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM
 
 from paradraft.errors import UserError
 from paradraft.models import RaggedCache, Target
-from tests.conftest import FAMILIES, SIZES, make_model
+from tests.conftest import FAMILIES, make_model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -89,18 +89,6 @@ def test_features_of_the_last_layer_come_before_the_final_norm(target: Target) -
     features = target.features(ids, documents, (3,))
     logits = target.head(target.model.model.norm(features))
     torch.testing.assert_close(logits, target.logits(ids, documents), rtol=1e-4, atol=1e-4)
-
-
-def test_unsupported_targets_are_refused_in_a_sentence() -> None:
-    sliding = Qwen3Config(**SIZES, use_sliding_window=True, sliding_window=8, max_window_layers=0)
-    with pytest.raises(UserError, match=r"sliding-window attention.*cannot be rolled back"):
-        Target(Qwen3ForCausalLM(sliding))
-    with pytest.raises(UserError, match="sliding-window"):
-        Target(MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8)))
-    recurrent = make_model("qwen3")
-    recurrent.config.layer_types = ["linear_attention"] * 4
-    with pytest.raises(UserError, match="recurrent"):
-        Target(recurrent)
 
 
 def test_a_scaled_head_is_refused() -> None:

@@ -20,9 +20,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from ..config import DrafterSection
 from ..errors import UserError, first_line
 from ..models import RaggedCache, Target
+from ..models.attention import refuse_unsupported, sliding_window
 from ..models.cpu_kernels import head_is_plain, head_logits, soft_capped
 from ..models.names import drafter_directory
-from ..models.target import load_causal_lm, moved, refuse_unsupported, run_decoder
+from ..models.target import load_causal_lm, moved, run_decoder
 from .base import Drafter, DraftState
 from .directory import read_config
 from .vocabulary import DraftVocabulary, FrozenLinear, head_rows
@@ -55,7 +56,10 @@ class LanguageModelDrafter(Drafter):
     def __init__(self, model: PreTrainedModel, target: Target, max_draft: int, share_embedding: bool = False) -> None:
         super().__init__()
         config: Any = model.config.get_text_config()
-        refuse_unsupported(config, model, model.name_or_path or type(model).__name__)
+        name = f"draft model {model.name_or_path or type(model).__name__}"
+        refuse_unsupported(config, model, name)
+        if sliding_window(config) is not None:
+            raise UserError(f"{name} has sliding-window layers; choose one with full attention in every layer")
         if max_draft < 1:
             raise UserError(f"a draft model drafts at least one token a round, not {max_draft} (draft_length)")
         self.feature_layers = ()
@@ -243,15 +247,23 @@ def starting_model(section: DrafterSection, target: Target) -> PreTrainedModel:
                 f"drafter.hidden_size is {section.hidden_size}, but {section.init_from} has {width}; leave it out"
             )
         return start
-    config: Any = copy.deepcopy(target.config)
-    config.num_hidden_layers = section.layers
+    config = full_attention_config(target, section.layers)
     config.hidden_size = section.hidden_size or target.hidden_size
     config.intermediate_size = config.intermediate_size * config.hidden_size // target.hidden_size
-    if getattr(config, "layer_types", None):
-        config.layer_types = ["full_attention"] * section.layers
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     loaded: PreTrainedModel = moved(model, target.device)
     return loaded
+
+
+def full_attention_config(target: Target, layers: int) -> Any:
+    """The target's configuration with so many layers, none of them with a sliding window."""
+    config: Any = copy.deepcopy(target.config)
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = ["full_attention"] * layers
+    else:
+        config.sliding_window = None
+    return config
 
 
 def pruned_target(section: DrafterSection, target: Target) -> PreTrainedModel:
@@ -263,11 +275,7 @@ def pruned_target(section: DrafterSection, target: Target) -> PreTrainedModel:
             "leave drafter.hidden_size out and lower drafter.layers"
         )
     ids = [round(i * (count - 1) / max(1, kept - 1)) for i in range(kept)]
-    config: Any = copy.deepcopy(target.config)
-    config.num_hidden_layers = kept
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[i] for i in ids]
-    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_config(full_attention_config(target, kept), dtype=torch.float32)
     state = target.model.state_dict()
     for name in model.state_dict():
         layer = LAYER.fullmatch(name)

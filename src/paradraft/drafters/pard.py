@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from ..config import DrafterSection
 from ..errors import UserError
 from ..models import Target
+from ..models.attention import document_positions
 from ..models.names import drafter_directory
-from ..models.target import document_positions
 from .attention import Predicate, attention_mask
 from .base import DraftState, Proposal, Sampler
 from .directory import read_config, unused_token

@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 from ..config import DrafterSection
 from ..errors import UserError, first_line
 from ..models import Target
+from ..models.attention import document_positions
 from ..models.names import drafter_directory
-from ..models.target import document_positions
 from .directory import read_config
 from .grid import Batch, Grid
 from .language_model import load_language_model, own_settings, starting_model

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..config import DrafterSection
 from ..models import Target
-from ..models.target import document_attention
+from ..models.attention import document_attention
 from .base import DraftState, Proposal, Sampler
 from .grid import Batch, Grid, anchor_grid
 from .language_model import (

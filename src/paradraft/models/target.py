@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import UserError, first_line
+from .attention import attention_implementation, document_attention, layer_masks, refuse_unsupported
 from .cache import RaggedCache
 from .chat import ChatText, context_length_of, load_tokenizer, no_tokenizer, stop_tokens_of
 from .cpu_kernels import head_is_plain, head_logits, pack_for_decoding
@@ -257,7 +258,7 @@ def load_causal_lm(
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
-            **attention(config),
+            **attention_implementation(config),
         )
     except UserError:
         raise
@@ -286,10 +287,7 @@ def run_decoder(
     inputs {"input_ids": [R, T]} or {"inputs_embeds": [R, T, H]}, positions [R, T]; `visible` is boolean [R, T, keys],
     or a flex block mask for a model that runs flex attention.
     """
-    mask = visible
-    if isinstance(visible, Tensor):
-        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-        mask = mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+    mask = layer_masks(visible, base.config, dtype) if isinstance(visible, Tensor) else visible
     hidden: Tensor = base(
         **inputs,
         attention_mask=mask,
@@ -298,43 +296,3 @@ def run_decoder(
         use_cache=cache is not None,
     ).last_hidden_state
     return hidden
-
-
-def attention(config: Any) -> dict[str, str]:
-    """Attention soft caps exist only in the eager implementation; everything else takes PyTorch's fused one."""
-    softcapped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
-    return {"attn_implementation": "eager" if softcapped else "sdpa"}
-
-
-def document_attention(document_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions [B, S] counted within each document, and visibility [B, S, S]: causal, same document.
-
-    Padding (id < 0) sees the padding before it, so that no row of the mask is empty.
-    """
-    same = document_ids[:, :, None] == document_ids[:, None, :]
-    visible = same.tril()
-    return visible.sum(-1) - 1, visible
-
-
-def document_positions(document_ids: Tensor) -> Tensor:
-    """Positions [B, S] counted within each document; the tokens of a document stand together."""
-    slots = torch.arange(document_ids.shape[1], device=document_ids.device).expand(document_ids.shape)
-    starts = torch.ones_like(document_ids, dtype=torch.bool)
-    starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
-    return slots - torch.where(starts, slots, 0).cummax(1).values
-
-
-def refuse_unsupported(config: Any, model: PreTrainedModel | None, name: str) -> None:
-    """Speculative decoding takes back rejected tokens, which recurrent and sliding-window caches cannot."""
-    kinds = set(getattr(config, "layer_types", None) or [])
-    sliding = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
-    if kinds - {"full_attention", "sliding_attention"} or getattr(model, "_is_stateful", False):
-        reason = "a recurrent or otherwise stateful cache"
-    elif "sliding_attention" in kinds or (not kinds and sliding):
-        reason = "sliding-window attention"
-    else:
-        return
-    raise UserError(
-        f"{name} has {reason}, whose cache cannot be rolled back after a rejected draft; "
-        "choose a model with full attention in every layer"
-    )
