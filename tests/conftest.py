@@ -83,6 +83,12 @@ def make_model(family: str, seed: int = 0, **sizes: Any) -> Any:
 FAMILIES = ("qwen3", "llama", "gemma", "gemma2", "gemma3", "gpt_oss", "mistral", "qwen3_moe")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is made of GGUF files stays out of the user's cache."""
+    os.environ["PARADRAFT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)

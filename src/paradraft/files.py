@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +41,7 @@ def new_directory(out: Path, shared: bool = False) -> Iterator[Path]:
     if not shared and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; choose another output or remove it")
     out = out.resolve()
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     make_directory(temporary)
     try:

@@ -225,6 +225,7 @@ def environment(target: Target) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "dtype": str(target.dtype).removeprefix("torch."),
+        "target_weights": target.origin or "as published",
     }
 
 

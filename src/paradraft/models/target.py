@@ -23,6 +23,7 @@ from .attention import attention_implementation, document_attention, layer_masks
 from .cache import RaggedCache
 from .chat import ChatText, context_length_of, load_tokenizer, no_tokenizer, stop_tokens_of
 from .cpu_kernels import head_is_plain, head_logits, pack_for_decoding
+from .gguf import origin
 from .names import shown_name, target_name
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -54,6 +55,7 @@ class Target:
         self.stop_tokens = stop_tokens_of(model.generation_config, tokenizer)
         self._chat = None if tokenizer is None else ChatText.of(tokenizer, self.stop_tokens, thinking, date)
         self.sharded = False  # by FSDP2, over several processes
+        self.origin: str | None = None  # what a GGUF file held, in words
         self.base: nn.Module = model.base_model
         found = getattr(self.base, "layers", None)
         if found is None or model.get_output_embeddings() is None:
@@ -231,6 +233,7 @@ class Target:
         tokenizer = load_tokenizer(directory, trust_remote_code)
         model = load_causal_lm(directory, chosen, "target", trust_remote_code)
         target = cls(moved(model, device), tokenizer, shown_name(name), thinking, date)
+        target.origin = origin(directory)
         pack_for_decoding(target.model)
         return target
 

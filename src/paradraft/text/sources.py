@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import UserError, first_line
-from ..models.names import training_file
+from ..models.names import is_shipped, training_file
 from .conversations import BadRecord, Conversation, json_array, json_lines, parse_record
 
 HUB_NAME = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(:(?P<subset>[\w.-]+))?(@(?P<split>[\w.-]+))?")
@@ -110,7 +110,7 @@ def weighted(conversations: Sequence[Item], weight: float, seed: str) -> list[It
 
 def rows(name: str) -> Iterator[tuple[str, Any]]:
     """(place, raw record or BadRecord) of every row of a source."""
-    if name.startswith("demo:"):
+    if is_shipped(name):
         path = training_file(name)
     else:
         path = Path(name)

