@@ -92,13 +92,18 @@ def test_both_modes_of_pard2(target_directory: Path, drafter_directory: Path, pr
         run("verify", *pair, "--mode", "sideways")
 
 
-def test_export_and_import(drafter_directory: Path, tmp_path: Path) -> None:
-    assert "dflash" in run("export", drafter_directory, "--to", "published", "--out", tmp_path / "a")
+def test_export_and_import(target_directory: Path, drafter_directory: Path, tmp_path: Path) -> None:
+    asked = ["--target", target_directory]
+    assert "25 tensors and draft logits" in run(
+        "export", drafter_directory, "--to", "vllm", "--out", tmp_path / "a", *asked
+    )
     assert "dflash" in run("import", tmp_path / "a", "--out", tmp_path / "b")
     original = (drafter_directory / "model.safetensors").read_bytes()
     assert (tmp_path / "b" / "model.safetensors").read_bytes() == original
-    with pytest.raises(UserError, match="--to 'onnx' is not known"):
+    with pytest.raises(UserError, match="--to 'onnx' is not known; what is: vllm"):
         run("export", drafter_directory, "--to", "onnx", "--out", tmp_path / "c")
+    with pytest.raises(UserError, match="--assume 'luck' is not known; what is: bonus-anchor"):
+        run("import", tmp_path / "a", "--out", tmp_path / "c", "--assume", "luck")
 
 
 def test_verify_and_generate(target_directory: Path, drafter_directory: Path, prompts: Path) -> None:

@@ -192,32 +192,42 @@ def generate(
 def import_(
     checkpoint: Annotated[str, typer.Argument(help="directory or Hugging Face id of a published drafter")],
     out: Annotated[Path, typer.Option("--out", help="new directory")],
+    target: Annotated[
+        str | None, typer.Option("--target", help="its target; needed where the checkpoint leaves it open")
+    ] = None,
+    assume: Annotated[
+        list[str] | None, typer.Option("--assume", help="decides what the checkpoint leaves open")
+    ] = None,
 ) -> None:
-    """A published DFlash, PARD or PARD-2 checkpoint as a directory to train on or decode with."""
-    from .interchange.formats import import_published
-    from .models.names import drafter_directory
+    """A published DFlash, PARD, PARD-2 or speculators checkpoint as a directory to train on or decode with."""
+    from .commands.exchange import run_import
 
-    typer.echo(f"wrote {out} ({import_published(drafter_directory(checkpoint), out)})")
+    run_import(checkpoint, out, target, assume or [])
 
 
 @app.command()
 def export(
     drafter: Annotated[str, typer.Argument(help="directory or demo:NAME")],
+    to: Annotated[str, typer.Option("--to", help="vllm, sglang, speculators, gguf, transformers or published")],
     out: Annotated[Path, typer.Option("--out", help="new directory")],
-    to: Annotated[str, typer.Option("--to", help="published: the layout of the drafter's authors")] = "published",
+    target: Annotated[str | None, typer.Option("--target", help="its target; needed for gguf and speculators")] = None,
 ) -> None:
-    """A drafter in the layout its authors publish. Example: `paradraft export runs/x/drafter --to published --out y`"""
-    from .interchange.formats import export_published
-    from .models.names import drafter_directory
+    """A drafter for the engine that serves it. Example: `paradraft export runs/x/drafter --to vllm --out served`"""
+    from .commands.exchange import run_export
 
-    if to != "published":
-        raise UserError(f"--to {to!r} is not known; what is: published")
-    kind = export_published(drafter_directory(drafter), out)
-    typer.echo(f"wrote {out} ({kind})")
-    if kind == "pard2":
-        typer.echo(
-            "vLLM 0.32 and 0.33 ignore the feature projection: there it drafts independent of the target's features"
-        )
+    run_export(drafter, to, out, target)
+
+
+@app.command()
+def doctor(
+    target: Annotated[str | None, typer.Option("--target", help="directory, GGUF file, id, demo or smollm2")] = None,
+    drafter: Annotated[str | None, typer.Option("--drafter", help="directory or demo:NAME")] = None,
+    json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """What works on this machine, and which engine reads a drafter and why another does not."""
+    from .commands.doctor import examine
+
+    examine(target, drafter, json)
 
 
 @app.command()

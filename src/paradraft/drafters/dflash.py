@@ -25,7 +25,7 @@ from ..models.names import drafter_directory
 from .attention import attention_mask, dflash_predicate
 from .base import Drafter, DraftState, Proposal, Sampler
 from .dflash_state import DFlashState
-from .directory import VOCABULARY_MAPS, read_config, read_weights, unused_token
+from .directory import VOCABULARY_MAPS, check_rope, read_config, read_weights, unused_token
 from .grid import Batch, Grid, anchor_grid
 from .layers import Layer, RMSNorm
 from .vocabulary import DraftVocabulary, FrozenLinear, head_rows
@@ -339,6 +339,7 @@ class DFlash(Drafter):
         saved = read_config(directory)
         if saved.get("is_causal") or set(saved.get("layer_types") or ()) - {"full_attention"}:
             raise UserError(f"drafter {directory}: causal or sliding-window DFlash blocks are not supported")
+        check_rope(saved, directory)
         try:
             config = DFlashConfig(
                 hidden_size=saved["hidden_size"],

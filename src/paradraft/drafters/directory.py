@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,23 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"drafter {directory}: config.json does not hold an object")
     return config
+
+
+def check_rope(config: Mapping[str, Any], where: Path) -> None:
+    """Refuse rotary positions that DFlash's layers do not have: scaled, partial or interleaved ones."""
+    parameters = config.get("rope_parameters") or {}
+    for scaling in (config.get("rope_scaling") or {}, parameters):
+        kind = scaling.get("rope_type", scaling.get("type", "default"))
+        if kind != "default" or scaling.get("partial_rotary_factor", 1) != 1:
+            raise UserError(
+                f"drafter {where}: its rotary positions are of type {kind!r} or cover a part of each head, which "
+                "paradraft's DFlash does not support; use a drafter with plain ones"
+            )
+    if config.get("is_neox_style") is False or config.get("rope_is_neox_style") is False:
+        raise UserError(f"drafter {where}: its rotary positions are interleaved, which paradraft does not support")
+    thetas = {float(part["rope_theta"]) for part in (config, parameters) if part.get("rope_theta") is not None}
+    if len(thetas) > 1:
+        raise UserError(f"drafter {where}: config.json gives rope_theta twice, as {min(thetas)} and {max(thetas)}")
 
 
 def read_weights(directory: Path, drafter: nn.Module) -> dict[str, Tensor]:

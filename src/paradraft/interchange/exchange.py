@@ -1,0 +1,148 @@
+"""Drafters out to engines and formats, and in from others. Each writer reads again what it wrote and compares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from ..drafters import DFlash, kind_of
+from ..drafters.directory import read_config
+from ..drafters.pard2 import read_projection
+from ..errors import UserError
+from ..files import new_directory
+from ..models.names import drafter_directory, is_shipped
+from . import gguf, published, sglang, speculators, transformers, vllm
+from .checkpoint import (
+    Checkpoint,
+    compare,
+    copy_tokenizer,
+    read_checkpoint,
+    read_tensors,
+    target_ids,
+    write_checkpoint,
+    write_projection,
+)
+from .comparison import compare_logits
+from .dflash_layout import ASSUMPTIONS, understood
+from .language_model_layout import PARD2_KEYS, projected
+from .target_side import TargetSide, needed
+
+Writer = Callable[[Checkpoint, Path, "TargetSide | None"], list[str]]
+WRITERS: dict[str, Writer] = {
+    "vllm": vllm.write,
+    "sglang": sglang.write,
+    "speculators": speculators.write,
+    "gguf": gguf.write,
+    "transformers": transformers.write,
+    "published": published.write,
+}
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """What was written: the drafter's kind, what was compared, and what the user should know."""
+
+    kind: str
+    compared: str
+    notes: list[str]
+
+
+def export(drafter: str, to: str, out: Path, target: str | None = None) -> Exchanged:
+    """Write a drafter for an engine or format. With a target (a shipped one has its own) logits are compared too."""
+    if to not in WRITERS:
+        raise UserError(f"--to {to!r} is not known; what is: {', '.join(WRITERS)}")
+    name = target or (drafter.partition(":")[0] if is_shipped(drafter) else None)
+    side = None if name is None else TargetSide(name)
+    source = read_checkpoint(drafter_directory(drafter))
+    with new_directory(out) as directory:
+        notes = WRITERS[to](source, directory, side)
+        compared = f"{len(source.weights)} tensors"
+        if side is not None and readable(source, to, directory, side):
+            compared += " and draft logits"
+    return Exchanged(source.kind, compared, [note.replace(directory.name, out.name) for note in notes])
+
+
+def readable(source: Checkpoint, to: str, written: Path, side: TargetSide) -> bool:
+    """Compare draft logits where our own loader reads what was written; whether it does."""
+    if to == "speculators":
+        with TemporaryDirectory() as scratch:
+            again = Path(scratch) / "again"
+            import_directory(written, again, side, tuple(ASSUMPTIONS))
+            compare(source.weights | source.own, read_tensors(again), written)
+            compare_logits(source.directory, again, side.target)
+        return True
+    if to in ("gguf", "transformers") or (source.kind == "dflash" and source.reduced):
+        return False
+    compare_logits(source.directory, written, side.target, None if to == "published" else "independent")
+    return True
+
+
+def import_checkpoint(checkpoint: str, out: Path, target: str | None = None, assume: Collection[str] = ()) -> Exchanged:
+    """A published DFlash, PARD, PARD-2 or speculators-format DFlash checkpoint as a directory of ours.
+
+    What it leaves open is refused unless `assume` decides it (see ASSUMPTIONS).
+    """
+    unknown = set(assume) - set(ASSUMPTIONS)
+    if unknown:
+        raise UserError(f"--assume {sorted(unknown)[0]!r} is not known; what is: {', '.join(ASSUMPTIONS)}")
+    return import_directory(drafter_directory(checkpoint), out, None if target is None else TargetSide(target), assume)
+
+
+def import_directory(where: Path, out: Path, side: TargetSide | None, assume: Collection[str]) -> Exchanged:
+    """`import_checkpoint` of a directory, with a target that may be loaded already."""
+    config, notes = read_config(where), list[str]()
+    if "Qwen3DSparkModel" in (config.get("architectures") or []):
+        raise UserError(
+            f"drafter {where}: its block samples from the anchor (DeepSpec's DSpark and DFlash), a layout that "
+            "paradraft does not have; train a drafter here"
+        )
+    kind = "dflash" if "speculators_model_type" in config else kind_of(where)
+    tensors = read_tensors(where)
+    with new_directory(out) as directory:
+        if kind == "dflash":
+            if "speculators_model_type" in config:
+                config, tensors, notes = speculators.read(config, tensors, where, side, assume)
+            else:
+                config, notes = understood(config, where, assume)
+            tensors = without_the_targets(tensors, where, side)
+            write_checkpoint(directory, config, tensors)
+        else:
+            source = Checkpoint(where, kind, config, tensors, {})
+            keys = PARD2_KEYS if kind == "pard2" else ()
+            write_checkpoint(directory, projected(source, keys), tensors)
+            copy_tokenizer(where, directory)
+            if kind == "pard2":
+                write_projection(directory, read_projection(where))
+        compared = f"{len(tensors)} tensors"
+        if side is not None and kind != "dflash":
+            compare_logits(where, directory, side.target)
+            compared += " and draft logits"
+        elif side is not None:
+            DFlash.from_pretrained(directory, side.target)  # that it fits this target
+    return Exchanged(kind, compared, notes)
+
+
+def without_the_targets(
+    tensors: dict[str, torch.Tensor], where: Path, side: TargetSide | None
+) -> dict[str, torch.Tensor]:
+    """A DFlash drafter's tensors without an embedding and head, which must be the target's own, row by row."""
+    kept = dict(tensors)
+    for name in ("embed_tokens.weight", "lm_head.weight"):
+        stored = kept.pop(name, None)
+        if stored is None:
+            continue
+        target = needed(side, f"{where} stores {name}, which must be compared with the target's own").target
+        own = target.embedding.weight if name.startswith("embed") else target.model.get_output_embeddings().weight
+        assert isinstance(own, torch.Tensor)
+        if name.startswith("lm_head") and "d2t" in tensors:
+            own = own[target_ids(tensors["d2t"])]
+        if own.shape != stored.shape or not torch.equal(own.to(stored.dtype), stored):
+            raise UserError(
+                f"drafter {where}: its {name} is not that of target {target.name}; paradraft's DFlash uses the "
+                "target's own embedding and head"
+            )
+    return kept

@@ -1,0 +1,29 @@
+"""The layouts of the drafters' own authors: DFlash and PARD directories, and PARD-2 with its pickled projection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..drafters.pard2 import PUBLISHED_PROJECTION, read_projection
+from ..errors import UserError
+from .checkpoint import Checkpoint, compare, write_checkpoint
+from .dflash_layout import native_config
+from .language_model_layout import PARD2_KEYS, write_language_model
+from .target_side import TargetSide
+
+
+def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
+    """Write the directory; returns what the user should know."""
+    if source.kind == "dflash":
+        if source.reduced:
+            raise UserError("DFlash's authors publish no reduced draft vocabulary; export --to speculators")
+        write_checkpoint(out, native_config(source.config, source.directory), source.weights)
+        return []
+    notes = write_language_model(source, out, side, PARD2_KEYS if source.kind == "pard2" else ())
+    if source.kind == "pard2":
+        weight = source.projection()
+        torch.save({"target_proj.weight": weight}, out / PUBLISHED_PROJECTION)
+        compare({"target_proj.weight": weight}, {"target_proj.weight": read_projection(out)}, out)
+    return notes

@@ -1,0 +1,36 @@
+"""SGLang's directories: DFlash in its authors' layout (full vocabulary), a plain draft model for STANDALONE.
+
+Checked against SGLang 0.5.23: `srt/models/dflash.py`, `srt/speculative/dflash_utils.py`. Read, not run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import UserError
+from .checkpoint import Checkpoint, write_checkpoint
+from .dflash_layout import native_config
+from .language_model_layout import write_language_model
+from .target_side import TargetSide
+from .vllm import draft_length
+
+
+def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
+    """Write the directory; returns what the user should know."""
+    if source.kind in ("pard", "pard2"):
+        raise UserError("SGLang 0.5.23 does not draft in parallel with a language model (PARD); export --to vllm")
+    length = draft_length(source.kind, source.config)
+    if source.kind == "vanilla":
+        notes = write_language_model(source, out, side)
+        return [
+            *notes,
+            f"--speculative-algorithm STANDALONE --speculative-draft-model-path {out.name} "
+            f"--speculative-num-steps {length} --speculative-eagle-topk 1 --speculative-num-draft-tokens {length + 1}",
+        ]
+    if source.reduced:
+        raise UserError(
+            "SGLang 0.5.23 gives DFlash the target's whole head; a reduced draft vocabulary does not work there: "
+            "export --to speculators and serve with vLLM, or train without drafter.vocabulary"
+        )
+    write_checkpoint(out, native_config(source.config, source.directory), source.weights)
+    return [f"--speculative-algorithm DFLASH --speculative-draft-model-path {out.name}"]

@@ -1,0 +1,113 @@
+"""The speculators format for DFlash, both ways; vLLM reads it, reduced draft vocabularies included.
+
+Checked against vLLM 0.32 (`transformers_utils/configs/speculators/{base,algos}.py`) and speculators
+(`models/dflash/config.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .checkpoint import Checkpoint, target_ids, write_checkpoint
+from .dflash_layout import native_config, understood
+from .target_side import TargetSide, needed
+
+LAYER_KEYS = (
+    *("model_type", "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("head_dim", "intermediate_size", "rms_norm_eps", "max_position_embeddings", "rope_parameters", "hidden_act"),
+    *(
+        "attention_bias",
+        "tie_word_embeddings",
+        "layer_types",
+        "use_sliding_window",
+        "sliding_window",
+        "is_causal",
+        "dtype",
+    ),
+)
+UNLIKE = {"projector_type": (None, "dflash"), "shift_label": (None, False), "sample_from_anchor": (None, False)}
+
+
+def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
+    """Write the directory; returns what the user should know."""
+    if source.kind != "dflash":
+        raise UserError(f"the speculators format has no {source.kind} drafter; export --to vllm")
+    target = needed(side, "the format names the target that it was trained for")
+    native = native_config(source.config, source.directory)
+    length, tensors = native["block_size"] - 1, dict(source.weights)
+    config = {
+        "architectures": ["DFlashSpeculator"],
+        "speculators_model_type": "dflash",
+        "speculators_config": {
+            "algorithm": "dflash",
+            "default_proposal_method": "greedy",
+            "proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": length}],
+            "verifier": {"name_or_path": target.location, "architectures": target.architectures},
+        },
+        "transformer_layer_config": {key: native[key] for key in LAYER_KEYS},
+        "draft_vocab_size": native["vocab_size"],
+        "target_hidden_size": native["hidden_size"],
+        "block_size": native["block_size"],
+        "mask_token_id": native["dflash_config"]["mask_token_id"],
+        "aux_hidden_state_layer_ids": [i + 1 for i in native["dflash_config"]["target_layer_ids"]],
+        "sliding_window_non_causal": True,  # without it vLLM may run the block causally
+        "sample_from_anchor": False,
+        "projector_type": "dflash",
+        "shift_label": False,
+        "tie_word_embeddings": False,
+        "dtype": native["dtype"],
+    }
+    if source.reduced:
+        ids = source.draft_ids()
+        inside = torch.zeros(native["vocab_size"], dtype=torch.bool)
+        inside[ids] = True
+        head = target.head_rows(ids, tensors["fc.weight"])
+        tensors |= {"d2t": source.own["d2t"].long(), "t2d": inside, "lm_head.weight": head}
+        config["draft_vocab_size"] = len(ids)
+    write_checkpoint(out, config, tensors)
+    return [
+        f"vllm serve {target.location} --speculative-config "
+        f'\'{{"model": "{out.name}", "num_speculative_tokens": {length}}}\''
+    ]
+
+
+def read(
+    config: dict[str, Any], tensors: dict[str, Tensor], where: Path, side: TargetSide | None, assume: Collection[str]
+) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    """A directory in this format as configuration and tensors of ours. The target says how many layers it has, and
+    whether a stored embedding and head are its own."""
+    kind = config.get("speculators_model_type")
+    if kind != "dflash":
+        raise UserError(
+            f"drafter {where} is a {kind} drafter in the speculators format; paradraft reads its dflash only"
+        )
+    for key, plain in UNLIKE.items():
+        if config.get(key) not in plain:
+            raise UserError(f"drafter {where}: {key} {config[key]!r} is not supported; train a drafter here")
+    target = needed(side, "the speculators format does not say how many layers the target has").target
+    layer = dict(config["transformer_layer_config"])
+    native = {
+        **layer,
+        "num_target_layers": len(target.layers),
+        "block_size": config["block_size"],
+        "target_hidden_size": config.get("target_hidden_size"),
+        "sample_from_anchor": False,  # absent means so in this format
+        "dflash_config": {
+            "mask_token_id": config["mask_token_id"],
+            "target_layer_ids": [i - 1 for i in config["aux_hidden_state_layer_ids"]],
+        },
+        "dtype": config.get("dtype") or layer.get("dtype") or str(tensors["fc.weight"].dtype).removeprefix("torch."),
+    }
+    own, notes = understood(native, where, assume)
+    if "d2t" in tensors:
+        own["draft_vocab_size"] = len(tensors["d2t"])
+        tensors.setdefault(
+            "t2d", torch.zeros(own["vocab_size"], dtype=torch.bool).index_fill(0, target_ids(tensors["d2t"]), True)
+        )
+    return own, tensors, notes

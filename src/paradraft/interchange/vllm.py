@@ -1,0 +1,59 @@
+"""vLLM's directories: DFlash in its authors' layout, draft language models as plain Hugging Face models.
+
+Checked against vLLM 0.32: `model_executor/models/qwen3_dflash.py`, `v1/spec_decode/draft_model.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import Checkpoint, write_checkpoint
+from .dflash_layout import native_config
+from .language_model_layout import write_language_model
+from .target_side import TargetSide, needed
+
+METHODS: dict[str, dict[str, Any]] = {
+    "dflash": {"method": "dflash"},
+    "pard": {"method": "draft_model", "parallel_drafting": True},
+    "pard2": {"method": "draft_model", "parallel_drafting": True},
+    "vanilla": {"method": "draft_model"},
+}
+NO_FEATURES = "it drafts independent of the target's features there: vLLM 0.32 and 0.33 have no use for the projection"
+
+
+def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
+    """Write the directory; returns what the user should know."""
+    notes = []
+    if source.kind == "dflash":
+        config, tensors = native_config(source.config, source.directory), dict(source.weights)
+        if source.reduced:
+            ids = source.draft_ids()
+            head = needed(side, "the rows of its head that a reduced draft vocabulary uses are written out")
+            tensors |= {
+                "d2t": source.own["d2t"].long(),
+                "lm_head.weight": head.head_rows(ids, tensors["fc.weight"]),
+            }
+            config["draft_vocab_size"] = len(ids)
+        write_checkpoint(out, config, tensors)
+    else:
+        notes += write_language_model(source, out, side)
+    if source.kind == "pard2":
+        notes.append(NO_FEATURES)
+    target = "TARGET" if side is None else side.location
+    return [*notes, f"vllm serve {target} --speculative-config '{speculative_config(source, out.name)}'"]
+
+
+def speculative_config(source: Checkpoint, directory: str) -> str:
+    """What --speculative-config is given."""
+    return json.dumps(
+        {**METHODS[source.kind], "model": directory, "num_speculative_tokens": draft_length(source.kind, source.config)}
+    )
+
+
+def draft_length(kind: str, config: dict[str, Any]) -> int:
+    """How many tokens a drafter was trained to draft a round."""
+    if kind == "dflash":
+        return int(config["block_size"]) - 1
+    return int((config.get("paradraft") or {}).get("draft_length", 4 if kind == "vanilla" else 16))

@@ -1,0 +1,35 @@
+"""`paradraft doctor`: the machine as found, and every engine's contract in a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from typer.testing import CliRunner
+
+from paradraft import cli
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(cli.app, list(arguments), env={"COLUMNS": "400"})
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_machine() -> None:
+    found = json.loads(run("doctor", "--json"))
+    assert found["packages"]["torch"] == torch.__version__
+    assert found["cpu"]["bfloat16"] == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert found["free_disk_gib"] > 0 and "engines" not in found
+    output = run("doctor")
+    assert torch.backends.cpu.get_cpu_capability() in output and f"torch {torch.__version__}" in output
+
+
+def test_engines_of_a_shipped_drafter() -> None:
+    arguments = ["doctor", "--target", "demo", "--drafter", "demo:pard2"]
+    found = json.loads(run(*arguments, "--json"))
+    assert found["drafter"] == {"name": "demo:pard2", "kind": "pard2", "target": "demo", "draft_length": 9}
+    reads = {engine["engine"].split()[0]: engine["reads"] for engine in found["engines"]}
+    assert reads == {"paradraft": True, "vLLM": True, "SGLang": False, "llama.cpp": False, "Transformers": False}
+    output = run(*arguments)
+    assert "the projection is ignored" in output and "does not draft in parallel" in output

@@ -1,0 +1,109 @@
+"""Each engine's contract, against drafters that it reads and drafters that it must not be told to read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paradraft.interchange.contracts import Facts, facts_of, verdicts
+from paradraft.models import Target
+from tests.interchange.test_exchange import saved, target
+
+__all__ = ["target"]
+
+TARGET = {"hidden_size": 32, "vocab_size": 40, "num_hidden_layers": 10}
+DFLASH = Facts(
+    "dflash",
+    {
+        **{"hidden_size": 32, "vocab_size": 40, "num_target_layers": 10, "num_hidden_layers": 2, "block_size": 8},
+        "dflash_config": {"mask_token_id": 3, "target_layer_ids": [1, 4, 7]},
+    },
+    frozenset({"fc.weight"}),
+    TARGET,
+)
+PARD = Facts("pard", {"vocab_size": 40, "pard_token": 39}, frozenset({"model.embed_tokens.weight"}), TARGET)
+
+
+def read_by(facts: Facts) -> dict[str, bool]:
+    return {found.engine.split()[0]: found.reads for found in verdicts(facts)}
+
+
+def why(facts: Facts, engine: str) -> str:
+    (found,) = (found for found in verdicts(facts) if found.engine.startswith(engine))
+    return f"{found.why} | {found.how} | {found.checked}"
+
+
+def configured(facts: Facts, **changes: Any) -> Facts:
+    return replace(facts, config={**facts.config, **changes})
+
+
+def test_a_plain_dflash_drafter_is_read_everywhere() -> None:
+    assert read_by(DFLASH) == dict.fromkeys(["paradraft", "vLLM", "SGLang", "llama.cpp", "Transformers"], True)
+    assert DFLASH.length == 7
+    assert "key norm" in why(DFLASH, "vLLM") and "key norm" not in why(configured(DFLASH, num_hidden_layers=1), "vLLM")
+    assert "--to gguf | read only" in why(DFLASH, "llama") and "--to transformers | run" in why(DFLASH, "Transformers")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"hidden_size": 64}, "made for a target with hidden_size 64; this one has 32"),
+        ({"num_target_layers": 12}, "made for a target with num_target_layers 12"),
+        ({"dflash_config": {"mask_token_id": 40, "target_layer_ids": [1]}}, "mask token 40 lies outside"),
+    ],
+)
+def test_what_nobody_reads(change: dict[str, Any], expected: str) -> None:
+    facts = configured(DFLASH, **change)
+    assert not any(read_by(facts).values())
+    assert all(expected in found.why for found in verdicts(facts))
+
+
+def test_the_targets_last_layer() -> None:
+    facts = configured(DFLASH, dflash_config={"mask_token_id": 3, "target_layer_ids": [1, 9]})
+    assert "after the final norm" in why(facts, "Transformers") and not read_by(facts)["Transformers"]
+    assert "was not checked" in why(facts, "llama") and read_by(facts)["vLLM"]
+
+
+def test_a_reduced_vocabulary() -> None:
+    facts = replace(DFLASH, tensors=frozenset({"fc.weight", "d2t", "t2d"}))
+    assert read_by(facts) == {
+        "paradraft": True,
+        "vLLM": True,
+        "SGLang": False,
+        "llama.cpp": True,
+        "Transformers": False,
+    }
+    assert "--to speculators" in why(facts, "vLLM")
+
+
+def test_language_models() -> None:
+    assert read_by(PARD) == {
+        "paradraft": True,
+        "vLLM": True,
+        "SGLang": False,
+        "llama.cpp": False,
+        "Transformers": False,
+    }
+    assert "the directory as it is" in why(PARD, "vLLM")
+    assert "--to vllm" in why(configured(PARD, paradraft={"share_embedding": True}), "vLLM")
+    assert "whole vocabulary" in why(replace(PARD, tensors=PARD.tensors | {"d2t"}), "vLLM")
+    assert "wants them equal" in why(configured(PARD, vocab_size=41), "vLLM")
+    assert not read_by(configured(PARD, vocab_size=39))["paradraft"]
+    assert "projection is ignored" in why(replace(PARD, kind="pard2"), "vLLM")
+    vanilla = replace(PARD, kind="vanilla", config={"vocab_size": 40})
+    assert all(read_by(vanilla).values()) and "convert_hf_to_gguf.py" in why(vanilla, "llama")
+
+
+def test_sglang_prefers_the_tokenizers_mask() -> None:
+    assert "which SGLang would use" in why(replace(DFLASH, mask_of_target=5), "SGLang")
+    assert read_by(replace(DFLASH, mask_of_target=3))["SGLang"]
+
+
+@pytest.mark.parametrize("kind", ["dflash", "pard", "pard2", "vanilla"])
+def test_facts_of_a_saved_drafter(kind: str, target: Target, target_directory: Path, tmp_path: Path) -> None:
+    facts = facts_of(str(saved(kind, target, tmp_path / "ours")), str(target_directory))
+    assert (facts.kind, facts.length, facts.reduced, facts.shared) == (kind, 5, False, False)
+    assert read_by(facts)["paradraft"] and read_by(facts)["vLLM"]
