@@ -19,7 +19,6 @@ import training
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from paradraft import DFlash, Engine, Objective, Target
-from paradraft.config import DrafterSection
 from paradraft.drafters import DRAFTERS, Batch, Drafter, pard
 from paradraft.drafters.attention import attend, attention_mask, dense_mask, dflash_predicate
 from paradraft.evaluation.measure import environment
@@ -74,7 +73,11 @@ def flex_equals_dense(device: str, small: bool) -> dict[str, Any]:
 
 def every_kind(target: Target) -> dict[str, Drafter]:
     """A random drafter of every kind."""
-    sections = {kind: DrafterSection(kind=kind, layers=2, block_size=8, draft_length=7) for kind in KINDS}
+    sizes = {"layers": 2, "block_size": 8, "draft_length": 7}
+    sections = {}
+    for kind, drafter in DRAFTERS.items():
+        known = {name: size for name, size in sizes.items() if name in drafter.section.model_fields}
+        sections[kind] = drafter.section.model_validate(known)
     return {kind: DRAFTERS[kind].create(section, target).eval() for kind, section in sections.items()}
 
 
@@ -152,7 +155,9 @@ def language_model_step(device: str, small: bool, kind: Literal["pard", "pard2",
     """
     target = random_target(small, device, 4)
     length, layers, width = (96, 2, 64) if small else (1024, 28, 1024)
-    section = DrafterSection(kind=kind, layers=layers, hidden_size=width, draft_length=16, feature_layers=(1, 2, 4))
+    features = {"feature_layers": (1, 2, 4)} if kind == "pard2" else {}
+    sizes = {"layers": layers, "hidden_size": width, "draft_length": 16}
+    section = DRAFTERS[kind].section.model_validate({**sizes, **features})
     drafter = DRAFTERS[kind].create(section, target).train()
     ids = torch.randint(1, 500, (1, length), device=device)
     batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros_like(ids))

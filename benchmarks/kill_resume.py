@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from paradraft.config import RunConfig, load_config
+from paradraft.training.config import RunConfig, load_config
 from paradraft.training.loop import Trainer
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "demo-dpace.yaml"

@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from paradraft.config import load_config
 from paradraft.evaluation.measure import environment
 from paradraft.files import write_text
+from paradraft.training.config import load_config
 from paradraft.training.loop import Trainer
 
 RECIPES = Path(__file__).parents[1] / "recipes"

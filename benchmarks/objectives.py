@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from training import step_at_shapes  # the benchmark beside this file
 
-from paradraft.config import load_config
 from paradraft.drafters import DFlash
 from paradraft.evaluation.measure import environment
 from paradraft.models import Target
 from paradraft.text.batches import batches_from
+from paradraft.training.config import load_config
 from paradraft.training.loop import Trainer
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "demo-dpace.yaml"

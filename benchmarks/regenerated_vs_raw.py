@@ -17,10 +17,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from paradraft.config import load_config
 from paradraft.evaluation.measure import environment
 from paradraft.text.conversations import read_records
 from paradraft.text.sources import read_source
+from paradraft.training.config import load_config
 from paradraft.training.loop import Trainer
 
 

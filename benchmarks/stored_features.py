@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from paradraft.commands.features import FeaturesRequest, run_features
-from paradraft.config import RunConfig, load_config
 from paradraft.evaluation.measure import environment
+from paradraft.training.config import RunConfig, load_config
 from paradraft.training.loop import Trainer
 
 

@@ -25,7 +25,6 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from paradraft import Objective
-from paradraft.config import RunConfig, load_config
 from paradraft.drafters import Batch, DFlash
 from paradraft.evaluation.measure import environment
 from paradraft.models import Target
@@ -33,6 +32,7 @@ from paradraft.objectives import Blocks
 from paradraft.objectives.chunked_head import chunked_head
 from paradraft.text.batches import batches_from
 from paradraft.training import estimate
+from paradraft.training.config import RunConfig, load_config
 from paradraft.training.loop import Trainer
 from paradraft.training.meta_models import model_sizes, parameter_counts
 from paradraft.training.plan import Shape, make_plan, matmul_rate, step_of

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from paradraft.config import load_config
+from paradraft.training.config import load_config
 from paradraft.training.loop import Trainer
 
 

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from demo_target.tokenizer import train_tokenizer
-from paradraft.drafters import DFlash, Drafter, Pard, Pard2, Vanilla
+from paradraft.drafters import DRAFTERS, DFlash, Drafter, Pard, Pard2, Vanilla
 from paradraft.models import Target
 
 SIZES: dict[str, Any] = {
@@ -87,6 +87,12 @@ FAMILIES = ("qwen3", "llama", "gemma", "gemma2", "gemma3", "gpt_oss", "mistral",
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is made of GGUF files stays out of the user's cache."""
     os.environ["PARADRAFT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def drafter_values(kind: str, **values: Any) -> dict[str, Any]:
+    """The `drafter` section of a kind as a file has it: of the values those that it knows."""
+    known = DRAFTERS[kind].section.model_fields
+    return {"kind": kind, **{name: value for name, value in values.items() if name in known}}
 
 
 @pytest.fixture(autouse=True)

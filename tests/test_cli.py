@@ -12,7 +12,6 @@ import pytest
 from typer.testing import CliRunner
 
 from paradraft import cli
-from paradraft.config import DrafterSection
 from paradraft.drafters import DFlash, Pard2
 from paradraft.errors import UserError
 from paradraft.models import Target
@@ -71,7 +70,7 @@ def test_eval_writes_results(target_directory: Path, drafter_directory: Path, pr
 
 def test_both_modes_of_pard2(target_directory: Path, drafter_directory: Path, prompts: Path, tmp_path: Path) -> None:
     target = Target.load(str(target_directory))
-    section = DrafterSection(kind="pard2", layers=1, draft_length=3)
+    section = Pard2.section(layers=1, draft_length=3)
     Pard2.create(section, target).save_pretrained(tmp_path / "pard2")
     pair = ["--target", target_directory, "--drafter", tmp_path / "pard2", "--prompts", prompts]
     modes = ["--mode", "dependent", "--mode", "independent"]

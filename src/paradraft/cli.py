@@ -56,7 +56,7 @@ def train(
 
     Several processes: `accelerate launch -m paradraft.cli train RECIPE` or `torchrun -m paradraft.cli train RECIPE`.
     """
-    from .config import load_config
+    from .training.config import load_config
 
     if plan:
         from .training.plan import print_plan

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from demo_target.families import is_held_out
-from paradraft.config import load_config
 from paradraft.decoding import Engine
 from paradraft.drafters import load_drafter
 from paradraft.evaluation.loops import is_looping
@@ -18,6 +17,7 @@ from paradraft.models import Target
 from paradraft.models.names import ASSETS, drafter_directory
 from paradraft.text.provenance import identify, provenance_notes
 from paradraft.text.sources import read_source
+from paradraft.training.config import load_config
 
 DRAFTERS = (
     ("demo:dflash-dpace", "dependent"),

@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from paradraft.config import DrafterSection
-from paradraft.drafters import DFlash, load_drafter
+from paradraft.drafters import DFlash, DFlashSection, load_drafter
 from paradraft.drafters.attention import dense_mask, dflash_predicate
 from paradraft.drafters.dflash import default_feature_layers
 from paradraft.drafters.directory import unused_token
@@ -73,9 +72,9 @@ def test_a_start_that_is_not_what_the_run_says_is_refused(
 ) -> None:
     drafter.save_pretrained(tmp_path)
     made = {"init_from": str(tmp_path), "layers": 2, "block_size": 6}
-    assert DFlash.create(DrafterSection.model_validate(made), target).max_draft == 5
+    assert DFlash.create(DFlashSection.model_validate(made), target).max_draft == 5
     with pytest.raises(UserError, match=rf"drafter\.{next(iter(asked))} is .* has .*; set it to that"):
-        DFlash.create(DrafterSection.model_validate(made | asked), target)
+        DFlash.create(DFlashSection.model_validate(made | asked), target)
 
 
 def test_mask_tokens_are_reserved_entries_not_words() -> None:

@@ -10,26 +10,25 @@ import pytest
 import torch
 
 from demo_target.tokenizer import train_tokenizer
-from paradraft.config import DrafterSection
-from paradraft.drafters import Pard, Pard2, Vanilla, load_drafter
+from paradraft.drafters import DRAFTERS, DFlash, DFlashSection, Pard, Pard2, Vanilla, load_drafter
 from paradraft.errors import UserError
 from paradraft.models import Target
 from tests.conftest import make_drafter_of, make_model
 
 
-def section(**values: Any) -> DrafterSection:
-    return DrafterSection.model_validate({"layers": 1, "draft_length": 4, **values})
+def section(kind: str, **values: Any) -> Any:
+    return DRAFTERS[kind].section.model_validate({"layers": 1, "draft_length": 4, **values})
 
 
 def test_fresh_drafters_take_the_targets_architecture() -> None:
     target = Target(make_model("qwen3"))
-    vanilla = Vanilla.create(section(kind="vanilla", hidden_size=16), target)
+    vanilla = Vanilla.create(section("vanilla", hidden_size=16), target)
     assert vanilla.model.config.hidden_size == 16 and vanilla.model.config.num_hidden_layers == 1
     assert vanilla.embedding.num_embeddings == target.vocabulary_size
-    pard = Pard.create(section(kind="pard"), target)
+    pard = Pard.create(section("pard"), target)
     assert pard.mask_token == 39 and pard.dtype == torch.float32
-    fresh = Pard2.create(section(kind="pard2"), target)
-    assert fresh.dependent_layers == (4, 2, 1, 0)
+    fresh = Pard2.create(section("pard2"), target)
+    assert fresh.dependent_layers == (1, 0)
     assert not fresh.target_proj.weight.any()  # a new projection must not spoil what the model knows
 
 
@@ -37,12 +36,12 @@ def test_starting_from_another_model(tmp_path: Path) -> None:
     """PARD starts from a plain draft model, and a plain one again from PARD, without either's marks."""
     target = Target(make_model("qwen3"))
     make_drafter_of("vanilla", target).save_pretrained(tmp_path / "a")
-    pard = Pard.create(section(kind="pard", init_from=str(tmp_path / "a")), target)
+    pard = Pard.create(section("pard", init_from=str(tmp_path / "a")), target)
     assert torch.equal(pard.embedding.weight, load_drafter(tmp_path / "a", target).embedding.weight)  # type: ignore[union-attr]
     pard.save_pretrained(tmp_path / "b")
     assert load_drafter(tmp_path / "b", target).kind == "pard"
-    assert Pard.create(section(kind="pard", mask_token=7, init_from=str(tmp_path / "b")), target).mask_token == 7
-    Vanilla.create(section(kind="vanilla", init_from=str(tmp_path / "b")), target).save_pretrained(tmp_path / "c")
+    assert Pard.create(section("pard", mask_token=7, init_from=str(tmp_path / "b")), target).mask_token == 7
+    Vanilla.create(section("vanilla", init_from=str(tmp_path / "b")), target).save_pretrained(tmp_path / "c")
     assert load_drafter(tmp_path / "c", target).kind == "vanilla"
 
 
@@ -52,14 +51,32 @@ def test_going_on_from_a_drafter_keeps_its_mask_and_its_projection(tmp_path: Pat
     assert isinstance(first, Pard2)
     first.mask_token = 5
     first.save_pretrained(tmp_path)
-    again = Pard2.create(section(kind="pard2", init_from=str(tmp_path), feature_dropout=0.3), target)
+    again = Pard2.create(section("pard2", init_from=str(tmp_path), feature_dropout=0.3), target)
     for name, tensor in first.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
     assert (again.mask_token, again.scale, again.dependent_layers) == (5, first.scale, first.dependent_layers)
     assert (again.max_draft, again.feature_dropout) == (4, 0.3)
-    assert Pard.create(section(kind="pard", init_from=str(tmp_path)), target).mask_token == 5
-    with pytest.raises(UserError, match="are not those of"):
-        Pard2.create(section(kind="pard2", init_from=str(tmp_path), feature_layers=[0, 1]), target)
+    assert Pard.create(section("pard", init_from=str(tmp_path)), target).mask_token == 5
+    with pytest.raises(UserError, match=r"feature_layers \(0, 1\) is not that of"):
+        Pard2.create(section("pard2", init_from=str(tmp_path), feature_layers=[0, 1]), target)
+
+
+@pytest.mark.parametrize(("name", "value"), [("mask_token", 7), ("hidden_size", 16), ("feature_scale", 0.5)])
+def test_what_a_start_from_pard2_cannot_change_is_refused(name: str, value: float, tmp_path: Path) -> None:
+    target = Target(make_model("qwen3"))
+    make_drafter_of("pard2", target).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"drafter.{name} {value} is not that of"):
+        Pard2.create(section("pard2", init_from=str(tmp_path), **{name: value}), target)
+
+
+def test_the_last_layer_is_read_by_no_new_drafter() -> None:
+    target = Target(make_model("qwen3"))
+    assert max(DFlash.create(DFlashSection(layers=3), target).feature_layers) < 3
+    assert max(Pard2.create(section("pard2"), target).feature_layers) < 3
+    for layers in ((1, 3), (1, 4)):
+        for kind in (DFlash, Pard2):
+            with pytest.raises(UserError, match="hold the last layer"):
+                kind.create(kind.section(layers=1, feature_layers=layers), target)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +147,7 @@ def test_a_mask_is_added_where_none_is_free(target_directory: Path, tmp_path: Pa
             pass
 
     target = Target(loaded.model, Full())  # type: ignore[arg-type]
-    drafter = Pard.create(section(kind="pard"), target)
+    drafter = Pard.create(section("pard"), target)
     assert drafter.mask_token == target.vocabulary_size
     assert drafter.embedding.num_embeddings == target.vocabulary_size + 1
     drafter.save_pretrained(tmp_path)
@@ -143,18 +160,18 @@ def test_draft_models_with_another_tokenizer_are_refused(target_directory: Path,
     target = Target.load(str(target_directory))
     make_model("llama", vocab_size=target.vocabulary_size).save_pretrained(tmp_path)
     target.chat.tokenizer.save_pretrained(tmp_path)
-    assert Vanilla.create(section(kind="vanilla", init_from=str(tmp_path)), target).embedding.num_embeddings
+    assert Vanilla.create(section("vanilla", init_from=str(tmp_path)), target).embedding.num_embeddings
     train_tokenizer(["quite another text", "with other words in it"] * 3).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="has another tokenizer than target"):
-        Vanilla.create(section(kind="vanilla", init_from=str(tmp_path)), target)
+        Vanilla.create(section("vanilla", init_from=str(tmp_path)), target)
 
 
 def test_a_start_of_another_width_than_the_run_says_is_refused(tmp_path: Path) -> None:
     target = Target(make_model("qwen3"))
     make_drafter_of("vanilla", target).save_pretrained(tmp_path)
-    assert Pard.create(section(kind="pard", init_from=str(tmp_path), hidden_size=24), target).max_draft
+    assert Pard.create(section("pard", init_from=str(tmp_path), hidden_size=24), target).max_draft
     with pytest.raises(UserError, match=r"drafter\.hidden_size is 16, but .* has 24"):
-        Pard.create(section(kind="pard", init_from=str(tmp_path), hidden_size=16), target)
+        Pard.create(section("pard", init_from=str(tmp_path), hidden_size=16), target)
 
 
 def test_draft_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -170,4 +187,4 @@ def test_draft_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has sliding-window layers; choose one with full attention"):
         load_drafter(tmp_path / "sliding", target)
     with pytest.raises(UserError, match="mask token 99 lies outside"):
-        Pard.create(section(kind="pard", mask_token=99), target)
+        Pard.create(section("pard", mask_token=99), target)

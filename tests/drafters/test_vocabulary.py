@@ -9,13 +9,15 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from paradraft.config import DrafterSection
 from paradraft.decoding import Engine, Sampling
 from paradraft.drafters import DRAFTERS, Drafter, load_drafter
+from paradraft.drafters.pard import PardSection
+from paradraft.drafters.vanilla import VanillaSection
 from paradraft.drafters.vocabulary import DraftVocabulary, most_frequent
 from paradraft.errors import UserError
 from paradraft.evaluation.lossless import check_distribution
 from paradraft.models import Target
+from tests.conftest import drafter_values
 
 IDS = torch.tensor([0, 2, 3, 5, 8, 13, 21, 34, 39])
 KINDS = ("dflash", "pard", "pard2", "vanilla")
@@ -23,7 +25,8 @@ SHARED = [(kind, share) for kind in KINDS for share in (False, True) if not (kin
 
 
 def restricted(kind: str, target: Target, **fields: Any) -> Drafter:
-    section = DrafterSection(kind=kind, layers=2, block_size=5, draft_length=4, mask_token=1, **fields)
+    values = drafter_values(kind, layers=2, block_size=5, draft_length=4, mask_token=1, **fields)
+    section = DRAFTERS[kind].section.model_validate(values)
     torch.manual_seed(3)
     drafter = DRAFTERS[kind].create(section, target)
     if kind == "pard2":
@@ -99,7 +102,7 @@ def test_damaged_maps_are_refused() -> None:
 
 
 def test_a_pruned_target_keeps_its_layers_evenly_spread(target: Target) -> None:
-    section = DrafterSection(kind="vanilla", layers=3, init_from="target", share_embedding=True)
+    section = VanillaSection(layers=3, init_from="target", share_embedding=True)
     drafter = DRAFTERS["vanilla"].create(section, target)
     pruned: PreTrainedModel = drafter.model  # type: ignore[assignment]
     for mine, theirs in zip(pruned.base_model.layers, (0, 2, 3), strict=True):
@@ -118,5 +121,5 @@ def test_the_shared_embedding_is_never_trained(target: Target) -> None:
     trained = {name for name, p in drafter.named_parameters() if p.requires_grad}
     assert "mask_embedding" in trained and not any("embed_tokens" in n or "lm_head" in n for n in trained)
     with pytest.raises(UserError, match="width of 32"):
-        section = DrafterSection(kind="pard", layers=1, hidden_size=16, mask_token=1, share_embedding=True)
+        section = PardSection(layers=1, hidden_size=16, mask_token=1, share_embedding=True)
         DRAFTERS["pard"].create(section, target)

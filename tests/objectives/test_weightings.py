@@ -86,9 +86,11 @@ def test_alpha_one_is_a_ramp_and_alpha_outside_is_refused() -> None:
 
 def test_fixed_weights() -> None:
     valid = torch.tensor([[True, True, False]])
-    assert w.uniform(valid).tolist() == [[1.0, 1.0, 0.0]]
-    torch.testing.assert_close(w.decay(valid, 4.0), torch.tensor([[1.0, 0.778801, 0.0]]))
-    torch.testing.assert_close(w.head(torch.ones(1, 3, dtype=torch.bool), 0.8), torch.tensor([[1.0, 0.8, 0.64]]))
+    assert w.uniform(valid.float(), valid).tolist() == [[1.0, 1.0, 0.0]]
+    torch.testing.assert_close(w.decay(valid.float(), valid, 4.0), torch.tensor([[1.0, 0.778801, 0.0]]))
+    torch.testing.assert_close(
+        w.head(torch.rand(1, 3), torch.ones(1, 3, dtype=torch.bool), 0.8), torch.tensor([[1.0, 0.8, 0.64]])
+    )
 
 
 def test_no_gradient_flows_through_weights() -> None:

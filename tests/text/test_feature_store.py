@@ -14,11 +14,11 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from paradraft.commands.features import Estimate, FeaturesRequest, check_disk, duration, run_features, size
-from paradraft.config import dump_config, load_config
 from paradraft.errors import UserError
 from paradraft.models import Target
 from paradraft.text.batches import collate
 from paradraft.text.feature_store import FeatureStore, dequantize, plan_shards, quantize
+from paradraft.training.config import dump_config, load_config
 from paradraft.training.loop import Trainer
 from paradraft.training.setup import load_examples
 

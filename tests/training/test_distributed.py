@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from paradraft.config import RunConfig
 from paradraft.errors import UserError
 from paradraft.text.batches import collate
+from paradraft.training.config import RunConfig
 from paradraft.training.distributed import Processes
 from paradraft.training.loop import Trainer
 from paradraft.training.setup import check_processes

@@ -13,13 +13,14 @@ import torch
 from typer.testing import CliRunner
 
 from paradraft import cli
-from paradraft.config import RunConfig, load_config
 from paradraft.models import Target
 from paradraft.models.cpu_kernels import PackedLinear
 from paradraft.models.names import ASSETS
 from paradraft.training import estimate
+from paradraft.training.config import RunConfig, load_config
 from paradraft.training.loop import Trainer
 from paradraft.training.plan import make_plan, print_plan
+from tests.conftest import drafter_values
 
 from .test_training import config_for
 
@@ -45,7 +46,7 @@ def test_counts_are_those_of_the_run(
     kind: str, optimizer: str, target_directory: Path, conversations: Path, tmp_path: Path
 ) -> None:
     made = config_for(target_directory, conversations, tmp_path / "run", optimizer=optimizer, max_steps=None)
-    drafter = {"kind": kind, "layers": 2, "block_size": 4, "draft_length": 4}
+    drafter = drafter_values(kind, layers=2, block_size=4, draft_length=4)
     config = RunConfig.model_validate(made.model_dump() | {"drafter": drafter})
     plan = make_plan(config, processes=1, device="cpu")
     trainer = Trainer(config)

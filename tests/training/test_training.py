@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-from paradraft.config import RunConfig
 from paradraft.drafters import Batch, Drafter, anchor_grid, load_drafter
 from paradraft.errors import UserError
 from paradraft.evaluation.prompts import PromptSet
@@ -22,9 +21,11 @@ from paradraft.models import Target
 from paradraft.objectives import Objective
 from paradraft.training import setup
 from paradraft.training.checkpoint import complete_checkpoints, find_checkpoint
+from paradraft.training.config import RunConfig
 from paradraft.training.loop import Trainer
 from paradraft.training.optim import learning_rate_at
 from paradraft.training.teacher import read_teacher
+from tests.conftest import drafter_values
 
 
 def config_for(target: Path, data: Path, output: Path, **training: Any) -> RunConfig:
@@ -88,7 +89,7 @@ def test_a_compiler_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(setup, "compiled_token_terms", lambda: lambda *_: broken())
     with pytest.raises(UserError, match=r"\(no C\+\+ compiler\); set training.compile=false"):
-        setup.check_compiler("ce", torch.device("cpu"))
+        setup.check_compiler(Objective(), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("weighting", ["dpace", "decay", "uniform"])
@@ -115,7 +116,7 @@ def test_language_model_drafters_learn_and_their_steps_do_not_depend_on_micro_ba
 ) -> None:
     def config(**training: Any) -> RunConfig:
         made = config_for(target_directory, conversations, tmp_path / kind, **training)
-        drafter = {"kind": kind, "layers": 1, "draft_length": 4, "feature_dropout": 0.5}
+        drafter = drafter_values(kind, layers=1, draft_length=4, feature_dropout=0.5)
         objective = {"weighting": "cat", "token_loss": "ce_kd"}
         return RunConfig.model_validate(made.model_dump() | {"drafter": drafter, "objective": objective})
 
@@ -174,7 +175,7 @@ def test_the_targets_opinion_is_that_of_its_own_logits(target_directory: Path) -
 def test_resuming_equals_going_on(
     target_directory: Path, conversations: Path, tmp_path: Path, kind: str, optimizer: str
 ) -> None:
-    drafter = {"drafter": {"kind": kind, "layers": 1, "block_size": 4, "draft_length": 3, "cod_ratio": 0.5}}
+    drafter = {"drafter": drafter_values(kind, layers=1, block_size=4, draft_length=3, cod_ratio=0.5)}
 
     def config(name: str) -> RunConfig:
         made = config_for(target_directory, conversations, tmp_path / name, optimizer=optimizer)

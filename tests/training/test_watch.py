@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from paradraft.config import RunConfig
 from paradraft.errors import UserError
 from paradraft.training.checkpoint import complete_checkpoints, find_checkpoint, torn
+from paradraft.training.config import RunConfig
 from paradraft.training.loop import Trainer
 from paradraft.training.trackers import check_trackers, scalars
 from paradraft.training.watch import WINDOW, Progress, Records, StopRequests

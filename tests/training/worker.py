@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from paradraft.config import RunConfig
+from paradraft.training.config import RunConfig
 from paradraft.training.distributed import full_tensor
 from paradraft.training.loop import Trainer
 

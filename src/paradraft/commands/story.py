@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from ..config import DataSection, DrafterSection, EvaluationSection, RunConfig, TrainingSection
+from ..config import DataSection, EvaluationSection
 from ..decoding import Engine, Generation, Sampling
-from ..drafters import Drafter
+from ..drafters import DFlashSection, Drafter
 from ..evaluation.command import load_pair, progress_bar
 from ..evaluation.lossless import check_distribution, check_exact, undecided_starts
 from ..evaluation.measure import Settings, environment, first_turn, measure, result_rows
@@ -30,6 +30,7 @@ from ..evaluation.report import (
 )
 from ..evaluation.tables import emitted_table, rounds_text, speed_table
 from ..models import Target
+from ..training.config import RunConfig, TrainingSection
 from ..training.loop import Trainer
 
 DRAFTER = "demo:dflash-dpace"
@@ -146,7 +147,7 @@ def check(console: Console, target: Target, drafter: Drafter, sets: list[PromptS
 def fresh_config(output: Path, steps: int, prompts: tuple[str, ...], every: int) -> RunConfig:
     """A smaller sibling of recipes/demo-dpace.yaml that learns as much as it can in little time."""
     return RunConfig(
-        drafter=DrafterSection(layers=2, block_size=8),
+        drafter=DFlashSection(layers=2, block_size=8),
         data=DataSection(max_length=512, limit=3000),
         training=TrainingSection(
             epochs=100,

@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Union
+
+from pydantic import Discriminator, Tag
 
 from ..errors import UserError
 from ..models import Target
 from ..models.cpu_kernels import pack_for_decoding
 from ..models.names import drafter_directory
-from .base import Drafter, DraftState, Proposal, Sampler
-from .dflash import DFlash
+from .base import Drafter, DrafterSection, DraftState, Proposal, Sampler
+from .dflash import DFlash, DFlashSection
 from .directory import read_config
 from .grid import Batch, Grid, anchor_grid
 from .pard import Pard
 from .pard2 import Pard2
 from .vanilla import Vanilla
 
+# In the order in which a directory is asked for: any causal language model will do for the last.
 DRAFTERS: dict[str, type[Drafter]] = {"dflash": DFlash, "pard2": Pard2, "pard": Pard, "vanilla": Vanilla}
+
+
+# The drafter's section of a run's configuration: one arm a drafter, told apart by `kind`.
+if TYPE_CHECKING:
+    AnyDrafterSection = DrafterSection
+else:
+    AnyDrafterSection = Annotated[
+        Union[tuple(Annotated[drafter.section, Tag(kind)] for kind, drafter in DRAFTERS.items())],  # noqa: UP007
+        Discriminator(lambda given: given.get("kind", "dflash") if isinstance(given, dict) else given.kind),
+    ]
 
 
 def kind_of(directory: Path) -> str:
     """Which drafter a directory holds, by what its config.json says in the engines' own terms."""
     config = read_config(directory)
-    architectures = config.get("architectures") or []
-    if DFlash.architecture in architectures:
-        return "dflash"
-    if "pard_token" in config:
-        return "pard2" if config.get("pard2") else "pard"
-    if any(str(name).endswith("ForCausalLM") for name in architectures):
-        return "vanilla"
+    for kind, drafter in DRAFTERS.items():
+        if drafter.reads(config):
+            return kind
     raise UserError(
-        f"drafter {directory}: its config.json (architectures {architectures}) is none of those paradraft reads: "
-        "DFlash, PARD, PARD-2, or a Hugging Face causal language model"
+        f"drafter {directory}: its config.json (architectures {config.get('architectures') or []}) is none of those "
+        f"paradraft reads: {', '.join(DRAFTERS)}"
     )
 
 
@@ -45,10 +55,13 @@ def load_drafter(name: str | Path, target: Target) -> Drafter:
 
 __all__ = [
     "DRAFTERS",
+    "AnyDrafterSection",
     "Batch",
     "DFlash",
+    "DFlashSection",
     "DraftState",
     "Drafter",
+    "DrafterSection",
     "Grid",
     "Pard",
     "Pard2",

@@ -6,11 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from ..config import DrafterSection
+from ..config import Section
 from ..errors import UserError
 from ..models import Target
 from .grid import Batch, Grid
@@ -37,17 +39,31 @@ class DraftState(ABC):
         """Go on with these rows only, in this order; a row may be repeated."""
 
 
+class DrafterSection(Section):
+    """What the configuration says of a drafter of any kind; each kind adds its own, `kind` first."""
+
+    kind: str
+    layers: int = Field(5, ge=1, description="decoder layers of a fresh drafter")
+    init_from: str | None = Field(None, description="start from the weights of this drafter")
+    vocabulary: int | None = Field(
+        None, ge=2, description="propose only so many of the most frequent tokens of the training text; null: all"
+    )
+
+
 class Drafter(nn.Module, ABC):
     """A draft model bound to one target.
 
-    `feature_layers`: 0-based target layers whose outputs it reads (empty: none). `max_draft`: the most tokens it
-    was trained to draft in a round. `modes`: how it can draft, with the target's features (dependent) or without
-    (independent), the one it prefers first. `vocabulary`: the tokens it may propose, None: all of the target's; its
-    logits are over these. Training uses `grid` and `forward`, decoding `start`, `observe`, `propose`;
-    a test ties the two: logits at (anchor, step) equal the logits at decoding after the same prefix.
+    `section`: its part of the configuration. `feature_layers`: 0-based target layers whose outputs it reads (empty:
+    none). `max_draft`: the most tokens it was trained to draft in a round. `modes`: how it can draft, with the target's
+    features (dependent) or without (independent), the one it prefers first. `vocabulary`: the tokens it may propose,
+    None: all of the target's; its logits are over these.
+
+    Training uses `grid` and `forward`, decoding `start`, `observe`, `propose`; a test ties the two: logits at (anchor,
+    step) equal the logits at decoding after the same prefix.
     """
 
     kind: str
+    section: type[DrafterSection]
     feature_layers: tuple[int, ...]
     max_draft: int
     modes: tuple[str, ...] = ("dependent",)
@@ -109,7 +125,12 @@ class Drafter(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def create(cls, section: DrafterSection, target: Target) -> Drafter:
+    def reads(cls, config: dict[str, Any]) -> bool:
+        """Whether a directory with this config.json holds a drafter of this kind."""
+
+    @classmethod
+    @abstractmethod
+    def create(cls, section: Any, target: Target) -> Drafter:
         """An untrained drafter in float32 as a run's configuration describes it."""
 
     @classmethod

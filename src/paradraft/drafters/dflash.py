@@ -11,21 +11,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
+from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..config import DrafterSection
 from ..errors import UserError
 from ..models import Target
 from ..models.cpu_kernels import soft_capped
 from ..models.names import drafter_directory
 from .attention import attention_mask, dflash_predicate
-from .base import Drafter, DraftState, Proposal, Sampler
+from .base import Drafter, DrafterSection, DraftState, Proposal, Sampler
 from .dflash_state import DFlashState
-from .directory import VOCABULARY_MAPS, check_rope, read_config, read_weights, unused_token
+from .directory import VOCABULARY_MAPS, check_feature_layers, check_rope, read_config, read_weights, unused_token
 from .grid import Batch, Grid, anchor_grid
 from .layers import Layer, RMSNorm
 from .vocabulary import DraftVocabulary, FrozenLinear, head_rows
@@ -65,16 +65,25 @@ class DFlashConfig:
             raise ValueError(f"feature layers must be ascending ids without repeats (engines sort them), not {ids}")
 
 
+class DFlashSection(DrafterSection):
+    kind: Literal["dflash"] = "dflash"
+    block_size: int = Field(16, ge=2, description="slots of a block: the anchor and block_size - 1 drafts")
+    feature_layers: Literal["auto"] | tuple[int, ...] = Field(
+        "auto", description="0-based target layers whose outputs are read, never the last; auto: as published"
+    )
+    mask_token: int | None = Field(None, ge=0, description="id of the mask; null finds an unused one")
+
+
 def default_feature_layers(drafter_layers: int, target_layers: int) -> tuple[int, ...]:
     """n ids evenly spaced from 1 to N - 3 inclusive, rounded; a single one is N // 2."""
     if drafter_layers == 1:
         return (target_layers // 2,)
     span = max(0, target_layers - 4)
-    ids = {min(round(1 + i * span / (drafter_layers - 1)), target_layers - 1) for i in range(drafter_layers)}
+    ids = {min(round(1 + i * span / (drafter_layers - 1)), max(0, target_layers - 2)) for i in range(drafter_layers)}
     return tuple(sorted(ids))
 
 
-def check_start(section: DrafterSection, start: DFlashConfig) -> None:
+def check_start(section: DFlashSection, start: DFlashConfig) -> None:
     """A run that starts from a drafter says what that drafter is, or nothing."""
     for name in ("layers", "block_size", "feature_layers", "mask_token"):
         asked, found = getattr(section, name), getattr(start, name)
@@ -84,6 +93,7 @@ def check_start(section: DrafterSection, start: DFlashConfig) -> None:
 
 class DFlash(Drafter):
     kind = "dflash"
+    section = DFlashSection
     architecture = "DFlashDraftModel"
 
     def __init__(self, config: DFlashConfig, target: Target) -> None:
@@ -248,13 +258,17 @@ class DFlash(Drafter):
     # --- on disk ----------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, section: DrafterSection, target: Target) -> DFlash:
+    def reads(cls, config: dict[str, Any]) -> bool:
+        return cls.architecture in (config.get("architectures") or [])
+
+    @classmethod
+    def create(cls, section: DFlashSection, target: Target) -> DFlash:
         if section.init_from is not None:
             drafter = cls.from_pretrained(drafter_directory(section.init_from), target, torch.float32)
             check_start(section, drafter.config)
             return drafter
         layers = None if section.feature_layers == "auto" else section.feature_layers
-        target.check_layers(layers or ())
+        check_feature_layers(target, layers or ())
         try:
             return cls.fresh(target, section.layers, section.block_size, layers, section.mask_token)
         except ValueError as error:

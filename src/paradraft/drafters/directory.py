@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,21 @@ def read_weights(directory: Path, drafter: nn.Module) -> dict[str, Tensor]:
                 f"{list(expected[name].shape)}"
             )
     return tensors
+
+
+def check_feature_layers(target: Target, layers: Sequence[int]) -> None:
+    """Of a new drafter: layers that exist, and not the last one.
+
+    Engines give the last layer's output before the final norm, loops on Transformers after it: a drafter that reads it
+    drafts badly in one of the two.
+    """
+    target.check_layers(layers)
+    last = len(target.layers) - 1
+    if any(layer >= last for layer in layers):
+        raise UserError(
+            f"drafter.feature_layers {list(layers)} hold the last layer, which engines and Transformers give in "
+            f"different states; use layers up to {last - 1}"
+        )
 
 
 def unused_token(target: Target) -> int:

@@ -13,24 +13,37 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from ..config import DrafterSection
 from ..errors import UserError, first_line
 from ..models import RaggedCache, Target
 from ..models.attention import refuse_unsupported, sliding_window
 from ..models.cpu_kernels import head_is_plain, head_logits, soft_capped
 from ..models.names import drafter_directory
 from ..models.target import load_causal_lm, moved, run_decoder
-from .base import Drafter, DraftState
+from .base import Drafter, DrafterSection, DraftState
 from .directory import read_config
 from .vocabulary import DraftVocabulary, FrozenLinear, head_rows
 
 OWN_TENSORS = Path("paradraft") / "own.safetensors"  # in a folder: engines load every safetensors file beside it
 LAYER = re.compile(r"(.*\blayers\.)(\d+)(\..*)")
 FOREIGN_KEYS = ("pard", "spd_", "mask_token_id")  # of what a run started from; vLLM reads a stray mask_token_id first
+
+
+class LanguageModelSection(DrafterSection):
+    hidden_size: int | None = Field(None, ge=8, description="width; null: the target's")
+    draft_length: int = Field(16, ge=1, description="most tokens drafted a round")
+    init_from: str | None = Field(
+        None,
+        description="start from these weights: a drafter, any causal language model, or `target`: the target with "
+        "`layers` of its layers, evenly spread",
+    )
+    share_embedding: bool = Field(
+        False, description="use the target's embedding and head, which are then neither trained nor stored"
+    )
 
 
 class LanguageModelState(DraftState):
@@ -235,7 +248,7 @@ def own_settings(directory: Path) -> dict[str, Any]:
     return found
 
 
-def starting_model(section: DrafterSection, target: Target) -> PreTrainedModel:
+def starting_model(section: LanguageModelSection, target: Target) -> PreTrainedModel:
     """The language model a run starts from: `init_from`, or a fresh one of the target's architecture, in float32."""
     if section.init_from == "target":
         return pruned_target(section, target)
@@ -266,7 +279,7 @@ def full_attention_config(target: Target, layers: int) -> Any:
     return config
 
 
-def pruned_target(section: DrafterSection, target: Target) -> PreTrainedModel:
+def pruned_target(section: LanguageModelSection, target: Target) -> PreTrainedModel:
     """A copy of the target in float32 with `section.layers` of its layers, evenly spread, first and last among them."""
     count, kept = len(target.layers), section.layers
     if section.hidden_size not in (target.hidden_size, None) or kept > count:

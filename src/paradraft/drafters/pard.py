@@ -9,23 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..config import DrafterSection
 from ..errors import UserError
 from ..models import Target
 from ..models.attention import document_positions
 from ..models.names import drafter_directory
 from .attention import Predicate, attention_mask
-from .base import DraftState, Proposal, Sampler
+from .base import DrafterSection, DraftState, Proposal, Sampler
 from .directory import read_config, unused_token
 from .grid import Batch, Grid, anchor_grid, conditional_drop
 from .language_model import (
     LanguageModelDrafter,
+    LanguageModelSection,
     LanguageModelState,
     load_language_model,
     own_settings,
@@ -84,8 +85,21 @@ def pard_predicate(document_ids: Tensor, anchor: Tensor, step: Tensor) -> Predic
     return visible
 
 
+class ParallelSection(LanguageModelSection):
+    """Of PARD and PARD-2."""
+
+    mask_token: int | None = Field(None, ge=0, description="id of the mask; null finds an unused one")
+    cod_ratio: float = Field(0.7, gt=0, le=1, description="the share of the steps i + 1 kept is ratio^i ...")
+    cod_least: float = Field(0.1, ge=0, le=1, description="... but at least this")
+
+
+class PardSection(ParallelSection):
+    kind: Literal["pard"] = "pard"
+
+
 class Pard(LanguageModelDrafter):
     kind = "pard"
+    section: type[DrafterSection] = PardSection
     modes: tuple[str, ...] = ("independent",)
 
     def __init__(
@@ -180,7 +194,11 @@ class Pard(LanguageModelDrafter):
             self.mask_embedding.data = tensors["mask_embedding"].to(self.mask_embedding)
 
     @classmethod
-    def create(cls, section: DrafterSection, target: Target) -> Pard:
+    def reads(cls, config: dict[str, Any]) -> bool:
+        return "pard_token" in config and not config.get("pard2")
+
+    @classmethod
+    def create(cls, section: Any, target: Target) -> Pard:
         model = starting_model(section, target)
         mask, share = mask_of(section, model, target), section.share_embedding
         drafter = cls(model, target, section.draft_length, mask, section.cod_ratio, section.cod_least, share)
@@ -209,7 +227,7 @@ def saved_mask(directory: Path) -> int:
     return token
 
 
-def mask_of(section: DrafterSection, model: PreTrainedModel, target: Target) -> int:
+def mask_of(section: ParallelSection, model: PreTrainedModel, target: Target) -> int:
     """The mask that is configured, or that the starting model was trained with, or an unused id of the target's
     tokenizer, or a new one for which the embedding grows."""
     if section.mask_token is not None:

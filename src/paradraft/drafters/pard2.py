@@ -11,22 +11,22 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..config import DrafterSection
 from ..errors import UserError, first_line
 from ..models import Target
 from ..models.attention import document_positions
 from ..models.names import drafter_directory
-from .directory import read_config
+from .directory import check_feature_layers, read_config
 from .grid import Batch, Grid
 from .language_model import load_language_model, own_settings, starting_model
-from .pard import DRAFT_LENGTH, Pard, mask_of, saved_mask
+from .pard import DRAFT_LENGTH, ParallelSection, Pard, mask_of, saved_mask
 
 PUBLISHED_LAYERS = (-1, -8, -16, -24)  # of Transformers' hidden_states
 PUBLISHED_SCALE = 0.02
@@ -37,8 +37,18 @@ DROPOUT_STREAM = 0xD0  # keeps these draws apart from the anchors' and COD's, wh
 log = logging.getLogger(__name__)
 
 
+class Pard2Section(ParallelSection):
+    kind: Literal["pard2"] = "pard2"
+    feature_layers: Literal["auto"] | tuple[int, ...] = Field(
+        "auto", description="0-based target layers whose outputs are read, never the last; auto: spread as published"
+    )
+    feature_scale: float = Field(PUBLISHED_SCALE, gt=0, description="factor of the projected features")
+    feature_dropout: float = Field(0.1, ge=0, le=1, description="share of sequences trained without features")
+
+
 class Pard2(Pard):
     kind = "pard2"
+    section = Pard2Section
     modes: tuple[str, ...] = ("dependent", "independent")
 
     def __init__(
@@ -107,22 +117,22 @@ class Pard2(Pard):
         save_file({"target_proj.weight": weight}, directory / PROJECTION)
 
     @classmethod
-    def create(cls, section: DrafterSection, target: Target) -> Pard2:
+    def reads(cls, config: dict[str, Any]) -> bool:
+        return "pard_token" in config and bool(config.get("pard2"))
+
+    @classmethod
+    def create(cls, section: Pard2Section, target: Target) -> Pard2:
         """A starting directory that is PARD-2 brings its projection, layers and scale; the rest is the section's."""
         start = None if section.init_from in (None, "target") else drafter_directory(section.init_from)
         if start is not None and read_config(start).get("pard2"):
             drafter = cls.from_pretrained(start, target, torch.float32)
-            if section.feature_layers not in ("auto", drafter.dependent_layers) or "dependent" not in drafter.modes:
-                raise UserError(
-                    f"drafter.feature_layers {section.feature_layers} are not those of {start} "
-                    f"({drafter.dependent_layers} of this target); leave them to auto, or start from a plain model"
-                )
+            check_start(section, drafter, start)
             drafter.max_draft, drafter.feature_dropout = section.draft_length, section.feature_dropout
             drafter.cod_ratio, drafter.cod_least = section.cod_ratio, section.cod_least
             return drafter
         count = len(target.layers)
         layers = default_layers(count) if section.feature_layers == "auto" else section.feature_layers
-        target.check_layers(layers)
+        check_feature_layers(target, layers)
         published_layers(layers, count)
         model = starting_model(section, target)
         return cls(
@@ -184,6 +194,23 @@ class Pard2(Pard):
         return drafter.to(target.device).eval()
 
 
+def check_start(section: Pard2Section, drafter: Pard2, start: Path) -> None:
+    """What the section sets must be what the PARD-2 drafter has that the run starts from."""
+    if "dependent" not in drafter.modes:
+        raise UserError(f"drafter.init_from {start} reads features of another target; start from a plain model")
+    found = {
+        "feature_layers": drafter.dependent_layers,
+        "feature_scale": drafter.scale,
+        "mask_token": drafter.mask_token,
+        "hidden_size": drafter.embedding.embedding_dim,
+        "share_embedding": drafter.shares_embedding,
+    }
+    for name in sorted(section.model_fields_set & found.keys()):
+        asked = getattr(section, name)
+        if asked not in (None, "auto", found[name]):
+            raise UserError(f"drafter.{name} {asked} is not that of {start} ({found[name]}); leave it out")
+
+
 def layer_id(published: int, target_layers: int) -> int:
     """-1 of Transformers' hidden_states is the output after the final norm, id N here; -i is layer N - i."""
     return target_layers if published == -1 else target_layers + published
@@ -201,11 +228,14 @@ def published_layers(layers: Sequence[int], target_layers: int) -> list[int]:
 
 
 def default_layers(target_layers: int) -> tuple[int, ...]:
-    """The published ones; a target too shallow for them gives four spread over its depth."""
+    """As published, but with hidden state -4 in place of the last one; four over the depth of a shallow target.
+
+    No layer behind N - 3 is read.
+    """
     if target_layers >= -min(PUBLISHED_LAYERS):
-        return tuple(layer_id(i, target_layers) for i in PUBLISHED_LAYERS)
-    ids = [target_layers, *(round(target_layers * share) - 1 for share in (0.75, 0.5, 0.25))]
-    return tuple(dict.fromkeys(i for i in ids if i >= 0 and i != target_layers - 1))
+        return tuple(layer_id(i, target_layers) for i in (-4, *PUBLISHED_LAYERS[1:]))
+    ids = [max(0, target_layers - 3), *(round(target_layers * share) - 1 for share in (0.75, 0.5, 0.25))]
+    return tuple(sorted({min(max(i, 0), max(0, target_layers - 3)) for i in ids}, reverse=True))
 
 
 def read_projection(directory: Path) -> Tensor:

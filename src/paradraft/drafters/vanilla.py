@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ..config import DrafterSection
 from ..models import Target
 from ..models.attention import document_attention
 from .base import DraftState, Proposal, Sampler
 from .grid import Batch, Grid, anchor_grid
 from .language_model import (
     LanguageModelDrafter,
+    LanguageModelSection,
     LanguageModelState,
     load_language_model,
     own_settings,
@@ -28,8 +29,13 @@ from .language_model import (
 DRAFT_LENGTH = 4  # of a directory that does not say; more steps pay only where nearly every token is accepted
 
 
+class VanillaSection(LanguageModelSection):
+    kind: Literal["vanilla"] = "vanilla"
+
+
 class Vanilla(LanguageModelDrafter):
     kind = "vanilla"
+    section = VanillaSection
     modes = ("independent",)
 
     # --- training: next-token prediction, so only step 1 of the grid exists -----------------------------------------
@@ -67,7 +73,11 @@ class Vanilla(LanguageModelDrafter):
     # --- on disk ----------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, section: DrafterSection, target: Target) -> Vanilla:
+    def reads(cls, config: dict[str, Any]) -> bool:
+        return any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or [])
+
+    @classmethod
+    def create(cls, section: VanillaSection, target: Target) -> Vanilla:
         model = starting_model(section, target)
         return cls(model, target, section.draft_length, section.share_embedding).to(target.device)
 

@@ -6,14 +6,15 @@ the same however the batch is split over micro-batches or ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from .token_losses import TOKEN_LOSSES, LossParameters, compiled_token_terms, token_terms
-from .weightings import WEIGHTINGS, WeightingParameters
+from .parameters import complete
+from .token_losses import TOKEN_LOSSES, TokenLoss, compiled_token_terms, token_terms
+from .weightings import WEIGHTINGS, Weighting
 
 # anchors    mean over a sequence's valid anchors, then mean over sequences (default for D-PACE)
 # tokens     mean over valid positions
@@ -104,33 +105,52 @@ class ObjectiveSums:
 
 @dataclass(frozen=True)
 class Objective:
-    """`sums` maps the logits of a run of blocks to ObjectiveSums. compiled: by torch.compile, equal up to rounding."""
+    """`sums` maps the logits of a run of blocks to ObjectiveSums.
+
+    parameters: of the weighting and of the token loss, by name; those left out are at their defaults. denominator
+    "auto": the weighting's own. compiled: by torch.compile, equal up to rounding.
+    """
 
     token_loss: str = "ce"
     weighting: str = "dpace"
-    denominator: str = "anchors"
-    parameters: WeightingParameters = field(default_factory=WeightingParameters)
-    loss_parameters: LossParameters = field(default_factory=LossParameters)
+    denominator: str = "auto"
+    parameters: Mapping[str, float] = field(default_factory=dict)
     compiled: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (
             (self.token_loss, TOKEN_LOSSES),
             (self.weighting, WEIGHTINGS),
-            (self.denominator, DENOMINATORS),
+            (self.denominator, ("auto", *DENOMINATORS)),
         ):
             if name not in known:
                 raise ValueError(f"{name!r} is not one of {', '.join(known)}")
+        loss, weighting = TOKEN_LOSSES[self.token_loss], WEIGHTINGS[self.weighting]
+        found = complete({**weighting.parameters, **loss.parameters}, self.parameters)
+        if loss.parameters and not any(found[name] for name in loss.parameters):
+            raise ValueError(f"{' and '.join(loss.parameters)} are both 0: nothing would be learned")
+        object.__setattr__(self, "parameters", found)
+        if self.denominator == "auto":
+            object.__setattr__(self, "denominator", weighting.denominator)
 
     @property
     def needs_gold(self) -> bool:
         """The target's probability of every label."""
-        return self.weighting == "cat"
+        return WEIGHTINGS[self.weighting].confidence == "target"
 
     @property
     def needs_teacher(self) -> bool:
         """The target's full distributions."""
-        return self.token_loss != "ce"
+        return TOKEN_LOSSES[self.token_loss].needs_teacher
+
+    @property
+    def loss_arguments(self) -> tuple[str, dict[str, float]]:
+        """The token loss and its parameters, as `token_terms` takes them."""
+        return self.token_loss, self.part(TOKEN_LOSSES[self.token_loss])
+
+    def part(self, record: Weighting | TokenLoss) -> dict[str, float]:
+        """The parameters that the weighting or the token loss takes."""
+        return {name: self.parameters[name] for name in record.parameters}
 
     def block_scale(self, blocks: Blocks) -> Tensor:
         """What each block [N] is multiplied with before summing: 1 / anchors of its sequence, or 1.
@@ -155,12 +175,14 @@ class Objective:
         if teacher is not None and blocks.vocabulary is not None:
             teacher = teacher[:, blocks.vocabulary]
         terms = compiled_token_terms() if self.compiled else token_terms
-        losses, label_log_probs, likeliest = terms(
-            logits, labels.clamp(min=0), teacher, place, self.token_loss, self.loss_parameters
-        )
+        losses, label_log_probs, likeliest = terms(logits, labels.clamp(min=0), teacher, place, *self.loss_arguments)
         losses, label_log_probs = losses.where(inside, 0.0), label_log_probs.where(inside, -torch.inf)
         confidence = spread(label_log_probs.exp(), valid)
-        weights = WEIGHTINGS[self.weighting](confidence, blocks.gold, learned, self.parameters)
+        weighting = WEIGHTINGS[self.weighting]
+        trusted = blocks.gold if weighting.confidence == "target" else confidence
+        if trusted is None:
+            raise ValueError(f"the weighting {self.weighting} needs the target's probabilities of the labels")
+        weights = weighting.weights(trusted, learned, **self.part(weighting))
         denominators = {
             "anchors": share.sum(),
             "sequences": share.sum(),

@@ -5,21 +5,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .parameters import Parameter
+
 
 @dataclass(frozen=True)
-class LossParameters:
-    """Weights of the two terms of `ce_kd`; PARD-2's published ones (arXiv 2605.08632)."""
+class TokenLoss:
+    """loss: (log_probs, labels, teacher or None, **parameters) -> [M]. needs_teacher: the target's distributions."""
 
-    ce: float = 0.1
-    kd: float = 1.0
+    loss: Callable[..., Tensor]
+    needs_teacher: bool = True
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
 
 def label_log_prob(log_probs: Tensor, labels: Tensor) -> Tensor:
@@ -27,40 +30,42 @@ def label_log_prob(log_probs: Tensor, labels: Tensor) -> Tensor:
     return log_probs.gather(-1, labels[..., None]).squeeze(-1)
 
 
-def cross_entropy(log_probs: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(log_probs: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
     """-log q(label) in nats."""
     return -label_log_prob(log_probs, labels)
 
 
-def forward_kl(log_probs: Tensor, teacher: Tensor) -> Tensor:
+def forward_kl(log_probs: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
     """KL(p || q) = sum_v p (log p - log q), target p against drafter q."""
     return (teacher.exp() * (teacher - log_probs)).sum(-1)
 
 
-def reverse_kl(log_probs: Tensor, teacher: Tensor) -> Tensor:
+def reverse_kl(log_probs: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
     """KL(q || p)."""
     return (log_probs.exp() * (log_probs - teacher)).sum(-1)
 
 
-def total_variation(log_probs: Tensor, teacher: Tensor) -> Tensor:
+def total_variation(log_probs: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
     """1 - sum_v min(p, q): the chance that speculative sampling rejects the token (arXiv 2211.17192)."""
     return 0.5 * (log_probs.exp() - teacher.exp()).abs().sum(-1)
 
 
-def needed(teacher: Tensor | None) -> Tensor:
-    if teacher is None:
-        raise ValueError("this token loss needs the target's logits")
-    return teacher
+def ce_and_kl(log_probs: Tensor, labels: Tensor, teacher: Tensor, ce_weight: float, kd_weight: float) -> Tensor:
+    """ce_weight * CE + kd_weight * KL(p || q), PARD-2's loss (arXiv 2605.08632)."""
+    return ce_weight * cross_entropy(log_probs, labels) + kd_weight * forward_kl(log_probs, labels, teacher)
 
 
-TokenLoss = Callable[[Tensor, Tensor, Tensor | None, LossParameters], Tensor]
+BOTH = {
+    "ce_weight": Parameter(0.1, "ce_kd: of the cross entropy", zero=True),
+    "kd_weight": Parameter(1.0, "ce_kd: of KL(target || drafter)", zero=True),
+}
 
 TOKEN_LOSSES: dict[str, TokenLoss] = {
-    "ce": lambda q, labels, teacher, c: cross_entropy(q, labels),
-    "kl": lambda q, labels, teacher, c: forward_kl(q, needed(teacher)),
-    "reverse_kl": lambda q, labels, teacher, c: reverse_kl(q, needed(teacher)),
-    "tv": lambda q, labels, teacher, c: total_variation(q, needed(teacher)),
-    "ce_kd": lambda q, labels, teacher, c: c.ce * cross_entropy(q, labels) + c.kd * forward_kl(q, needed(teacher)),
+    "ce": TokenLoss(cross_entropy, needs_teacher=False),
+    "kl": TokenLoss(forward_kl),
+    "reverse_kl": TokenLoss(reverse_kl),
+    "tv": TokenLoss(total_variation),
+    "ce_kd": TokenLoss(ce_and_kl, parameters=BOTH),
 }
 
 
@@ -70,7 +75,7 @@ def token_terms(
     teacher: Tensor | None,
     teacher_rows: Tensor | None,
     token_loss: str,
-    parameters: LossParameters,
+    parameters: Mapping[str, float],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All that runs over the whole vocabulary: losses, log-probabilities of the labels (detached), most likely tokens.
 
@@ -78,7 +83,10 @@ def token_terms(
     """
     log_probs = logits.float().log_softmax(-1)
     target = None if teacher is None else teacher.float().log_softmax(-1)[teacher_rows]
-    losses = TOKEN_LOSSES[token_loss](log_probs, labels, target, parameters)
+    record = TOKEN_LOSSES[token_loss]
+    if target is None and record.needs_teacher:
+        raise ValueError(f"the token loss {token_loss} needs the target's logits")
+    losses = record.loss(log_probs, labels, target, **parameters)
     return losses, label_log_prob(log_probs.detach(), labels), log_probs.detach().argmax(-1)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from ..config import RunConfig, dump_config
 from ..drafters import Drafter
 from ..errors import UserError
 from ..evaluation.measure import check_first_turns
@@ -34,6 +33,7 @@ from .checkpoint import (
     save_checkpoint,
     save_drafter,
 )
+from .config import RunConfig, dump_config
 from .distributed import Processes, distribute_drafter
 from .optim import learning_rate_at, make_optimizer
 from .setup import (
@@ -43,7 +43,6 @@ from .setup import (
     check_same_run,
     load_examples,
     load_target,
-    make_objective,
     seeded_drafter,
 )
 from .teacher import open_store, read_stored, read_teacher
@@ -61,8 +60,9 @@ class Trainer:
         section = config.training
         self.processes = Processes()
         check_trackers(section.trackers)
+        self.objective = config.objective.objective(section.compile)
         if section.compile:
-            check_compiler(config.objective.token_loss, self.processes.device)
+            check_compiler(self.objective, self.processes.device)
         self.prompt_sets = [load_prompts(name, config.evaluation.limit) for name in config.evaluation.prompts]
         self.target: Target = load_target(config, self.processes)
         for prompt_set in self.prompt_sets:
@@ -76,7 +76,6 @@ class Trainer:
             check_same_data(self.data, self.checkpoint.parent.parent / "data.json")
         self.drafter = seeded_drafter(config, self.target, self.checkpoint, self.data)
         self.parallel = distribute_drafter(self.drafter, section.sharding, self.processes)
-        self.objective = make_objective(config)
         self.store = open_store(config, self.target, self.data, self.drafter, self.objective)
         self.optimizer = make_optimizer(
             section.optimizer, self.drafter.named_parameters(), section.learning_rate, section.weight_decay
@@ -118,7 +117,7 @@ class Trainer:
         check_finite(loss, norm, step + 1, self.config.output)
         self.optimizer.step(rate)
         self.progress.step += 1
-        return step_record(total, loss, norm, rate, self.config.denominator)
+        return step_record(total, loss, norm, rate, self.objective.denominator)
 
     def forward_backward(self, indices: Sequence[int]) -> ObjectiveSums:
         """Sums of one micro-batch; gradients of the summed loss are added to the parameters'."""

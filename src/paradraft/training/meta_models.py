@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ..config import DrafterSection, RunConfig
 from ..drafters import DRAFTERS
 from ..drafters.dflash import default_feature_layers
 from ..drafters.language_model import starting_model
@@ -17,6 +16,7 @@ from ..errors import UserError, first_line
 from ..models import Target
 from ..models.chat import load_tokenizer
 from ..models.names import drafter_directory, target_name
+from .config import RunConfig
 from .estimate import Model
 
 
@@ -67,7 +67,7 @@ def tokenizer_of(name: str, trust_remote_code: bool) -> Any:
 
 def sketch_drafter(config: RunConfig, target: Sketch) -> Model:
     """Sizes of the drafter that a run would train; a mask's own embedding, where one is added, is left out."""
-    section = config.drafter
+    section: Any = config.drafter
     fresh = section.model_copy(update={"init_from": None})
     if section.kind == "dflash":
         with torch.device("meta"):
@@ -88,7 +88,7 @@ def sketch_drafter(config: RunConfig, target: Sketch) -> Model:
     return model_sizes(own, (total + projection, matrices + projection))
 
 
-def feature_count(section: DrafterSection, target_layers: int) -> int:
+def feature_count(section: Any, target_layers: int) -> int:
     """How many layers of the target a drafter reads."""
     if section.kind not in ("dflash", "pard2"):
         return 0

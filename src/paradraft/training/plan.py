@@ -14,14 +14,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ..config import RunConfig
 from ..errors import UserError
 from ..text.batches import steps_per_epoch
 from ..text.sources import read_source
 from . import estimate
+from .config import RunConfig
 from .estimate import Memory, Model, Step
 from .meta_models import Sketch, feature_count, model_sizes, parameter_counts, sketch_drafter, sketch_target
-from .setup import load_examples, make_objective
+from .setup import load_examples
 
 SAMPLE = 2000  # conversations rendered to learn how long they are
 GIB = 2**30
@@ -155,8 +155,9 @@ class Shape:
 
 def step_of(config: RunConfig, target: Model, drafter: Model, shape: Shape) -> Step:
     """What a micro-batch comes to in the drafter's layers and in the head, every draft being counted in full."""
-    section, tokens, kind = config.drafter, shape.rows * shape.length, config.drafter.kind
-    precision, objective = config.training.precision, make_objective(config)
+    section: Any = config.drafter
+    tokens, kind = shape.rows * shape.length, section.kind
+    precision, objective = config.training.precision, config.objective.objective()
     reduced = precision == "bfloat16" or (precision == "auto" and shape.gpu)
     wide = {"float32": 4, "bfloat16": 2, "float16": 2}.get(config.target.dtype, 2 if shape.gpu else 4)
     places = round(shape.supervised * shape.length)  # where an anchor can stand, in a row

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..config import RunConfig
+from .config import RunConfig
 from .loop import Trainer
 
 
@@ -24,7 +24,7 @@ def run_with_progress(config: RunConfig, resume: str) -> None:
     parameters, count = sum(p.numel() for p in trainer.drafter.parameters()), trainer.processes.world_size
     console.print(
         f"{parameters:,} parameters, {len(trainer.examples):,} conversations, {trainer.steps:,} steps, "
-        f"loss divided by {config.denominator}" + (f", {count} processes" if count > 1 else "")
+        f"loss divided by {trainer.objective.denominator}" + (f", {count} processes" if count > 1 else "")
     )
     if trainer.progress.step >= trainer.steps:
         trainer.run()  # the last thing a run writes may be missing

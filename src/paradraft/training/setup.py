@@ -7,16 +7,15 @@ from pathlib import Path
 
 import torch
 
-from ..config import RunConfig, load_config
 from ..drafters import DRAFTERS, Drafter
 from ..drafters.vocabulary import DraftVocabulary, most_frequent
 from ..errors import UserError, first_line
 from ..models import Target
 from ..objectives import Objective
-from ..objectives.token_losses import LossParameters, compiled_token_terms
-from ..objectives.weightings import WeightingParameters
+from ..objectives.token_losses import compiled_token_terms
 from ..text.prepare import Examples, prepare_examples
 from ..text.provenance import identify
+from .config import RunConfig, load_config
 from .distributed import Processes, shard_target
 
 # What a resumed run must share with the one it goes on from; an empty tuple: the whole section.
@@ -63,11 +62,12 @@ def check_same_run(config: RunConfig, saved: Path) -> None:
     before = load_config(saved)
     for section, fields in SAME.items():
         old, new = getattr(before, section), getattr(config, section)
-        changed = [n for n in fields or type(new).model_fields if getattr(old, n) != getattr(new, n)]
+        old, new = old.model_dump(), new.model_dump()
+        changed = [n for n in fields or sorted({*old, *new}) if old.get(n) != new.get(n)]
         if changed:
             raise UserError(
-                f"{saved.parent} holds a run with another {section}.{changed[0]} ({getattr(old, changed[0])}, now "
-                f"{getattr(new, changed[0])}); choose another output, or start over with --resume never"
+                f"{saved.parent} holds a run with another {section}.{changed[0]} ({old.get(changed[0])}, now "
+                f"{new.get(changed[0])}); choose another output, or start over with --resume never"
             )
 
 
@@ -118,21 +118,13 @@ def make_drafter(config: RunConfig, target: Target, start_from: Path | None) -> 
     return kind.create(config.drafter, target).train()
 
 
-def make_objective(config: RunConfig) -> Objective:
-    section = config.objective
-    parameters = WeightingParameters(alpha=section.alpha, gamma=section.gamma, base=section.base)
-    losses = LossParameters(ce=section.ce_weight, kd=section.kd_weight)
-    names = (section.token_loss, section.weighting, config.denominator)
-    return Objective(*names, parameters, losses, config.training.compile)
-
-
-def check_compiler(token_loss: str, device: torch.device) -> None:
+def check_compiler(objective: Objective, device: torch.device) -> None:
     """Raises UserError where torch.compile cannot run, before a run has cost anything."""
     logits = torch.randn(3, 40, device=device, requires_grad=True)
     rows = torch.arange(3, device=device)
-    teacher = (None, None) if token_loss == "ce" else (logits.detach(), rows)
+    teacher = (logits.detach(), rows) if objective.needs_teacher else (None, None)
     try:
-        compiled_token_terms()(logits, rows, *teacher, token_loss, LossParameters())[0].sum().backward()
+        compiled_token_terms()(logits, rows, *teacher, *objective.loss_arguments)[0].sum().backward()
     except Exception as error:  # compilers fail in many ways
         first = first_line(error)
         raise UserError(f"torch.compile does not work here ({first}); set training.compile=false") from None

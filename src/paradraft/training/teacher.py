@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..config import RunConfig
 from ..drafters import Drafter, Grid
 from ..errors import UserError
 from ..models import Target
@@ -20,6 +19,7 @@ from ..objectives.token_losses import label_log_prob
 from ..text.feature_store import FeatureStore, store_identity
 from ..text.prepare import Examples
 from ..text.provenance import identify
+from .config import RunConfig
 
 
 @torch.no_grad()

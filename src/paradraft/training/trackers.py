@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..config import RunConfig
 from ..errors import UserError
+from .config import RunConfig
 
 PROJECT = "paradraft"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from ..config import TrainingSection
 from ..errors import UserError
 from ..files import write_text
 from .checkpoint import complete_checkpoints, step_of
+from .config import TrainingSection
 from .trackers import Tracker, scalars
 
 WINDOW = 20  # steps whose mean cross entropy is compared
