@@ -200,9 +200,10 @@ def test_other_hidden_sizes_fall_back_to_independent_and_say_so(
 
 def test_published_layer_numbers() -> None:
     assert default_layers(36) == (32, 28, 20, 12)
-    assert published_layers((32, 28, 20, 12), 36) == [-1, -8, -16, -24]
+    assert published_layers((36, 28, 20, 12), 36) == [-1, -8, -16, -24]
+    assert published_layers((32, 28, 20, 12), 36) == [-4, -8, -16, -24]
     assert [layer_id(i, 36) for i in (-1, -8, -16, -24)] == [36, 28, 20, 12]
-    assert default_layers(10) == (10, 7, 4, 1)
+    assert default_layers(10) == (7, 4, 1)
     with pytest.raises(UserError, match="cannot name"):
         published_layers((35,), 36)
 

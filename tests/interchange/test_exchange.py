@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from paradraft.config import DrafterSection
 from paradraft.drafters import DRAFTERS, Pard, Pard2, load_drafter
 from paradraft.drafters.vocabulary import DraftVocabulary
 from paradraft.errors import UserError
@@ -18,7 +17,7 @@ from paradraft.interchange import exchange
 from paradraft.interchange.checkpoint import compare
 from paradraft.interchange.exchange import export, import_checkpoint
 from paradraft.models import Target
-from tests.conftest import make_drafter_of, make_model
+from tests.conftest import drafter_values, make_drafter_of, make_model
 
 
 @pytest.fixture
@@ -155,7 +154,8 @@ def test_a_shared_embedding_is_written_whole(kind: str, tied: bool, tmp_path: Pa
     """With the mask's own row in it; a reduced vocabulary becomes the whole one."""
     make_model("qwen3", tie_word_embeddings=tied).save_pretrained(tmp_path / "target")
     target = Target.load(str(tmp_path / "target"))
-    section = DrafterSection(kind=kind, init_from="target", layers=2, share_embedding=True, mask_token=39)  # type: ignore[arg-type]
+    values = drafter_values(kind, init_from="target", layers=2, share_embedding=True, mask_token=39)
+    section = DRAFTERS[kind].section.model_validate(values)
     drafter = DRAFTERS[kind].create(section, target)
     if isinstance(drafter, Pard):
         assert drafter.mask_embedding is not None

@@ -166,8 +166,9 @@ def step_of(config: RunConfig, target: Model, drafter: Model, shape: Shape) -> S
         slots, context, predictions = anchors * section.block_size, tokens, anchors * (section.block_size - 1)
         keys = shape.length + slots
     else:
-        kept = [max(section.cod_ratio**i, section.cod_least) for i in range(section.draft_length)]
-        masks = 0.0 if kind == "vanilla" else places * sum(kept[1:])
+        masks = 0.0
+        if kind != "vanilla":
+            masks = places * sum(max(section.cod_ratio**i, section.cod_least) for i in range(1, section.draft_length))
         slots = keys = shape.length + round(masks)
         context, predictions = 0, places + round(masks)
     width = feature_count(section, target.layers) * target.hidden
