@@ -124,6 +124,9 @@ def test_speculators_there_and_back(target: Target, target_directory: Path, tmp_
     )
     with pytest.raises(UserError, match="--target is needed here"):
         import_checkpoint(str(tmp_path / "out"), tmp_path / "b")
+    edit(tmp_path / "out", block_size=None)
+    with pytest.raises(UserError, match="lacks block_size"):
+        import_checkpoint(str(tmp_path / "out"), tmp_path / "b", str(target_directory))
 
 
 @pytest.mark.parametrize("to", ["vllm", "speculators"])
@@ -134,7 +137,8 @@ def test_a_reduced_vocabulary_is_written_with_its_head(
     reduce(ours, ids, target.vocabulary_size)
     with pytest.raises(UserError, match="--target is needed here"):
         export(str(ours), to, tmp_path / "out")
-    export(str(ours), to, tmp_path / "out", str(target_directory))
+    done = export(str(ours), to, tmp_path / "out", str(target_directory))
+    assert done.compared.endswith("draft logits")
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     assert (tensors["d2t"] + torch.arange(3)).tolist() == ids and tensors["d2t"].dtype == torch.int64
     head = target.model.get_output_embeddings().weight
@@ -162,6 +166,8 @@ def test_a_shared_embedding_is_written_whole(kind: str, tied: bool, tmp_path: Pa
         torch.nn.init.normal_(drafter.mask_embedding)
     drafter.restrict(DraftVocabulary(torch.tensor([1, 4, 9, 30]), target.vocabulary_size))
     drafter.save_pretrained(tmp_path / "ours")
+    with pytest.raises(UserError, match="one of paradraft's own directories"):
+        import_checkpoint(str(tmp_path / "ours"), tmp_path / "out")
     with pytest.raises(UserError, match="shares the target's embedding"):
         export(str(tmp_path / "ours"), "vllm", tmp_path / "out")
     done = export(str(tmp_path / "ours"), "vllm", tmp_path / "out", str(tmp_path / "target"))

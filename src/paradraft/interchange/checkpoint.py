@@ -69,6 +69,11 @@ def target_ids(d2t: Tensor) -> Tensor:
     return d2t.long() + torch.arange(len(d2t))
 
 
+def inside(d2t: Tensor, vocabulary: int) -> Tensor:
+    """t2d [V]: which of the target's tokens can be drafted."""
+    return torch.zeros(vocabulary, dtype=torch.bool).index_fill(0, target_ids(d2t), True)
+
+
 def read_tensors(directory: Path) -> dict[str, Tensor]:
     """Every tensor of the model*.safetensors files, on the CPU."""
     paths = sorted(directory.glob("model*.safetensors"))

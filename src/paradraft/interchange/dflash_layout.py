@@ -145,7 +145,9 @@ def check_causality(found: Foreign) -> list[str]:
 
 
 def check_features(found: Foreign) -> list[str]:
-    layers, count = list(found.one("target_layer_ids")), int(found.one("num_target_layers"))
+    layers, count = found.one("target_layer_ids"), found.one("num_target_layers")
+    if not isinstance(layers, list) or not all(isinstance(i, int) for i in (*layers, count)):
+        found.refuse("target_layer_ids must be a list of numbers, num_target_layers a number")
     if layers != sorted(set(layers)):
         found.refuse(
             f"its feature layers {layers} are not ascending: engines sort them, Transformers does not, and which of "

@@ -20,6 +20,7 @@ from .checkpoint import (
     Checkpoint,
     compare,
     copy_tokenizer,
+    inside,
     read_checkpoint,
     read_tensors,
     target_ids,
@@ -61,22 +62,22 @@ def export(drafter: str, to: str, out: Path, target: str | None = None) -> Excha
     with new_directory(out) as directory:
         notes = WRITERS[to](source, directory, side)
         compared = f"{len(source.weights)} tensors"
-        if side is not None and readable(source, to, directory, side):
+        if side is not None and drafts_the_same(source, to, directory, side):
             compared += " and draft logits"
     return Exchanged(source.kind, compared, [note.replace(directory.name, out.name) for note in notes])
 
 
-def readable(source: Checkpoint, to: str, written: Path, side: TargetSide) -> bool:
-    """Compare draft logits where our own loader reads what was written; whether it does."""
-    if to == "speculators":
+def drafts_the_same(source: Checkpoint, to: str, written: Path, side: TargetSide) -> bool:
+    """Compare draft logits, refusing a difference; False where our own loader cannot read what was written."""
+    if to in ("gguf", "transformers"):
+        return False
+    if to == "speculators" or (source.kind == "dflash" and source.reduced):
         with TemporaryDirectory() as scratch:
             again = Path(scratch) / "again"
             import_directory(written, again, side, tuple(ASSUMPTIONS))
             compare(source.weights | source.own, read_tensors(again), written)
             compare_logits(source.directory, again, side.target)
         return True
-    if to in ("gguf", "transformers") or (source.kind == "dflash" and source.reduced):
-        return False
     compare_logits(source.directory, written, side.target, None if to == "published" else "independent")
     return True
 
@@ -105,13 +106,18 @@ def import_directory(where: Path, out: Path, side: TargetSide | None, assume: Co
     with new_directory(out) as directory:
         if kind == "dflash":
             if "speculators_model_type" in config:
-                config, tensors, notes = speculators.read(config, tensors, where, side, assume)
+                config, notes = speculators.read(config, tensors, where, side, assume)
             else:
                 config, notes = understood(config, where, assume)
             tensors = without_the_targets(tensors, where, side)
+            if "d2t" in tensors:
+                config["draft_vocab_size"] = len(tensors["d2t"])
+                tensors["t2d"] = inside(tensors["d2t"], config["vocab_size"])
             write_checkpoint(directory, config, tensors)
         else:
             source = Checkpoint(where, kind, config, tensors, {})
+            if source.shares_embedding:
+                raise UserError(f"{where} is one of paradraft's own directories: use it as it is")
             keys = PARD2_KEYS if kind == "pard2" else ()
             write_checkpoint(directory, projected(source, keys), tensors)
             copy_tokenizer(where, directory)

@@ -10,11 +10,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .checkpoint import Checkpoint, target_ids, write_checkpoint
+from .checkpoint import Checkpoint, inside, only, write_checkpoint
 from .dflash_layout import native_config, understood
 from .target_side import TargetSide, needed
 
@@ -64,11 +63,9 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
         "dtype": native["dtype"],
     }
     if source.reduced:
-        ids = source.draft_ids()
-        inside = torch.zeros(native["vocab_size"], dtype=torch.bool)
-        inside[ids] = True
+        ids, d2t = source.draft_ids(), source.own["d2t"].long()
         head = target.head_rows(ids, tensors["fc.weight"])
-        tensors |= {"d2t": source.own["d2t"].long(), "t2d": inside, "lm_head.weight": head}
+        tensors |= {"d2t": d2t, "t2d": inside(d2t, native["vocab_size"]), "lm_head.weight": head}
         config["draft_vocab_size"] = len(ids)
     write_checkpoint(out, config, tensors)
     return [
@@ -79,9 +76,8 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
 
 def read(
     config: dict[str, Any], tensors: dict[str, Tensor], where: Path, side: TargetSide | None, assume: Collection[str]
-) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
-    """A directory in this format as configuration and tensors of ours. The target says how many layers it has, and
-    whether a stored embedding and head are its own."""
+) -> tuple[dict[str, Any], list[str]]:
+    """A configuration in this format as ours; the target says how many layers it has."""
     kind = config.get("speculators_model_type")
     if kind != "dflash":
         raise UserError(
@@ -91,6 +87,7 @@ def read(
         if config.get(key) not in plain:
             raise UserError(f"drafter {where}: {key} {config[key]!r} is not supported; train a drafter here")
     target = needed(side, "the speculators format does not say how many layers the target has").target
+    only(config, ("transformer_layer_config", "block_size", "mask_token_id", "aux_hidden_state_layer_ids"), where)
     layer = dict(config["transformer_layer_config"])
     native = {
         **layer,
@@ -104,10 +101,4 @@ def read(
         },
         "dtype": config.get("dtype") or layer.get("dtype") or str(tensors["fc.weight"].dtype).removeprefix("torch."),
     }
-    own, notes = understood(native, where, assume)
-    if "d2t" in tensors:
-        own["draft_vocab_size"] = len(tensors["d2t"])
-        tensors.setdefault(
-            "t2d", torch.zeros(own["vocab_size"], dtype=torch.bool).index_fill(0, target_ids(tensors["d2t"]), True)
-        )
-    return own, tensors, notes
+    return understood(native, where, assume)
