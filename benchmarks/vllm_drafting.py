@@ -98,8 +98,7 @@ def measure(
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "drafter"
         done = export(drafter, "speculators" if reduced else "vllm", directory, target)
-        method = {} if reduced else METHODS[done.kind]
-        speculative = {**method, "model": str(directory), "num_speculative_tokens": own.max_draft}
+        speculative = {**METHODS[done.kind], "model": str(directory), "num_speculative_tokens": own.max_draft}
         job = {"target": target_name(target), "prompts": prompts, "max_new_tokens": length}
         found = in_vllm(python, {**job, "speculative": speculative})
     ours = own_run(model, own, prompts, length)

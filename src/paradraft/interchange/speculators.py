@@ -16,6 +16,7 @@ from ..errors import UserError
 from .checkpoint import Checkpoint, inside, only, write_checkpoint
 from .dflash_layout import native_config, understood
 from .target_side import TargetSide, needed
+from .vllm import speculative_config
 
 LAYER_KEYS = (
     *("model_type", "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
@@ -68,10 +69,7 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
         tensors |= {"d2t": d2t, "t2d": inside(d2t, native["vocab_size"]), "lm_head.weight": head}
         config["draft_vocab_size"] = len(ids)
     write_checkpoint(out, config, tensors)
-    return [
-        f"vllm serve {target.location} --speculative-config "
-        f'\'{{"model": "{out.name}", "num_speculative_tokens": {length}}}\''
-    ]
+    return [f"vllm serve {target.location} --speculative-config '{speculative_config(source, out.name)}'"]
 
 
 def read(
