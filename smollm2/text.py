@@ -1,0 +1,162 @@
+"""The training text of the `smollm2` drafters: prompts, the target's own answers, and the two put together.
+
+    python smollm2/text.py prompts --data FOLDER --out prompts
+    paradraft data regenerate --target smollm2 --prompts prompts/prompts-0.jsonl --out answers-0.jsonl ...
+    python smollm2/text.py pack answers-*.jsonl --out smollm2/answers.jsonl.gz
+    python smollm2/text.py join --data FOLDER --answers smollm2/answers.jsonl.gz --out train.jsonl.gz
+
+FOLDER holds math.jsonl.gz, code.jsonl.gz and chat-prompts.jsonl.gz: the training prompts of GSM8K, CodeAlpaca and
+MBPP, GPTeacher and self-instruct, one `{"id", "messages"}` a line. None of them occurs in a benchmark. Some are put
+into the frames that benchmarks use (a boxed answer, a function to complete), and functions of Python's own library
+are asked for by signature and docstring. The parts that are written are alike in their mix, so that each may be
+answered at a temperature of its own.
+
+The packed answers are kept with the project, so that hours of answering are spent once. The prompts are not: they
+belong to the data sets, and `join` finds them by their ids.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import gzip
+import io
+import json
+import random
+import sysconfig
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from paradraft.models.names import training_file
+from paradraft.text.provenance import Provenance, TargetIdentity, content_hash, read_provenance, write_provenance
+
+SHARES = {"math": 2000, "boxed": 1300, "code": 1700, "mbpp": 832, "stubs": 1300, "chat": 2000, "demo": 468}
+BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+STUB = "Write a solution to the following problem and make sure that it passes the tests:\n```python\n{}\n```"
+CONTEST = (
+    "You are an expert Python programmer. You will be given a question and will write a correct Python program for "
+    "it.\n\n### Question:\n{}\n\n### Answer:\n"
+)
+
+
+def first_turns(path: Path) -> list[tuple[str, str]]:
+    """(id, the user's first message) of every conversation."""
+    return [(str(r.get("id", f"{path.name}/{i}")), r["messages"][0]["content"]) for i, r in enumerate(read_lines(path))]
+
+
+def library_stubs() -> list[tuple[str, str]]:
+    """(id, source) of the documented functions of Python's own library: signature and docstring, without the body."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    found = []
+    for path in sorted(root.glob("*.py")) + sorted(root.glob("[a-z]*/*.py")):
+        name = path.relative_to(root).as_posix()
+        if name.startswith(("test", "idlelib", "lib2to3", "site-packages")):
+            continue
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError):
+            continue
+        for node in tree.body:
+            doc = (ast.get_docstring(node) or "") if isinstance(node, ast.FunctionDef) else ""
+            if isinstance(node, ast.FunctionDef) and not node.decorator_list and 60 < len(doc) < 700:
+                lines = "\n".join(f"    {line}".rstrip() for line in doc.splitlines()).strip()
+                stub = f'def {node.name}({ast.unparse(node.args)}):\n    """{lines}\n    """'
+                found.append((f"{name}:{node.name}", stub))
+    return found
+
+
+def choose(data: Path) -> list[dict[str, Any]]:
+    draw = random.Random(0)
+    math, code = first_turns(data / "math.jsonl.gz"), first_turns(data / "code.jsonl.gz")
+    mbpp = [(i, p) for i, p in code if i.startswith("mbpp")]
+    code = [(i, p) for i, p in code if not i.startswith("mbpp")]
+    draw.shuffle(math)
+    pools = {
+        "math": math[: SHARES["math"]],
+        "boxed": [(i, p + BOXED) for i, p in math[SHARES["math"] :]],
+        "code": [(i, CONTEST.format(p) if n % 6 == 0 else p) for n, (i, p) in enumerate(code)],
+        "mbpp": mbpp,
+        "stubs": [(i, STUB.format(p)) for i, p in library_stubs()],
+        "chat": first_turns(data / "chat-prompts.jsonl.gz"),
+        "demo": first_turns(training_file("demo:train")),
+    }
+    chosen = []
+    for name, pool in pools.items():
+        for number, prompt in draw.sample(pool, min(SHARES[name], len(pool))):
+            chosen.append({"id": f"{name}/{number}", "messages": [{"role": "user", "content": prompt}]})
+    draw.shuffle(chosen)
+    return chosen
+
+
+def write_prompts(data: Path, out: Path, parts: int) -> None:
+    prompts = choose(data)
+    out.mkdir(parents=True, exist_ok=True)
+    for part in range(parts):
+        write_lines(out / f"prompts-{part}.jsonl", prompts[part::parts])
+
+
+def pack(answers: list[Path], out: Path) -> None:
+    """Answers without their prompts, and beside them what was asked for of the target."""
+    packed, settings = [], []
+    for path in answers:
+        found = read_provenance(path)
+        assert found is not None, f"{path} has no provenance file"
+        settings.append(found)
+        for record in read_lines(path):
+            answer = {"id": record["id"], "answer": record["messages"][-1]["content"]}
+            temperature = found.details["settings"]["temperature"]
+            packed.append({**answer, "finish_reason": record["finish_reason"], "temperature": temperature})
+    write_lines(out, packed)
+    first = settings[0]
+    details = {"parts": [part.details for part in settings]}
+    target = TargetIdentity("smollm2", None, first.target.fingerprint)
+    write_provenance(out, Provenance(target, first.template_hash, first.thinking, details, content_hash(out)))
+
+
+def join(data: Path, answers: Path, out: Path) -> None:
+    """Conversations to train on."""
+    prompts = {prompt["id"]: prompt["messages"] for prompt in choose(data)}
+    found = read_provenance(answers)
+    assert found is not None, f"{answers} has no provenance file"
+    joined = []
+    for record in read_lines(answers):
+        messages = [*prompts[record["id"]], {"role": "assistant", "content": record["answer"]}]
+        joined.append({"id": record["id"], "messages": messages, "finish_reason": record["finish_reason"]})
+    write_lines(out, joined)
+    write_provenance(out, replace(found, content=content_hash(out)))
+
+
+def opened(path: Path, mode: str) -> Any:
+    if path.suffix != ".gz":
+        return path.open(mode, encoding="utf-8")
+    return io.TextIOWrapper(gzip.GzipFile(path, mode[0] + "b", mtime=0), encoding="utf-8")  # the same bytes each time
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    with opened(path, "rt") as file:
+        return [json.loads(line) for line in file]
+
+
+def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    with opened(path, "wt") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+    print(f"{path}: {len(records)} lines")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument("--data", type=Path, required=True)
+    out = argparse.ArgumentParser(add_help=False)
+    out.add_argument("--out", type=Path, required=True)
+    commands.add_parser("prompts", parents=[data, out]).add_argument("--parts", type=int, default=4)
+    commands.add_parser("pack", parents=[out]).add_argument("answers", type=Path, nargs="+")
+    commands.add_parser("join", parents=[data, out]).add_argument("--answers", type=Path, required=True)
+    options = vars(parser.parse_args())
+    {"prompts": write_prompts, "pack": pack, "join": join}[options.pop("command")](**options)
+
+
+if __name__ == "__main__":
+    main()
