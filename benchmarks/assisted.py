@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from paradraft.commands.pair import load_pair
 from paradraft.decoding import Engine
-from paradraft.evaluation.command import load_pair
 from paradraft.evaluation.measure import environment, first_turn_ids
 from paradraft.evaluation.prompts import load_prompts
 from paradraft.files import write_text

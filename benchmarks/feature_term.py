@@ -11,8 +11,8 @@ import argparse
 
 import torch
 
+from paradraft.commands.pair import load_pair
 from paradraft.drafters import Pard2
-from paradraft.evaluation.command import load_pair
 from paradraft.evaluation.measure import first_turn_ids
 from paradraft.evaluation.prompts import load_prompts
 

@@ -19,24 +19,21 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from paradraft.commands.regenerate import RegenerateRequest, run_regenerate
-from paradraft.decoding import Sampling
+from paradraft.commands.regenerate import regenerate
 
 
 def answers(arguments: argparse.Namespace, out: Path, endpoint: str | None) -> dict[str, dict[str, Any]]:
     """Records by their prompt."""
-    request = RegenerateRequest(
+    regenerate(
         target=arguments.target,
         prompts=[arguments.prompts],
         out=out,
-        sampling=Sampling(0.0),
         max_new_tokens=arguments.max_new_tokens,
         endpoint=endpoint,
         limit=arguments.limit,
-        workers=8,
+        concurrency=8,
         dtype="float32",
     )
-    run_regenerate(request)
     records = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     return {record["messages"][0]["content"]: record for record in records}
 

@@ -12,25 +12,24 @@ import tempfile
 import time
 from pathlib import Path
 
-from paradraft.commands.features import FeaturesRequest, run_features
+from paradraft.commands.features import features
 from paradraft.evaluation.measure import environment
 from paradraft.training.config import RunConfig, load_config
 from paradraft.training.loop import Trainer
 
 
 def write_store(config: RunConfig, storage: str, out: Path) -> None:
-    layers = config.drafter.feature_layers
-    run_features(
-        FeaturesRequest(
-            files=[source.source for source in config.data.sources],
-            target=config.target.model,
-            out=out,
-            layers=None if layers == "auto" else layers,
-            storage=storage,
-            max_length=config.data.max_length,
-            limit=config.data.limit,
-            thinking=config.data.thinking,
-        )
+    layers, data = config.drafter.feature_layers, config.data
+    features(
+        files=[source.source for source in data.sources],
+        out=out,
+        target=config.target.model,
+        layers="auto" if layers == "auto" else ",".join(map(str, layers)),
+        storage=storage,
+        max_length=data.max_length,
+        limit=data.limit,
+        thinking=data.thinking,
+        date=data.date,
     )
 
 
@@ -46,7 +45,7 @@ def main() -> None:
     runs = []
     with tempfile.TemporaryDirectory() as directory:
         for storage in ("online", "bfloat16", "int8"):
-            features = Path(directory) / storage
+            stored = Path(directory) / storage
             for seed in arguments.seeds:
                 overrides = [
                     f"training.max_steps={arguments.steps}",
@@ -57,9 +56,9 @@ def main() -> None:
                     f"output={directory}/run",
                 ]
                 if storage != "online":
-                    if not features.exists():
-                        write_store(load_config(arguments.recipe, overrides), storage, features)
-                    overrides.append(f"data.features={features}")
+                    if not stored.exists():
+                        write_store(load_config(arguments.recipe, overrides), storage, stored)
+                    overrides.append(f"data.features={stored}")
                 started = time.time()
                 trainer = Trainer(load_config(arguments.recipe, overrides), "never")
                 length = trainer.run().best_emitted_length

@@ -40,8 +40,12 @@ def test_help_answers_in_a_second() -> None:
         done = subprocess.run([sys.executable, "-m", "paradraft.cli", "--help"], check=True, capture_output=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
-    for command in ("demo", "train", "eval", "verify", "generate", "report"):
-        assert command in done.stdout.decode()
+    assert all(command in done.stdout.decode() for command in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("command", [*cli.COMMANDS, *(f"data {name}" for name in cli.DATA_COMMANDS)])
+def test_help_of_every_command_shows_an_example(command: str) -> None:
+    assert f"paradraft {command} " in " ".join(run(*command.split(), "--help").split())
 
 
 def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,16 +10,6 @@ import pytest
 from paradraft.errors import UserError
 
 from .test_cli import run
-
-
-def test_help_is_quick_and_shows_examples() -> None:
-    subprocess.run([sys.executable, "-m", "paradraft.cli", "data", "--help"], check=True, capture_output=True)
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "paradraft.cli", "data", "--help"], check=True, capture_output=True)
-    assert time.perf_counter() - started < 1.0
-    for command in ("regenerate", "inspect", "features"):
-        assert command in done.stdout.decode()
-        assert f"paradraft data {command}" in " ".join(run("data", command, "--help").split())
 
 
 def test_from_prompts_to_a_drafter(target_directory: Path, prompts: Path, tmp_path: Path) -> None:

@@ -11,16 +11,9 @@ import pytest
 from plotly.offline import get_plotlyjs  # type: ignore[attr-defined]
 
 from paradraft.errors import UserError
-from paradraft.evaluation.report import (
-    RoundPiece,
-    Section,
-    kept,
-    results_sections,
-    rounds_section,
-    training_sections,
-    write_page,
-    write_report,
-)
+from paradraft.evaluation.figures import Section, rounds_section, write_page
+from paradraft.evaluation.report import kept, results_sections, training_sections, write_report
+from paradraft.evaluation.tables import RoundPiece
 
 
 def result(drafter: str, prompts: str = "demo:math", **changes: Any) -> dict[str, Any]:
@@ -270,5 +263,5 @@ def test_wrong_paths_are_named(tmp_path: Path) -> None:
         write_report([text], tmp_path / "page.html")
     with pytest.raises(UserError, match="nothing to report"):
         write_report([], tmp_path / "page.html")
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(UserError, match="cannot be written"):
         write_page("title", [Section("a", "b")], tmp_path)

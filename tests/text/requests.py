@@ -1,18 +1,20 @@
-"""Requests of `paradraft data regenerate` and what they wrote."""
+"""`paradraft data regenerate` as tests call it, and what it wrote."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from paradraft.commands.regenerate import RegenerateRequest
-from paradraft.decoding import Sampling
+from paradraft.commands.regenerate import regenerate
 
 
-def request_for(target: Path, prompts: Path, out: Path, **changes: Any) -> RegenerateRequest:
-    settings: dict[str, Any] = {"max_new_tokens": 12, "batch_size": 4, "sampling": Sampling(0.0)} | changes
-    return RegenerateRequest(target=str(target), prompts=[str(prompts)], out=out, **settings)
+def request_for(target: Path, prompts: Path, out: Path, **changes: Any) -> Callable[..., None]:
+    """The command with these options, still to be called; a call may change some of them."""
+    settings: dict[str, Any] = {"max_new_tokens": 12, "batch_size": 4} | changes
+    return partial(regenerate, target=str(target), prompts=[str(prompts)], out=out, **settings)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

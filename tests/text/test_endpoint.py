@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from paradraft.commands.regenerate import EmbeddedAnswerer, run_regenerate
 from paradraft.decoding import Engine
+from paradraft.decoding.answerer import EmbeddedAnswerer
 from paradraft.errors import UserError
 from paradraft.models import Target
 from paradraft.models.chat import load_chat
@@ -96,8 +96,8 @@ def test_a_server_gives_the_answers_of_the_engine(
     target_directory: Path, many_prompts: Path, tmp_path: Path, server: Server
 ) -> None:
     own, served = tmp_path / "own.jsonl", tmp_path / "served.jsonl"
-    run_regenerate(request_for(target_directory, many_prompts, own))
-    run_regenerate(request_for(target_directory, many_prompts, served, endpoint=server.url, workers=5))
+    request_for(target_directory, many_prompts, own)()
+    request_for(target_directory, many_prompts, served, endpoint=server.url, concurrency=5)()
     assert served.read_bytes() == own.read_bytes()
     assert {body["model"] for body in server.bodies} == {"tiny"} and len(server.bodies) >= 60
 
@@ -110,14 +110,14 @@ def test_a_few_refused_prompts_are_left_out_and_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     own, served = tmp_path / "own.jsonl", tmp_path / "served.jsonl"
-    run_regenerate(request_for(target_directory, many_prompts, own))
+    request_for(target_directory, many_prompts, own)()
     server.refuses = {tuple(asked_first(target_directory, many_prompts, 40))}
-    request = request_for(target_directory, many_prompts, served, endpoint=server.url, workers=5)
+    request = request_for(target_directory, many_prompts, served, endpoint=server.url, concurrency=5)
     with pytest.raises(UserError, match=r"line 41: .*status 400: .*too odd.*\(1 prompts were refused; --max"):
-        run_regenerate(request)
+        request()
     asked = len(server.bodies)
     assert not served.exists()
-    run_regenerate(replace(request, max_bad_share=0.05))
+    request(max_bad_share=0.05)
     expected = own.read_text().splitlines()
     assert served.read_text().splitlines() == expected[:40] + expected[41:]
     assert len(server.bodies) - asked < 50  # what was kept is not asked again
@@ -129,12 +129,12 @@ def test_a_server_that_refuses_everything_is_left_at_once(
     target_directory: Path, many_prompts: Path, tmp_path: Path, server: Server
 ) -> None:
     server.longest = 0
-    request = request_for(target_directory, many_prompts, tmp_path / "out.jsonl", endpoint=server.url, workers=5)
-    request = replace(request, max_bad_share=1.0)
+    request = request_for(target_directory, many_prompts, tmp_path / "out.jsonl", endpoint=server.url, concurrency=5)
+    request = partial(request, max_bad_share=1.0)
     with pytest.raises(UserError, match=r"too odd.*\(and not one of the first 8 prompts was answered\)"):
-        run_regenerate(request)
+        request()
     with pytest.raises(UserError, match=r"line [12]: .*too odd"):
-        run_regenerate(replace(request, limit=2))
+        request(limit=2)
 
 
 def asked_first(target_directory: Path, prompts: Path, number: int) -> list[int]:

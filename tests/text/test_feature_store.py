@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from paradraft.commands.features import Estimate, FeaturesRequest, check_disk, duration, run_features, size
+from paradraft.commands.features import features
 from paradraft.errors import UserError
 from paradraft.models import Target
+from paradraft.numbers import duration, size
+from paradraft.text import features as writing
 from paradraft.text.batches import collate
 from paradraft.text.feature_store import FeatureStore, dequantize, plan_shards, quantize
 from paradraft.training.config import dump_config, load_config
@@ -27,9 +30,15 @@ from ..training.test_training import config_for, records, weights
 LAYERS = (0, 1, 3)
 
 
-def request_for(target: Path, data: Path, out: Path, **changes: Any) -> FeaturesRequest:
-    settings: dict[str, Any] = {"layers": LAYERS, "max_length": 100, "shard_bytes": 20_000} | changes
-    return FeaturesRequest([str(data)], str(target), out, **settings)
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "SHARD_BYTES", 20_000)
+
+
+def write(target: Path, data: Path, out: Path, layers: Sequence[int] = LAYERS, **changes: Any) -> None:
+    """`paradraft data features` on texts cut at 100 tokens."""
+    named = ",".join(map(str, layers))
+    features([str(data)], out, str(target), **({"layers": named, "max_length": 100} | changes))
 
 
 def test_eight_bits_are_within_half_a_step() -> None:
@@ -55,7 +64,7 @@ def test_what_is_read_is_what_the_target_computes(target_directory: Path, conver
     online[batch.document_ids < 0] = 0
     for storage, tolerance in (("bfloat16", 1 / 200), ("int8", 1 / 100)):
         out = tmp_path / storage
-        run_features(request_for(target_directory, conversations, out, storage=storage))
+        write(target_directory, conversations, out, storage=storage)
         store = FeatureStore(out)
         assert len(list(out.glob("*.safetensors"))) > 1 and len(store.places) == len(examples)
         stored = store.batch((5, 17, 2), (3, 1), batch.input_ids.shape[1]).float()
@@ -68,13 +77,13 @@ def test_what_is_read_is_what_the_target_computes(target_directory: Path, conver
 def test_the_estimate_writes_nothing(
     target_directory: Path, conversations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_features(request_for(target_directory, conversations, tmp_path / "out", estimate=True))
+    write(target_directory, conversations, tmp_path / "out", estimate=True)
     shown = capsys.readouterr().out
     for expected in ("bytes per token", "192", "total", "free on this disk", "tokens/s", "Online training"):
         assert expected in shown
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match=r"would need 153\.0 GB, its disk has 100\.0 MB free: train online"):
-        check_disk(Estimate(1, 50_000_000, 3000, 1.0, 100_000_000), tmp_path)
+        writing.Estimate(1, 50_000_000, 3000, 1.0, 100_000_000).check_disk(tmp_path)
     assert (size(999), size(2.5e6), duration(90), duration(600), duration(36000)) == (
         "999.0 B",
         "2.5 MB",
@@ -88,8 +97,8 @@ def test_an_interrupted_store_is_unfinished_and_goes_on(
     target_directory: Path, conversations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, halved = tmp_path / "whole", tmp_path / "halved"
-    run_features(request_for(target_directory, conversations, whole))
-    run_features(request_for(target_directory, conversations, halved))
+    write(target_directory, conversations, whole)
+    write(target_directory, conversations, halved)
     (halved / "manifest.json").unlink()
     (halved / "shard-00001.safetensors").unlink()
     torn = halved / "shard-00000.safetensors"
@@ -97,11 +106,11 @@ def test_an_interrupted_store_is_unfinished_and_goes_on(
     with pytest.raises(UserError, match="holds no finished feature store"):
         FeatureStore(halved)
     capsys.readouterr()
-    run_features(request_for(target_directory, conversations, halved))
+    write(target_directory, conversations, halved)
     assert "going on: " in capsys.readouterr().out
     for path in whole.iterdir():
         assert path.read_bytes() == (halved / path.name).read_bytes()
-    run_features(request_for(target_directory, conversations, halved))
+    write(target_directory, conversations, halved)
     assert "nothing to do" in capsys.readouterr().out
 
 
@@ -110,16 +119,16 @@ def test_what_is_written_already_needs_no_room(
 ) -> None:
     """An interrupted run goes on where the disk holds the rest, though not the whole once more."""
     out = tmp_path / "out"
-    run_features(request_for(target_directory, conversations, out))
+    write(target_directory, conversations, out)
     whole = sum(path.stat().st_size for path in out.iterdir())
     (out / "manifest.json").unlink()
     (out / "shard-00001.safetensors").unlink()
     free = shutil.disk_usage(out)._replace(free=whole // 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
     with pytest.raises(UserError, match="train online"):
-        run_features(request_for(target_directory, conversations, tmp_path / "another"))
+        write(target_directory, conversations, tmp_path / "another")
     assert not (tmp_path / "another").exists()
-    run_features(request_for(target_directory, conversations, out))
+    write(target_directory, conversations, out)
     assert FeatureStore(out).places
 
 
@@ -127,17 +136,17 @@ def test_a_finished_store_is_priced_and_compared(
     target_directory: Path, conversations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    run_features(request_for(target_directory, conversations, out))
+    write(target_directory, conversations, out)
     with pytest.raises(UserError, match=r"another dtype \(bfloat16, the run has int8\)"):
-        run_features(request_for(target_directory, conversations, out, storage="int8"))
+        write(target_directory, conversations, out, storage="int8")
     capsys.readouterr()
-    run_features(request_for(target_directory, conversations, out, storage="int8", estimate=True))
+    write(target_directory, conversations, out, storage="int8", estimate=True)
     assert "bytes per token" in capsys.readouterr().out
 
 
 def test_a_store_of_something_else_is_refused(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    run_features(request_for(target_directory, conversations, out))
+    write(target_directory, conversations, out)
     store = FeatureStore(out)
     held = store.identity
     store.check(replace(held, layers=(1,)))
@@ -168,7 +177,7 @@ def test_training_from_a_store_is_training(target_directory: Path, conversations
         config = config_for(target_directory, conversations, tmp_path / f"run-{storage}", max_steps=4)
         layers = Trainer(config).drafter.feature_layers
         if storage is not None:
-            run_features(request_for(target_directory, conversations, out, storage=storage, layers=layers))
+            write(target_directory, conversations, out, storage=storage, layers=layers)
             config = config.model_copy(update={"data": config.data.model_copy(update={"features": out})})
         trainer = Trainer(config)
         before = weights(trainer.drafter)
@@ -192,7 +201,7 @@ def test_a_pinned_date_makes_the_same_texts_on_another_day(
     tokenizer.chat_template = "{{ strftime_now('%d') }}" + str(tokenizer.chat_template)
     tokenizer.save_pretrained(dated)
     out, day = tmp_path / "out", date(2024, 2, 9)
-    run_features(request_for(dated, conversations, out, layers=(1, 2), date=day))
+    write(dated, conversations, out, layers=(1, 2), date=day)
     config = config_for(dated, conversations, tmp_path / "run", max_steps=1)
     config = config.model_copy(update={"drafter": config.drafter.model_copy(update={"feature_layers": (1, 2)})})
     on_the_day = config.data.model_copy(update={"features": out, "date": day})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from paradraft.commands.inspect import InspectRequest, run_inspect
+from paradraft.commands.inspect import inspect
 from paradraft.errors import UserError
 from paradraft.text.render import Rendered
 from paradraft.text.show import SUBSCRIPT, Token, html_page, terminal_text, tokens_of
@@ -38,23 +38,23 @@ def test_inspect(
     target_directory: Path, conversations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "sub" / "x.html"
-    run_inspect(InspectRequest(str(conversations), str(target_directory), number=2, html=page))
+    inspect(str(conversations), str(target_directory), number=2, html=page)
     shown = capsys.readouterr().out
     assert "number 2 of 24" in " ".join(shown.split()) and "template" in shown and "<|im_end|>" in shown
     assert "learned" in page.read_text(encoding="utf-8")
     with pytest.raises(UserError, match="sub cannot be written"):
-        run_inspect(InspectRequest(str(conversations), str(target_directory), html=page.parent))
+        inspect(str(conversations), str(target_directory), html=page.parent)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     with pytest.raises(UserError, match="holds 24 conversations; there is no number 25"):
-        run_inspect(InspectRequest(str(conversations), str(target_directory), number=25))
+        inspect(str(conversations), str(target_directory), number=25)
     with pytest.raises(UserError, match=r"line 1: the loss mask is zero everywhere"):
-        run_inspect(InspectRequest(str(conversations), str(target_directory), max_length=8))
+        inspect(str(conversations), str(target_directory), max_length=8)
     with pytest.raises(UserError, match="no thinking switch"):
-        run_inspect(InspectRequest(str(conversations), str(target_directory), thinking=False))
+        inspect(str(conversations), str(target_directory), thinking=False)
     with pytest.raises(UserError, match="tokenizer of target nowhere cannot be loaded"):
-        run_inspect(InspectRequest(str(conversations), "nowhere"))
+        inspect(str(conversations), "nowhere")
     broken = tmp_path / "broken.jsonl"
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning": "c"}]
     broken.write_text(json.dumps({"messages": messages}))
     with pytest.raises(UserError, match="line 1: the chat template does not render the reasoning_content"):
-        run_inspect(InspectRequest(str(broken), str(target_directory)))
+        inspect(str(broken), str(target_directory))

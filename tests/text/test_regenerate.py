@@ -8,22 +8,23 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from paradraft.commands.regenerate import RegenerateRequest, run_regenerate
-from paradraft.decoding import Engine, Sampling
+from paradraft.decoding import Engine
 from paradraft.drafters import DFlash
 from paradraft.errors import UserError
 from paradraft.models import Target
 from paradraft.models.chat import ChatText
+from paradraft.text.answers import Answer, Job, RefusedPrompt, answer_unit, in_parallel, plan_units, unit_seed
 from paradraft.text.conversations import parse_record, turns_of
 from paradraft.text.journal import Journal
 from paradraft.text.provenance import TargetIdentity, provenance_notes, provenance_path, read_provenance
-from paradraft.text.regenerate import Answer, Job, RefusedPrompt, answer_unit, in_parallel, plan_units, unit_seed
 from paradraft.text.render import render_conversation, render_prompt
 from paradraft.text.sources import read_source
 
@@ -199,7 +200,7 @@ def test_the_journal_keeps_order_and_settings(tmp_path: Path) -> None:
         Journal(tmp_path / "y.jsonl", {})
 
 
-def run_slowly(request: RegenerateRequest) -> None:
+def run_slowly(request: Callable[..., None]) -> None:
     """In a child process that ends with exit code 0 only if the command comes to its end."""
     add = Journal.add
 
@@ -211,17 +212,18 @@ def run_slowly(request: RegenerateRequest) -> None:
     Journal.add = slowly  # type: ignore[method-assign]
     code = 1
     try:
-        run_regenerate(request)
+        request()
         code = 0
     finally:
         os._exit(code)
 
 
-def killed_often(request: RegenerateRequest, seed: int) -> int:
+def killed_often(request: Callable[..., None], seed: int) -> int:
     """Run it in children that are killed at random moments until one comes to its end; how many were killed.
 
     The moments move back slowly, so that a busy machine comes to the end, too.
     """
+    tqdm.set_lock(threading.RLock())  # its own is shared with children: one killed inside it would lock this process
     rng = random.Random(seed)
     for kills in range(200):
         child = os.fork()
@@ -244,8 +246,8 @@ def test_killed_at_random_moments_the_file_is_the_same(
     target_directory: Path, many_prompts: Path, tmp_path: Path, temperature: float
 ) -> None:
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
-    run_regenerate(request_for(target_directory, many_prompts, whole, sampling=Sampling(temperature)))
-    request = request_for(target_directory, many_prompts, killed, sampling=Sampling(temperature))
+    request_for(target_directory, many_prompts, whole, temperature=temperature)()
+    request = request_for(target_directory, many_prompts, killed, temperature=temperature)
     assert killed_often(request, seed=3) >= 2
     assert killed.read_bytes() == whole.read_bytes()
     assert [record["id"] for record in lines(killed)] == [str(i) for i in range(60)]
@@ -257,7 +259,7 @@ def test_killed_at_random_moments_the_file_is_the_same(
 
 def test_answers_are_the_targets_own(target_directory: Path, tiny: Target, many_prompts: Path, tmp_path: Path) -> None:
     out = tmp_path / "sub" / "out.jsonl"
-    run_regenerate(request_for(target_directory, many_prompts, out, limit=7))
+    request_for(target_directory, many_prompts, out, limit=7)()
     for record in lines(out):
         asked = render_prompt(tiny.chat, record["messages"][:1])
         (plain,) = Engine(tiny).generate([asked], 12)
@@ -287,8 +289,8 @@ def test_answers_are_the_targets_own(target_directory: Path, tiny: Target, many_
 def test_a_drafter_changes_nothing_but_time(target_directory: Path, many_prompts: Path, tmp_path: Path) -> None:
     DFlash.fresh(Target.load(str(target_directory)), layers=1, block_size=4).save_pretrained(tmp_path / "drafter")
     plain, drafted = tmp_path / "plain.jsonl.gz", tmp_path / "drafted.jsonl.gz"
-    run_regenerate(request_for(target_directory, many_prompts, plain, limit=20))
-    run_regenerate(request_for(target_directory, many_prompts, drafted, limit=20, drafter=str(tmp_path / "drafter")))
+    request_for(target_directory, many_prompts, plain, limit=20)()
+    request_for(target_directory, many_prompts, drafted, limit=20, drafter=str(tmp_path / "drafter"))()
     assert plain.read_bytes() == drafted.read_bytes()
 
 
@@ -296,11 +298,11 @@ def test_what_cannot_go_on_is_refused(
     target_directory: Path, many_prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.jsonl"
-    run_regenerate(request_for(target_directory, many_prompts, out, limit=3))
+    request_for(target_directory, many_prompts, out, limit=3)()
     before = out.read_bytes()
     for left in ("out.jsonl.partial", "out.jsonl.partial-journal"):  # killed behind its last rename
         (tmp_path / left).touch()
-    run_regenerate(request_for(target_directory, many_prompts, out, limit=3))
+    request_for(target_directory, many_prompts, out, limit=3)()
     assert not list(tmp_path.glob("*.partial*"))
     assert "nothing to do" in capsys.readouterr().err and out.read_bytes() == before
     for changes, complaint in (
@@ -313,8 +315,8 @@ def test_what_cannot_go_on_is_refused(
         ({"max_new_tokens": 127, "out": tmp_path / "none.jsonl"}, "no prompt leaves room"),
     ):
         with pytest.raises(UserError, match=complaint):
-            run_regenerate(request_for(target_directory, many_prompts, **({"out": out} | changes)))
+            request_for(target_directory, many_prompts, **({"out": out} | changes))()
     assert out.read_bytes() == before
     provenance_path(out).write_text("{}")
     with pytest.raises(UserError, match="is no provenance file"):
-        run_regenerate(request_for(target_directory, many_prompts, out, limit=3))
+        request_for(target_directory, many_prompts, out, limit=3)()

@@ -1,1 +1,1 @@
-"""What the `data` commands do: look at data, have the target answer prompts, write features to disk."""
+"""One file a command: its options, what it calls in the library, what it prints; heavy imports stay inside."""

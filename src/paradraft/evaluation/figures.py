@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,7 +11,8 @@ from typing import Any
 import plotly.io
 from plotly.offline import get_plotlyjs  # type: ignore[attr-defined]
 
-from ..errors import UserError
+from ..files import make_directory, write_text
+from .tables import RoundPiece
 
 PALETTE = ("#4c7fb8", "#e0812f", "#3a9d7c", "#b3609f", "#c2a11f", "#7d8794", "#c2544d", "#5fa7b5")
 ROUND_COLOURS = 4
@@ -85,15 +84,6 @@ class Section:
 
 
 @dataclass(frozen=True)
-class RoundPiece:
-    """The text of one round: drafts that were kept, the target's own token, drafts that were thrown away."""
-
-    accepted: str
-    own: str
-    rejected: str
-
-
-@dataclass(frozen=True)
 class Line:
     """One line of a chart; None in `y` is a gap."""
 
@@ -106,15 +96,8 @@ class Line:
 
 def write_page(title: str, sections: Sequence[Section], out: Path) -> None:
     """One file with all it needs inside; it appears under its name only when complete."""
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page_html(title, sections), encoding="utf-8")
-        os.replace(temporary, out)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"cannot write {out} ({error.strerror}); choose another file") from error
+    make_directory(out.parent)
+    write_text(out, page_html(title, sections))
 
 
 def page_html(title: str, sections: Sequence[Section]) -> str:

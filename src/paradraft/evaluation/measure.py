@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..decoding import Engine, Generation, Sampling
-from ..decoding.engine import Seconds
+from ..decoding.engine import Seconds, check_draft_length
 from ..drafters import Drafter
 from ..errors import UserError
+from ..files import write_text
 from ..models import Target
 from ..text.conversations import Message
 from ..text.render import render_prompt
@@ -36,6 +39,15 @@ class Settings:
 
     def modes_of(self, drafter: Drafter) -> tuple[str, ...]:
         return tuple(mode for mode in drafter.modes if mode in self.modes) or drafter.modes[:1]
+
+    def check(self, drafters: Collection[Drafter]) -> None:
+        """UserError for a draft length that a drafter does not reach, and for a mode that none of them works in."""
+        for drafter in drafters:
+            check_draft_length(drafter, self.draft_length)
+        known = sorted({mode for drafter in drafters for mode in drafter.modes})
+        for mode in self.modes:
+            if mode not in known:
+                raise UserError(f"no drafter given here works in mode {mode!r}; theirs: {', '.join(known)}")
 
 
 @dataclass
@@ -148,6 +160,22 @@ def first_turn_ids(target: Target, prompt_set: PromptSet) -> list[list[int]]:
     return [first_turn(target, prompt) for prompt in prompt_set.prompts]
 
 
+def fitting(prompt_set: PromptSet, target: Target, max_new_tokens: int) -> PromptSet:
+    """The prompts whose first turn fits the context with its answer; UserError where none does."""
+    pairs = zip(prompt_set.prompts, first_turn_ids(target, prompt_set), strict=True)
+    kept = tuple(prompt for prompt, ids in pairs if fits(target, ids, max_new_tokens))
+    if not kept:
+        raise UserError(f"no prompt of {prompt_set.name} fits the context of target {target.name}")
+    return PromptSet(prompt_set.name, kept)
+
+
+def interleaved(target: Target, sets: Sequence[PromptSet], count: int) -> list[list[int]]:
+    """Ids of the first turns of `count` prompts, one of each set in turn."""
+    longest = max(len(s.prompts) for s in sets)
+    prompts = [s.prompts[i] for i in range(longest) for s in sets if i < len(s.prompts)]
+    return [first_turn(target, prompt) for prompt in prompts[:count]]
+
+
 def check_first_turns(target: Target, prompt_set: PromptSet, max_new_tokens: int) -> None:
     """Before anything is run or written: every first turn fits the context, and the template takes all turns."""
     for number, prompt in enumerate(prompt_set.prompts):
@@ -212,6 +240,10 @@ def result_rows(
             }
         rows.append(row)
     return rows
+
+
+def write_results(path: Path, rows: list[dict[str, Any]], where: dict[str, Any]) -> None:
+    write_text(path, json.dumps({"runs": rows, "environment": where}, indent=2) + "\n")
 
 
 def environment(target: Target) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..numbers import number
 from .figures import (
     Line,
     Record,
-    RoundPiece,
     Section,
     bar_chart,
     colour_of,
@@ -21,23 +21,12 @@ from .figures import (
     pair,
     position_chart,
     remark,
-    rounds_section,
     scalar_chart,
     share_chart,
     table,
     write_page,
 )
 from .tables import drafter_title
-
-__all__ = [
-    "RoundPiece",
-    "Section",
-    "results_sections",
-    "rounds_section",
-    "training_sections",
-    "write_page",
-    "write_report",
-]
 
 EXPECTED = "expected a run directory with metrics.jsonl, or a results.json as `paradraft eval --out` writes it"
 POINTS = 400
@@ -163,10 +152,6 @@ def drafter_names(runs: Sequence[Record]) -> list[str]:
     return [" ".join([drafter_title(run), *(f"{marks[key]}={run[key]:g}" for key in differing)]) for run in runs]
 
 
-def shown(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
 def results_table(runs: Sequence[Record]) -> str:
     header = "prompts,drafter,temp.,emitted length (95%),no loops,loops,plain tok/s,tok/s,speed-up,identical"
     rows = []
@@ -177,11 +162,11 @@ def results_table(runs: Sequence[Record]) -> str:
                 f"{run['prompts']} ({run['prompt_count']})",
                 f"{drafter_title(run)} K={run['draft_length']}",
                 f"{run['temperature']:g}",
-                f"{shown(emitted['micro'])} ({shown(emitted['low'])}–{shown(emitted['high'])})",
-                shown(emitted["non_looping"]),
+                f"{number(emitted['micro'])} ({number(emitted['low'])}–{number(emitted['high'])})",
+                number(emitted["non_looping"]),
                 f"{run['loop_share']:.0%}",
-                shown(run["plain_tokens_per_second"], 1),
-                shown(run["tokens_per_second"], 1),
+                number(run["plain_tokens_per_second"], 1),
+                number(run["tokens_per_second"], 1),
                 "-" if run["speedup"] is None else f"{run['speedup']:.2f}×",
                 "sampled" if same is None else "yes" if run["identical"] else f"{same:.1%}",
             ]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from ..decoding import Generation
+from ..numbers import number
 
 COLOURS = ("green", "cyan", "yellow", "magenta")
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def drafter_title(run: dict[str, Any]) -> str:
@@ -81,14 +79,33 @@ def acceptance_table(runs: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
+@dataclass(frozen=True)
+class RoundPiece:
+    """The text of one round: drafts that were kept, the target's own token, drafts that were thrown away."""
+
+    accepted: str
+    own: str
+    rejected: str
+
+
+def round_pieces(tokenizer: Any, generation: Generation) -> list[RoundPiece]:
+    """An answer cut into rounds; the first piece is the token that the prefill gave."""
+    found = [RoundPiece("", str(tokenizer.decode(generation.tokens[:1])), "")]
+    start = 1
+    for r in generation.rounds:
+        own, end = start + min(r.accepted, r.emitted), start + r.emitted
+        texts = (generation.tokens[start:own], generation.tokens[own:end], list(r.drafted[r.accepted :]))
+        found.append(RoundPiece(*(str(tokenizer.decode(tokens)) for tokens in texts)))
+        start = end
+    return found
+
+
 def rounds_text(tokenizer: Any, generation: Generation) -> Text:
     """The answer, one colour a round; the target's own token of each round is underlined."""
-    text = Text(tokenizer.decode(generation.tokens[:1]), style="bold")
-    start = 1
-    for i, r in enumerate(generation.rounds):
+    first, *pieces = round_pieces(tokenizer, generation)
+    text = Text(first.own, style="bold")
+    for i, piece in enumerate(pieces):
         colour = COLOURS[i % len(COLOURS)]
-        own, end = start + min(r.accepted, r.emitted), start + r.emitted
-        text.append(tokenizer.decode(generation.tokens[start:own]), style=colour)
-        text.append(tokenizer.decode(generation.tokens[own:end]), style=f"{colour} underline")
-        start = end
+        text.append(piece.accepted, style=colour)
+        text.append(piece.own, style=f"{colour} underline")
     return text

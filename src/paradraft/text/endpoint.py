@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 
 from ..errors import UserError
-from .regenerate import Answer, RefusedPrompt
+from .answers import Answer, RefusedPrompt
 
 # vLLM and SGLang fill what a request leaves out from the model's generation_config.json, even at temperature 0.
 PLAIN = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}

@@ -5,48 +5,51 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.columns import Columns
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from ..config import DataSection, EvaluationSection
-from ..decoding import Engine, Generation, Sampling
-from ..drafters import DFlashSection, Drafter
-from ..evaluation.command import load_pair, progress_bar
-from ..evaluation.lossless import check_distribution, check_exact, undecided_starts
-from ..evaluation.measure import Settings, environment, first_turn, measure, result_rows
-from ..evaluation.prompts import PromptSet, load_prompts
-from ..evaluation.report import (
-    RoundPiece,
-    Section,
-    read_records,
-    results_sections,
-    rounds_section,
-    training_sections,
-    write_page,
-)
-from ..evaluation.tables import emitted_table, rounds_text, speed_table
-from ..models import Target
-from ..training.config import RunConfig, TrainingSection
-from ..training.loop import Trainer
+from .options import DEMO_DRAFTER, DEMO_PROMPTS
+from .terminal import progress_bar
+from .train import by_set
 
-DRAFTER = "demo:dflash-dpace"
-SETS = ("demo:math", "demo:code", "demo:chat")
+if TYPE_CHECKING:
+    from ..drafters import Drafter
+    from ..evaluation.figures import Section
+    from ..evaluation.prompts import PromptSet
+    from ..models import Target
+    from ..training.config import RunConfig
+
 MEASURED_PROMPTS = 8  # of each set
 CHECKED_PROMPTS = 8  # of each set
 SAMPLES = 4000
 
 
-def tell(out: Path, training_seconds: int) -> None:
-    """Run the whole demo and write the report to `out`."""
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="the report, one HTML file that opens offline")] = Path(
+        "demo-report.html"
+    ),
+    training_seconds: Annotated[int, typer.Option("--training-seconds", min=1, help="of the fresh drafter")] = 110,
+) -> None:
+    """The whole story on the shipped target: decode, check, train, report. A CPU and some minutes.
+
+    Example: `paradraft demo --out demo-report.html --training-seconds 60`
+    """
+    from ..evaluation.figures import write_page
+    from ..evaluation.measure import environment
+    from ..evaluation.prompts import load_prompts
+    from ..evaluation.report import results_sections, training_sections
+    from .pair import load_pair
+
     console = Console()
     console.rule("1. a target and its drafter")
-    target, drafters = load_pair("demo", [DRAFTER], "auto", trust_remote_code=False)
-    drafter = drafters[DRAFTER]
-    sets = [load_prompts(name) for name in SETS]
+    target, drafters = load_pair("demo", [DEMO_DRAFTER], "auto", trust_remote_code=False)
+    drafter = drafters[DEMO_DRAFTER]
+    sets = [load_prompts(name) for name in DEMO_PROMPTS]
     introduce(console, target, drafter)
     console.rule("2. plain and drafted decoding, side by side")
     sections = [show_answer(console, target, drafter, prompt_set) for prompt_set in sets]
@@ -74,11 +77,15 @@ def introduce(console: Console, target: Target, drafter: Drafter) -> None:
 
 def show_answer(console: Console, target: Target, drafter: Drafter, prompt_set: PromptSet) -> Section:
     """The first prompt of a set answered both ways; returns the rounds for the report."""
+    from ..decoding import Engine
+    from ..evaluation.figures import rounds_section
+    from ..evaluation.measure import first_turn
+    from ..evaluation.tables import round_pieces, rounds_text
+
     tokenizer = target.chat.tokenizer
     question = prompt_set.prompts[0].question
     prompt = first_turn(target, prompt_set.prompts[0])
-    answers: list[Generation] = []
-    seconds: list[float] = []
+    answers, seconds = [], []
     for engine in (Engine(target), Engine(target, drafter)):
         engine.generate([prompt], 16)  # warm up
         before = engine.seconds.decode
@@ -95,26 +102,19 @@ def show_answer(console: Console, target: Target, drafter: Drafter, prompt_set: 
     console.print(Columns(panels))
     verdict = f"{seconds[0] / seconds[1]:.2f} times as fast, {same}"
     console.print(verdict)
-    return rounds_section(f"Rounds of an answer: {prompt_set.name}", question, pieces(tokenizer, drafted), verdict)
-
-
-def pieces(tokenizer: Any, generation: Generation) -> list[RoundPiece]:
-    """An answer cut into rounds: accepted drafts, the target's own token, rejected drafts."""
-    found = [RoundPiece("", str(tokenizer.decode(generation.tokens[:1])), "")]
-    start = 1
-    for r in generation.rounds:
-        own, end = start + min(r.accepted, r.emitted), start + r.emitted
-        texts = (generation.tokens[start:own], generation.tokens[own:end], list(r.drafted[r.accepted :]))
-        found.append(RoundPiece(*(str(tokenizer.decode(tokens)) for tokens in texts)))
-        start = end
-    return found
+    pieces = round_pieces(tokenizer, drafted)
+    return rounds_section(f"Rounds of an answer: {prompt_set.name}", question, pieces, verdict)
 
 
 def measure_sets(
     console: Console, target: Target, drafters: dict[str, Drafter], sets: list[PromptSet]
 ) -> list[dict[str, Any]]:
-    rows = []
-    settings = Settings()
+    """A few prompts of each set, plain and drafted, as tables; returns what results.json would hold."""
+    from ..evaluation.measure import Settings, measure, result_rows
+    from ..evaluation.prompts import PromptSet
+    from ..evaluation.tables import emitted_table, speed_table
+
+    rows, settings = [], Settings()
     for prompt_set in sets:
         part = PromptSet(prompt_set.name, prompt_set.prompts[1 : 1 + MEASURED_PROMPTS])
         with progress_bar(console, part.name, 2 * len(part.prompts)) as advance:
@@ -127,6 +127,11 @@ def measure_sets(
 
 def check(console: Console, target: Target, drafter: Drafter, sets: list[PromptSet]) -> Section:
     """Token by token at temperature 0, as a distribution at 1."""
+    from ..decoding import Sampling
+    from ..evaluation.figures import Section
+    from ..evaluation.lossless import check_distribution, check_exact, undecided_starts
+    from ..evaluation.measure import first_turn
+
     prompts = [first_turn(target, prompt) for s in sets for prompt in s.prompts[-CHECKED_PROMPTS:]]
     with progress_bar(console, "temperature 0", len(prompts)) as advance:
         exact = check_exact(target, drafter, prompts, 128, advance=advance)
@@ -146,6 +151,10 @@ def check(console: Console, target: Target, drafter: Drafter, sets: list[PromptS
 
 def fresh_config(output: Path, steps: int, prompts: tuple[str, ...], every: int) -> RunConfig:
     """A smaller sibling of recipes/demo-dpace.yaml that learns as much as it can in little time."""
+    from ..config import DataSection, EvaluationSection
+    from ..drafters import DFlashSection
+    from ..training.config import RunConfig, TrainingSection
+
     return RunConfig(
         drafter=DFlashSection(layers=2, block_size=8),
         data=DataSection(max_length=512, limit=3000),
@@ -166,6 +175,9 @@ def fresh_config(output: Path, steps: int, prompts: tuple[str, ...], every: int)
 
 def train_fresh(console: Console, seconds: int) -> list[dict[str, Any]]:
     """Time a few steps, then train for about `seconds`, evaluation by real decoding included; returns the log."""
+    from ..evaluation.report import read_records
+    from ..training.loop import Trainer
+
     with tempfile.TemporaryDirectory() as directory:
         trial = Trainer(fresh_config(Path(directory) / "trial", 5, (), 5))
         trial.run()
@@ -175,7 +187,7 @@ def train_fresh(console: Console, seconds: int) -> list[dict[str, Any]]:
         per_step = (time.perf_counter() - started) / 2
         steps = max(10, int(0.6 * seconds / per_step))  # the rest goes to evaluation
         output = Path(directory) / "run"
-        trainer = Trainer(fresh_config(output, steps, SETS, max(1, steps // 4)))
+        trainer = Trainer(fresh_config(output, steps, tuple(DEMO_PROMPTS), max(1, steps // 4)))
         with progress_bar(console, "training", steps) as advance:
             done = 0
 
@@ -184,8 +196,7 @@ def train_fresh(console: Console, seconds: int) -> list[dict[str, Any]]:
                 advance(record["step"] - done)
                 done = record["step"]
                 if "emitted_length" in record:
-                    by_set = ", ".join(f"{name} {value:.2f}" for name, value in record["emitted_length_by_set"].items())
-                    console.print(f"step {done:4d}: emitted length {record['emitted_length']:.2f}  ({by_set})")
+                    console.print(f"step {done:4d}: emitted length {record['emitted_length']:.2f}  ({by_set(record)})")
 
             trainer.report = report
             trainer.run()

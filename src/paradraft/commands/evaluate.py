@@ -1,0 +1,104 @@
+"""`paradraft eval`: drafters against plain decoding on the same prompts, as tables and as results.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..files import make_directory
+from .options import (
+    DEMO_DRAFTER,
+    DEMO_PROMPTS,
+    BatchSizeOption,
+    DateOption,
+    DraftersOption,
+    DraftLengthOption,
+    DtypeOption,
+    LimitOption,
+    MaxNewTokensOption,
+    ModesOption,
+    PromptsOption,
+    SeedOption,
+    TargetOption,
+    TemperatureOption,
+    ThinkingOption,
+    ThreadsOption,
+    TopKOption,
+    TopPOption,
+    TrustOption,
+    set_threads,
+)
+from .terminal import print_notes, progress_bar
+
+
+def evaluate(
+    target: TargetOption = "demo",
+    drafter: DraftersOption = None,
+    prompts: PromptsOption = DEMO_PROMPTS,
+    temperature: TemperatureOption = 0.0,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 1.0,
+    batch_size: BatchSizeOption = 1,
+    max_new_tokens: MaxNewTokensOption = 256,
+    draft_length: DraftLengthOption = None,
+    mode: ModesOption = None,
+    limit: LimitOption = None,
+    skip_long: Annotated[bool, typer.Option("--skip-long", help="leave out prompts beyond the context")] = False,
+    seed: SeedOption = 0,
+    out: Annotated[Path | None, typer.Option("--out", help="directory for results.json")] = None,
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
+    trust_remote_code: TrustOption = False,
+    thinking: ThinkingOption = None,
+    date: DateOption = None,
+) -> None:
+    """Measure drafters against plain decoding. Example: `paradraft eval --drafter demo:dflash-dpace --limit 20`"""
+    from ..decoding import Sampling
+    from ..evaluation.measure import (
+        Settings,
+        check_first_turns,
+        environment,
+        fitting,
+        measure,
+        result_rows,
+        write_results,
+    )
+    from ..evaluation.prompts import load_prompts
+    from ..evaluation.tables import acceptance_table, emitted_table, speed_table
+    from ..models.chat import DATE_NOTE
+    from .pair import load_pair
+
+    console = Console()
+    sampling = Sampling(temperature, top_k, top_p)
+    settings = Settings(sampling, batch_size, max_new_tokens, draft_length, seed, tuple(mode or ()))
+    set_threads(threads)
+    sets = [load_prompts(name, limit) for name in prompts]
+    loaded, drafters = load_pair(target, drafter or [DEMO_DRAFTER], dtype, trust_remote_code, thinking, date)
+    if loaded.chat.writes_today:
+        print_notes(console, [DATE_NOTE])
+    settings.check(drafters.values())
+    for i, whole in enumerate(sets if skip_long else []):
+        sets[i] = fitting(whole, loaded, max_new_tokens)
+        if left_out := len(whole.prompts) - len(sets[i].prompts):
+            console.print(f"{whole.name}: {left_out} prompts are longer than the context allows and were left out")
+    for prompt_set in sets:
+        check_first_turns(loaded, prompt_set, max_new_tokens)
+    if out is not None:
+        make_directory(out)
+    rows = []
+    for prompt_set in sets:
+        ways = 1 + sum(len(settings.modes_of(one)) for one in drafters.values())
+        with progress_bar(console, prompt_set.name, prompt_set.turns * ways) as advance:
+            measured = measure(loaded, drafters, prompt_set, settings, advance)
+        if left_out := prompt_set.turns - len(measured[0].generations):
+            console.print(f"{prompt_set.name}: {left_out} later turns had no room in the context and were not asked")
+        rows += result_rows(loaded, target, measured, prompt_set, settings)
+        if out is not None:  # after every set, so that a long run that is stopped leaves what it measured
+            write_results(out / "results.json", rows, environment(loaded))
+    for table in (emitted_table(rows), speed_table(rows), acceptance_table(rows)):
+        console.print(table)
+    if out is not None:
+        console.print(f"wrote {out / 'results.json'}")

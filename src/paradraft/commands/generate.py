@@ -1,0 +1,79 @@
+"""`paradraft generate`: one prompt answered, and with --show-rounds how it was drafted."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from ..errors import UserError
+from .options import (
+    DateOption,
+    DrafterOption,
+    DraftLengthOption,
+    DtypeOption,
+    MaxNewTokensOption,
+    ModeOption,
+    SeedOption,
+    TargetOption,
+    TemperatureOption,
+    ThinkingOption,
+    ThreadsOption,
+    TopKOption,
+    TopPOption,
+    TrustOption,
+    set_threads,
+)
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="what to ask")],
+    target: TargetOption = "demo",
+    drafter: DrafterOption = None,
+    show_rounds: Annotated[bool, typer.Option("--show-rounds", help="one colour a round, with what was kept")] = False,
+    temperature: TemperatureOption = 0.0,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 1.0,
+    max_new_tokens: MaxNewTokensOption = 256,
+    draft_length: DraftLengthOption = None,
+    mode: ModeOption = None,
+    seed: SeedOption = 0,
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
+    trust_remote_code: TrustOption = False,
+    thinking: ThinkingOption = None,
+    date: DateOption = None,
+) -> None:
+    """Answer one prompt. Example: `paradraft generate "What is 17 + 25?" --drafter demo:dflash-dpace --show-rounds`"""
+    from ..decoding import Engine, Sampling
+    from ..evaluation.tables import rounds_text
+    from ..text.render import render_prompt
+    from .pair import load_pair
+
+    set_threads(threads)
+    sampling = Sampling(temperature, top_k, top_p)
+    if not prompt.strip():
+        raise UserError("the prompt is empty; give the text to answer")
+    loaded, drafters = load_pair(target, [drafter] if drafter else [], dtype, trust_remote_code, thinking, date)
+    drafting = drafters[drafter] if drafter else None
+    if drafting is not None and mode is not None:
+        drafting.set_mode(mode)
+    tokenizer = loaded.chat.tokenizer
+    engine = Engine(loaded, drafting, sampling, draft_length, seed)
+    ids = render_prompt(loaded.chat, [{"role": "user", "content": prompt}])
+    generation = engine.generate([ids], max_new_tokens)[0]
+    if not show_rounds:
+        print(tokenizer.decode(generation.tokens, skip_special_tokens=True))
+        return
+    console = Console()
+    console.print(rounds_text(tokenizer, generation))
+    for i, r in enumerate(generation.rounds, 1):
+        drafted = tokenizer.decode(list(r.drafted))
+        console.print(Text(f"{i:4d}  kept {min(r.accepted, r.emitted)} of {len(r.drafted)}: {drafted!r}"))
+    emitted = sum(r.emitted for r in generation.rounds)
+    console.print(
+        f"{len(generation.tokens)} tokens, {len(generation.rounds)} rounds, "
+        f"{emitted / max(1, len(generation.rounds)):.2f} tokens a round, {engine.seconds.decode:.2f} s"
+    )

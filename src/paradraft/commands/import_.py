@@ -1,0 +1,29 @@
+"""`paradraft import`: a published drafter as a directory of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .export import print_exchanged
+
+
+def import_(
+    checkpoint: Annotated[str, typer.Argument(help="directory or Hugging Face id of a published drafter")],
+    out: Annotated[Path, typer.Option("--out", help="new directory")],
+    target: Annotated[
+        str | None, typer.Option("--target", help="its target; needed where the checkpoint leaves it open")
+    ] = None,
+    assume: Annotated[
+        list[str] | None, typer.Option("--assume", help="decides what the checkpoint leaves open")
+    ] = None,
+) -> None:
+    """A published DFlash, PARD, PARD-2 or speculators checkpoint as a directory to train on or decode with.
+
+    Example: `paradraft import z-lab/Qwen3-4B-DFlash-b16 --out drafter`
+    """
+    from ..interchange.exchange import import_checkpoint
+
+    print_exchanged(import_checkpoint(checkpoint, out, target, assume or []), out)

@@ -1,0 +1,19 @@
+"""`paradraft report`: runs and results as one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    results: Annotated[list[Path], typer.Argument(help="run directories or results.json files")],
+    out: Annotated[Path, typer.Option("--out", help="one HTML file that opens offline")] = Path("report.html"),
+) -> None:
+    """Draw runs and results as one page. Example: `paradraft report runs/demo-dpace --out report.html`"""
+    from ..evaluation.report import write_report
+
+    write_report(results, out)
+    typer.echo(f"wrote {out}")

@@ -1,0 +1,39 @@
+"""What every command shows in the same way: its progress, notes, and which weights a target has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Advance(Protocol):
+    """Moves a bar by `amount` and, where given, replaces the figures behind it."""
+
+    def __call__(self, amount: int, figures: str | None = None) -> None: ...
+
+
+@contextmanager
+def progress_bar(console: Console, title: str, total: int, done: int = 0, stays: bool = False) -> Iterator[Advance]:
+    """A bar with count, time spent and time left; yields the function that advances it. It vanishes unless `stays`."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    figures_column = TextColumn("{task.fields[figures]}")
+    with Progress(*columns, TimeRemainingColumn(), figures_column, console=console, transient=not stays) as progress:
+        task = progress.add_task(title, total=total, completed=done, figures="")
+
+        def advance(amount: int, figures: str | None = None) -> None:
+            progress.update(task, advance=amount)
+            if figures is not None:
+                progress.update(task, figures=figures)
+
+        yield advance
+
+
+def print_notes(console: Console, notes: Iterable[str]) -> None:
+    """One line each, marked as something to know rather than an error."""
+    for note in notes:
+        console.print(f"[yellow]note:[/] {escape(note)}")

@@ -1,0 +1,92 @@
+"""`paradraft train`: a training run in the terminal, or with --plan what it would cost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from .terminal import print_notes, progress_bar
+
+if TYPE_CHECKING:
+    from ..training.config import RunConfig
+    from ..training.loop import Trainer
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML; see recipes/")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...")] = None,
+    resume: Annotated[str, typer.Option("--resume", help="auto, never, or a checkpoint directory")] = "auto",
+    plan: Annotated[bool, typer.Option("--plan", help="memory, disk, steps, time; nothing is run")] = False,
+    json: Annotated[bool, typer.Option("--json", help="the plan as JSON")] = False,
+) -> None:
+    """Train a drafter. Example: `paradraft train recipes/demo-dpace.yaml training.max_steps=50`
+
+    Several processes: `accelerate launch -m paradraft.cli train RECIPE` or `torchrun -m paradraft.cli train RECIPE`.
+    """
+    from ..training.config import load_config
+
+    run = load_config(config, overrides or [])
+    if plan:
+        from ..training.plan import print_plan
+
+        print_plan(run, json)
+    else:
+        train_with_progress(run, resume)
+
+
+def train_with_progress(config: RunConfig, resume: str) -> None:
+    """Set up, train with a progress bar, and say where the drafter is, or how to go on after Ctrl-C."""
+    from ..training.loop import Trainer
+
+    console = Console(quiet=int(os.environ.get("RANK", 0)) > 0)  # of several processes, one speaks
+    with console.status("loading the target and the data"):
+        trainer = Trainer(config, resume)
+    print_notes(console, trainer.data.notes)
+    parameters, count = sum(p.numel() for p in trainer.drafter.parameters()), trainer.processes.world_size
+    console.print(
+        f"{parameters:,} parameters, {len(trainer.examples):,} conversations, {trainer.steps:,} steps, "
+        f"loss divided by {trainer.objective.denominator}" + (f", {count} processes" if count > 1 else "")
+    )
+    if trainer.progress.step >= trainer.steps:
+        trainer.run()  # the last thing a run writes may be missing
+        console.print(f"nothing to do: {config.output} has already reached step {trainer.progress.step}")
+        return
+    if trainer.progress.step:
+        console.print(f"resuming at step {trainer.progress.step}")
+    try:
+        run_to_the_end(console, trainer)
+    except KeyboardInterrupt:
+        console.print(f"stopped; the same command goes on from step {trainer.saved_step}")
+        raise typer.Exit(130) from None
+    best = trainer.progress
+    note = f", best emitted length {best.best_emitted_length:.3f} at step {best.best_step}" if best.best_step else ""
+    console.print(f"drafter in {config.output / 'drafter'}{note}")
+    trainer.processes.shut_down()
+
+
+def run_to_the_end(console: Console, trainer: Trainer) -> None:
+    """All steps that are left, with rate and loss behind the bar and a line for each evaluation."""
+    shown = trainer.progress.step
+    with progress_bar(console, "training", trainer.steps, shown, stays=True) as advance:
+
+        def report(record: dict[str, Any]) -> None:
+            nonlocal shown
+            figures = (
+                f"loss {record['loss']:.3f}, {record['steps_per_second']:.2f} steps/s" if "loss" in record else None
+            )
+            advance(record["step"] - shown, figures)
+            shown = record["step"]
+            if "emitted_length" in record:
+                console.print(f"step {shown}: emitted length {record['emitted_length']:.3f} ({by_set(record)})")
+
+        trainer.report = report
+        trainer.run()
+
+
+def by_set(record: dict[str, Any]) -> str:
+    """The emitted length of each prompt set of an evaluation."""
+    return ", ".join(f"{name} {value:.2f}" for name, value in record["emitted_length_by_set"].items())

@@ -1,0 +1,104 @@
+"""`paradraft verify`: is decoding with a drafter lossless? Exit code 1 if it is not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from .options import (
+    DEMO_DRAFTER,
+    DEMO_PROMPTS,
+    DateOption,
+    DraftLengthOption,
+    DtypeOption,
+    MaxNewTokensOption,
+    ModeOption,
+    PromptsOption,
+    TargetOption,
+    ThinkingOption,
+    ThreadsOption,
+    TrustOption,
+    set_threads,
+)
+from .terminal import progress_bar
+
+if TYPE_CHECKING:
+    from ..evaluation.lossless import DistributionResult, ExactResult
+
+
+def verify(
+    target: TargetOption = "demo",
+    drafter: Annotated[str, typer.Option("--drafter", help="directory or demo:NAME")] = DEMO_DRAFTER,
+    prompts: PromptsOption = DEMO_PROMPTS,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="default: both 0 and 1")] = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="prompts at temperature 0")] = 200,
+    samples: Annotated[int, typer.Option("--samples", min=100, help="sampled continuations above 0")] = 20000,
+    max_new_tokens: MaxNewTokensOption = 128,
+    draft_length: DraftLengthOption = None,
+    mode: ModeOption = None,
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = None,
+    trust_remote_code: TrustOption = False,
+    thinking: ThinkingOption = None,
+    date: DateOption = None,
+) -> None:
+    """Check that decoding is lossless: token by token at temperature 0, as a distribution above. Exit code 1 if not.
+
+    Example: `paradraft verify --target demo --drafter demo:pard2 --mode independent --count 50`
+    """
+    from ..decoding import Sampling
+    from ..evaluation.lossless import check_distribution, check_exact, undecided_starts
+    from ..evaluation.measure import check_first_turns, interleaved
+    from ..evaluation.prompts import load_prompts
+    from .pair import load_pair
+
+    console = Console()
+    set_threads(threads)
+    sets = [load_prompts(name) for name in prompts]
+    loaded, drafters = load_pair(target, [drafter], dtype, trust_remote_code, thinking, date)
+    checked = drafters[drafter]
+    if mode is not None:
+        checked.set_mode(mode)
+    for prompt_set in sets:
+        check_first_turns(loaded, prompt_set, max_new_tokens)
+    asked = interleaved(loaded, sets, count)
+    passed = True
+    for degree in [0.0, 1.0] if temperature is None else [temperature]:
+        if degree == 0:
+            with progress_bar(console, "temperature 0", len(asked)) as advance:
+                exact = check_exact(loaded, checked, asked, max_new_tokens, draft_length=draft_length, advance=advance)
+            console.print(f"temperature 0, {str(loaded.dtype).removeprefix('torch.')}: {exact_sentence(exact)}")
+            passed &= exact.passed
+        else:
+            sampling = Sampling(degree)
+            starts = undecided_starts(loaded, asked[:: max(1, len(asked) // 4)][:4], sampling)
+            with progress_bar(console, f"temperature {degree:g}", samples) as advance:
+                found = check_distribution(
+                    loaded, checked, starts, samples, sampling, draft_length=draft_length, advance=advance
+                )
+            console.print(f"temperature {degree:g}: {distribution_sentence(found, len(starts))}")
+            passed &= found.passed
+    if not passed:
+        raise typer.Exit(1)
+
+
+def exact_sentence(result: ExactResult) -> str:
+    ties = sum(divergence.tie for divergence in result.divergences)
+    bugs = len(result.divergences) - ties
+    return (
+        f"{result.prompts} prompts, {result.tokens} tokens, {result.prompts - ties - bugs} texts identical, "
+        f"{ties} differ at a tie of the target's two best tokens, {bugs} differ otherwise: {verdict(result.passed)}"
+    )
+
+
+def distribution_sentence(result: DistributionResult, answers: int) -> str:
+    return (
+        f"{result.samples} samples of three tokens in {answers} answers, chi-square {result.statistic:.1f} on "
+        f"{result.degrees} degrees of freedom, p = {result.p_value:.3g}: {verdict(result.passed)}"
+    )
+
+
+def verdict(passed: bool) -> str:
+    return "passed" if passed else "FAILED"
