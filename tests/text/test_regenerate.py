@@ -229,7 +229,7 @@ def killed_often(request: Callable[..., None], seed: int) -> int:
         child = os.fork()
         if child == 0:
             run_slowly(request)
-        deadline = time.time() + rng.uniform(0.15, 0.4) * 1.03**kills
+        deadline = time.time() + rng.uniform(0.15, 0.4) * 1.1**kills
         while time.time() < deadline:
             finished, status = os.waitpid(child, os.WNOHANG)
             if finished:
