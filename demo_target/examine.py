@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from paradraft.decoding import Engine, Sampling
-from paradraft.evaluation.loops import is_looping
 from paradraft.models import Target
+from paradraft.text.loops import is_looping
 from paradraft.text.render import render_prompt
 
 from .families import FAMILIES, examples, is_right

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 from paradraft.decoding import Engine, Sampling
-from paradraft.evaluation.loops import is_looping
 from paradraft.models import Target
 from paradraft.models.chat import load_chat
+from paradraft.text.loops import is_looping
 from paradraft.text.provenance import Provenance, TargetIdentity, fingerprint, write_provenance
 from paradraft.text.render import render_prompt
 

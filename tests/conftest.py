@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,9 @@ def write_conversations(path: Path) -> Path:
     """A training file of 24 short conversations."""
     lines = []
     for i in range(24):
-        answer = " ".join(["the cat sat", "a dog ran"][(i + j) % 2] for j in range(2 + i % 5))
+        phrases = ["the cat sat", "a dog ran", "on the mat", "to the house"]
+        random.Random(i).shuffle(phrases)
+        answer = " ".join((2 * phrases)[: 2 + i % 5])
         messages = [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": answer}]
         lines.append(json.dumps({"messages": messages}))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

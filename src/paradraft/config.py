@@ -49,6 +49,8 @@ class DataSection(Section):
     max_length: int = Field(3072, ge=8, description="tokens of a conversation; longer ones are cut")
     limit: int | None = Field(None, ge=1, description="read only the first so many conversations of each source")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="share of bad records that is left out, not an error")
+    skip_cut: bool = Field(True, description="leave out conversations whose last answer a length limit ended")
+    skip_looping: bool = Field(True, description="leave out conversations with an answer that repeats itself")
     thinking: bool | None = Field(None, description="thinking switch of the chat template; null: its own default")
     date: datetime.date | None = Field(None, description="the chat template writes, as 2026-11-22; null: today's")
     packing: bool = Field(False, description="fill rows of max_length with whole conversations; a batch counts rows")

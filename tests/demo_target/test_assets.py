@@ -9,12 +9,12 @@ import pytest
 from demo_target.families import is_held_out
 from paradraft.decoding import Engine
 from paradraft.drafters import load_drafter
-from paradraft.evaluation.loops import is_looping
 from paradraft.evaluation.lossless import check_exact
 from paradraft.evaluation.measure import first_turn_ids
 from paradraft.evaluation.prompts import load_prompts
 from paradraft.models import Target
 from paradraft.models.names import ASSETS, drafter_directory
+from paradraft.text.loops import is_looping
 from paradraft.text.provenance import identify, provenance_notes
 from paradraft.text.sources import read_source
 from paradraft.training.config import load_config

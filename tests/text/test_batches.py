@@ -188,3 +188,46 @@ def test_data_without_anything_to_learn_is_an_error(small: Target, tmp_path: Pat
     path.write_text(json.dumps({"messages": [ASKED, {"role": "assistant", "content": "x", "reasoning": "y"}]}))
     with pytest.raises(UserError, match=r"x\.jsonl, line 1: the chat template does not render the reasoning"):
         prepare_examples(DataSection(train=(str(path),)), small, NOBODY, seed=0)
+
+
+def test_cut_and_looping_conversations_are_left_out_and_counted(small: Target, tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    asked = {"role": "user", "content": "the cat"}
+    records = [
+        {"messages": [asked, {"role": "assistant", "content": "sat on the mat"}], "finish_reason": reason}
+        for reason in ("stop", "length", "length")
+    ]
+    records += [{"prompt": "the cat", "response": "a dog " * 12}, {"text": "a dog " * 12}]
+    path.write_text("\n".join(map(json.dumps, records)))
+
+    def notes_of(**settings: bool) -> tuple[int, list[str]]:
+        found = prepare_examples(DataSection(train=(str(path),), **settings), small, NOBODY, seed=0)
+        return len(found.examples), [note for note in found.notes if "were left out" in note]
+
+    count, (looping, cut) = notes_of()
+    assert count == 2  # bare text is no answer and may repeat itself
+    assert looping.startswith("1 of 5 conversations were left out: an answer repeats itself")
+    assert cut.startswith("2 of 5 conversations were left out: the last answer was ended by a length limit")
+    assert notes_of(skip_cut=False) == (4, [looping]) and notes_of(skip_looping=False) == (3, [cut])
+    assert notes_of(skip_cut=False, skip_looping=False) == (5, [])
+    path.write_text("\n".join(map(json.dumps, records[1:4])))
+    with pytest.raises(UserError, match=r"nothing is left to train on: 1 of 3 .* repeats .*; 2 of 3 .*skip_cut=false"):
+        notes_of()
+
+
+def test_the_hash_of_the_texts_knows_every_token_but_todays_date(small: Target, tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+
+    def hash_of(target: Target, *words: str) -> str:
+        path.write_text("\n".join(json.dumps({"prompt": words[0], "response": word}) for word in words[1:]))
+        return prepare_examples(DataSection(train=(str(path),)), target, NOBODY, seed=0).texts
+
+    same = hash_of(small, "the cat", "sat on", "a dog")
+    assert same == hash_of(small, "the cat", "sat on", "a dog")
+    others = (("the dog", "sat on", "a dog"), ("the cat", "a dog", "sat on"), ("the cat", "sat on", "a cat"))
+    assert len({same, *(hash_of(small, *words) for words in others)}) == 4
+    dated = [copy.deepcopy(small.chat.tokenizer) for _ in range(2)]
+    for tokenizer, day in zip(dated, ("'1'", "'22'"), strict=True):
+        tokenizer.chat_template = "{{ strftime_now(" + day + ") }}" + str(tokenizer.chat_template)
+    today, tomorrow = (hash_of(Target(small.model, tokenizer), "the cat", "sat on") for tokenizer in dated)
+    assert today == tomorrow != hash_of(small, "the cat", "sat on")

@@ -264,6 +264,9 @@ def test_resuming_on_other_text_is_refused(target_directory: Path, conversations
     conversations.write_text(lines + lines.splitlines()[0] + "\n")
     with pytest.raises(UserError, match=r"other text .*\(24 examples, now 25\).*--resume never"):
         Trainer(config)
+    conversations.write_text(lines.replace("say 3", "say 4"))
+    with pytest.raises(UserError, match=r"other text .*\(as many tokens, but others\).*--resume never"):
+        Trainer(config)
     conversations.write_text(lines)
     assert Trainer(config).progress.step == 8
 

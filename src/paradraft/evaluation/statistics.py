@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..decoding import Generation
-from .loops import is_looping
+from ..text.loops import is_looping
 
 RESAMPLES = 2000
 

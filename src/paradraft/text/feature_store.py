@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -24,9 +23,8 @@ from ..config import DataSection
 from ..errors import UserError
 from ..files import write_text
 from ..models import Target
-from .prepare import Examples
+from .prepare import Examples, hash_texts
 from .provenance import TargetIdentity
-from .render import Rendered
 
 MANIFEST = "manifest.json"
 FORMATS = ("bfloat16", "int8")
@@ -55,15 +53,6 @@ class StoreIdentity:
     @property
     def hash(self) -> str:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def hash_texts(examples: Sequence[Rendered]) -> str:
-    """16 hexadecimal digits over ids and masks of all examples, in order."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(np.asarray(example.input_ids, dtype=np.int64).tobytes())
-        digest.update(np.asarray(example.loss_mask, dtype=np.bool_).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def store_identity(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from ..config import DataSection
 from ..errors import UserError
@@ -13,6 +17,7 @@ from ..models import Target
 from ..models.chat import DATE_NOTE, ChatText
 from .batches import cut, learnable, pack
 from .conversations import Conversation
+from .loops import has_looping_answer
 from .provenance import TargetIdentity, provenance_notes
 from .render import Rendered, render_conversation
 from .sources import Bad, Reading, check_bad_share, read_source, weighted
@@ -20,13 +25,17 @@ from .sources import Bad, Reading, check_bad_share, read_source, weighted
 
 @dataclass(frozen=True)
 class Examples:
-    """What is trained on, and what is to be said about it; the template and flag they were rendered with."""
+    """What is trained on, what is to be said about it, and the template, flag and date it was rendered with.
+
+    texts: hash of all token ids and masks; of the learned ids alone where the template writes today's date.
+    """
 
     examples: list[Rendered]
     notes: list[str]
     template_hash: str
     thinking: bool | None
-    date: datetime.date | None = None
+    date: datetime.date | None
+    texts: str
 
     def description(self) -> str:
         """JSON for the run's directory: how the text was read, and what was said about it."""
@@ -34,7 +43,7 @@ class Examples:
         learned = sum(sum(example.loss_mask) for example in self.examples)
         counts = {"examples": len(self.examples), "tokens": tokens, "learned_tokens": learned}
         how = {"template_hash": self.template_hash, "thinking": self.thinking, "date": self.date and str(self.date)}
-        return json.dumps({**counts, **how, "notes": self.notes}, indent=2) + "\n"
+        return json.dumps({**counts, "texts": self.texts, **how, "notes": self.notes}, indent=2) + "\n"
 
 
 def prepare_examples(section: DataSection, target: Target, identity: TargetIdentity, seed: int) -> Examples:
@@ -47,7 +56,9 @@ def prepare_examples(section: DataSection, target: Target, identity: TargetIdent
     rendered = [render_reading(chat, reading) for reading in readings]
     notes = check_bad_share(readings, section.max_bad_share, names)
     examples: list[Rendered] = []
-    for number, (source, conversations) in enumerate(zip(section.sources, rendered, strict=True)):
+    for number, (source, reading) in enumerate(zip(section.sources, readings, strict=True)):
+        conversations, skipped = filtered(section, reading, rendered[number])
+        notes += skipped
         again = names[:number].count(source.source)  # the same file named twice: another part of it
         mixed = weighted(conversations, source.weight, f"{seed}/{again}/{source.source}")
         examples += [example for conversation in mixed for example in conversation]
@@ -63,7 +74,48 @@ def prepare_examples(section: DataSection, target: Target, identity: TargetIdent
         filled = sum(len(row.input_ids) for row in rows) / (longest * len(rows))
         more.append(f"{len(examples)} examples packed into {len(rows)} rows of {longest} tokens, {filled:.1%} filled")
         examples = rows
-    return Examples(examples, notes + shortened + more, chat.template_hash, chat.thinking, chat.date)
+    texts = hash_texts([learned_alone(example) for example in examples] if chat.writes_today else examples)
+    return Examples(examples, notes + shortened + more, chat.template_hash, chat.thinking, chat.date, texts)
+
+
+def hash_texts(examples: Sequence[Rendered]) -> str:
+    """16 hexadecimal digits over ids and masks of all examples, in order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(np.asarray(example.input_ids, dtype=np.int64).tobytes())
+        digest.update(np.asarray(example.loss_mask, dtype=np.bool_).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def learned_alone(example: Rendered) -> Rendered:
+    ids = [token for token, learned in zip(example.input_ids, example.loss_mask, strict=True) if learned]
+    return Rendered(ids, [True] * len(ids))
+
+
+def filtered(
+    section: DataSection, reading: Reading, rendered: Sequence[list[Rendered]]
+) -> tuple[list[list[Rendered]], list[str]]:
+    """The conversations of a source that are trained on, and how many are not; none at all is an error."""
+    kept, reasons = [], Counter[str]()
+    for conversation, examples in zip(reading.conversations, rendered, strict=True):
+        reason = why_skipped(section, conversation, examples)
+        if reason is None:
+            kept.append(examples)
+        else:
+            reasons[reason] += 1
+    notes = [f"{n} of {len(rendered)} conversations were left out: {reason}" for reason, n in sorted(reasons.items())]
+    if notes and not kept:
+        raise UserError(f"nothing is left to train on: {'; '.join(notes)}")
+    return kept, notes
+
+
+def why_skipped(section: DataSection, conversation: Conversation, examples: Sequence[Rendered]) -> str | None:
+    """Why a conversation is not trained on, in words; None where it is. Bare text may repeat itself: it is no answer."""
+    if section.skip_cut and conversation.cut:
+        return "the last answer was ended by a length limit (data.skip_cut=false keeps them)"
+    if section.skip_looping and conversation.text is None and any(has_looping_answer(e) for e in examples):
+        return "an answer repeats itself (data.skip_looping=false keeps them)"
+    return None
 
 
 def render_reading(chat: ChatText, reading: Reading) -> list[list[Rendered]]:

@@ -72,19 +72,18 @@ def check_same_run(config: RunConfig, saved: Path) -> None:
 
 
 def check_same_data(data: Examples, saved: Path) -> None:
-    """The order of a run's batches follows from its text: a file that has grown since would change it in silence.
-
-    Of the tokens only those that are learned are compared: templates may write today's date in front of them.
-    """
+    """The order of a run's batches follows from its text: a file that has changed since would change it in silence."""
     if not saved.is_file():
         return
     before, now = json.loads(saved.read_text(encoding="utf-8")), json.loads(data.description())
-    changed = [name for name in ("examples", "learned_tokens") if before.get(name) != now[name]]
+    compared = ("examples", "learned_tokens", "texts")  # of the last, a hash, older runs know nothing
+    changed = [name for name in compared if name in before and before[name] != now[name]]
     if changed:
+        counts = f"{before[changed[0]]} {changed[0]}, now {now[changed[0]]}"
+        how = "as many tokens, but others" if changed == ["texts"] else counts
         raise UserError(
-            f"{saved.parent} holds a run on other text than data.train holds now ({before.get(changed[0])} "
-            f"{changed[0]}, now {now[changed[0]]}); bring it back, choose another output, or start over with "
-            "--resume never"
+            f"{saved.parent} holds a run on other text than data.train holds now ({how}); bring it back, choose "
+            "another output, or start over with --resume never"
         )
 
 
