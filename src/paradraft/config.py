@@ -35,13 +35,13 @@ def one_of(names: Iterable[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
-class Source(Section):
+class TextSource(Section):
     source: str = Field(description="file, Hugging Face id, or demo:train, as in data.train")
     weight: float = Field(1.0, gt=0, description="how often each conversation is read a pass; 0.5: half of them")
 
 
 class DataSection(Section):
-    train: tuple[str | Source, ...] = Field(
+    train: tuple[str | TextSource, ...] = Field(
         ("demo:train",),
         min_length=1,
         description="JSONL (.gz too), Parquet, owner/name[:subset][@split], demo:train, or {source: ..., weight: 2}",
@@ -57,8 +57,8 @@ class DataSection(Section):
     features: Path | None = Field(None, description="directory of `paradraft data features`; null: computed online")
 
     @property
-    def sources(self) -> tuple[Source, ...]:
-        return tuple(s if isinstance(s, Source) else Source(source=s) for s in self.train)
+    def sources(self) -> tuple[TextSource, ...]:
+        return tuple(s if isinstance(s, TextSource) else TextSource(source=s) for s in self.train)
 
     @model_validator(mode="after")
     def check(self) -> DataSection:

@@ -56,7 +56,7 @@ def test_it_is_dequantised_once_and_says_what_it_is(
     assert directory.parent == cache / "gguf" and origin(directory) == "Q8_0 weights of tiny.gguf, dequantised"
     assert "quantization_config" not in json.loads((directory / "config.json").read_text())
     assert origin(tmp_path) is None
-    monkeypatch.setattr(gguf, "write_directory", lambda path, out: pytest.fail("made twice"))
+    monkeypatch.setattr(gguf, "write_dequantized", lambda path, out: pytest.fail("made twice"))
     moved = path.rename(tmp_path / "other.gguf")
     assert dequantized(moved) == directory and Target.load(str(directory)).vocabulary_size
     assert identify(str(moved)).same(identify(str(directory))) and identify(str(moved)).model == "other.gguf"
@@ -68,17 +68,17 @@ def test_it_is_dequantised_once_and_says_what_it_is(
 def test_a_directory_is_whole_or_absent(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "tiny.gguf"
     write_gguf(path)
-    write = gguf.write_directory
+    write = gguf.write_dequantized
 
     def killed(path: Path, out: Path) -> None:
         write(path, out)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gguf, "write_directory", killed)
+    monkeypatch.setattr(gguf, "write_dequantized", killed)
     with pytest.raises(KeyboardInterrupt):
         dequantized(path)
     assert list((cache / "gguf").iterdir()) == []
-    monkeypatch.setattr(gguf, "write_directory", write)
+    monkeypatch.setattr(gguf, "write_dequantized", write)
     (dequantized(path) / gguf.NOTE).unlink()
     with pytest.raises(UserError, match=r"is not what was made of tiny\.gguf; remove it and it is made again"):
         dequantized(path)
@@ -96,7 +96,7 @@ def test_makers_at_the_same_time_do_not_disturb_each_other(
         together.wait(30)
         (out / gguf.NOTE).write_text(json.dumps({"file": str(out), "weights": "F32"}))
 
-    monkeypatch.setattr(gguf, "write_directory", slowly)
+    monkeypatch.setattr(gguf, "write_dequantized", slowly)
     with ThreadPoolExecutor(4) as pool:
         (directory,) = set(pool.map(dequantized, [path] * 4))
     assert [entry.name for entry in (cache / "gguf").iterdir()] == [directory.name]

@@ -15,7 +15,7 @@ from paradraft.config import DataSection
 from paradraft.drafters import DFlash
 from paradraft.errors import UserError
 from paradraft.models import Target
-from paradraft.text.batches import batches_from, collate, cut, epoch_batches, learnable, pack, shard
+from paradraft.text.batches import batches_from, collate, cut, epoch_batches, learnable, pack
 from paradraft.text.prepare import prepare_examples
 from paradraft.text.provenance import TargetIdentity
 from paradraft.text.render import Rendered
@@ -48,14 +48,6 @@ def test_batches_hold_sequences_of_similar_length() -> None:
     lengths = [(37 * i) % 199 + 1 for i in range(512)]
     spread = [max(lengths[i] for i in b) - min(lengths[i] for i in b) for b in epoch_batches(lengths, 8, 1, 0)]
     assert sum(spread) / len(spread) < 20
-
-
-def test_ranks_share_a_batch() -> None:
-    batch = [5, 3, 8, 1, 9, 2]
-    assert [i for rank in range(3) for i in shard(batch, rank, 3)] == batch
-    assert shard(batch, 1, 2) == [1, 9, 2]
-    with pytest.raises(UserError, match="batch_size 6 cannot be shared evenly by 4"):
-        shard(batch, 0, 4)
 
 
 def test_collate_pads_on_the_right() -> None:

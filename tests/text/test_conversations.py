@@ -19,7 +19,7 @@ from pyarrow import parquet
 from demo_target.tokenizer import train_tokenizer
 from paradraft.errors import UserError
 from paradraft.models.chat import ChatText
-from paradraft.text.conversations import BadRecord, parse_record, read_records
+from paradraft.text.conversations import BadRecord, parse_record
 from paradraft.text.prepare import render_reading
 from paradraft.text.sources import Reading, check_bad_share, read_source, weighted
 
@@ -73,15 +73,15 @@ def test_other_shapes() -> None:
         ({"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{"}]}]}, "are not JSON"),
         ({"messages": [{"role": "assistant", "content": "x", "reasoning": 3}]}, "must be text"),
         ({"prompt": "x", "response": 3}, 'text "content"'),
-        ({"prompt": "x\ud800", "response": "y"}, "half of a surrogate pair"),
+        ({"prompt": "x\ud800", "response": "y"}, "surrogates not allowed"),
         ({"turns": ["x", " "]}, '"turns" must be a list of texts'),
         ({"text": " "}, '"text" is empty'),
         ({**PAIR, "tools": "x"}, '"tools" must be a list'),
-        ({**PAIR, "id": "\ud800"}, "half of a surrogate pair"),
-        ({**PAIR, "tools": [{"name": "\ud800"}]}, "half of a surrogate pair"),
-        ({**PAIR, "tools": [{"since": date(2026, 1, 1)}]}, "cannot be written as JSON"),
-        ({"messages": [{"role": "user", "content": "x", "name": "\ud800"}]}, "half of a surrogate pair"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{"name": "\ud800"}]}]}, "half of a surrogate pair"),
+        ({**PAIR, "id": "\ud800"}, "surrogates not allowed"),
+        ({**PAIR, "tools": [{"name": "\ud800"}]}, "surrogates not allowed"),
+        ({**PAIR, "tools": [{"since": date(2026, 1, 1)}]}, "cannot be written as JSON in UTF-8"),
+        ({"messages": [{"role": "user", "content": "x", "name": "\ud800"}]}, "surrogates not allowed"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"name": "\ud800"}]}]}, "surrogates not allowed"),
     ],
 )
 def test_what_is_no_record(record: Any, complaint: str) -> None:
@@ -159,12 +159,12 @@ def test_tables_do_not_add_fields_to_a_record(tmp_path: Path) -> None:
         assert called == [[{"type": "function", "function": call}] for call in calls]
 
 
-def test_a_row_that_cannot_be_read_costs_itself_alone(tmp_path: Path) -> None:
+def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     texts = pyarrow.array([b"a", b"\xff\xfe", b"c"], pyarrow.binary())
     column = pyarrow.Array.from_buffers(pyarrow.string(), 3, texts.buffers())
     parquet.write_table(pyarrow.table({"prompt": column, "response": ["d"] * 3}), tmp_path / "x.parquet")
-    reading = read_source(str(tmp_path / "x.parquet"))
-    assert asked(reading) == ["a", "c"] and [b.place for b in reading.bad] == [f"{tmp_path / 'x.parquet'}, row 2"]
+    with pytest.raises(UserError, match=r"x\.parquet cannot be read: 'utf-8' codec"):
+        read_source(str(tmp_path / "x.parquet"))
     pictures = datasets.Dataset.from_list([{**PAIR, "image": {"bytes": b"none", "path": None}}])
     pictures.cast_column("image", datasets.Image()).save_to_disk(str(tmp_path / "saved"))
     with pytest.raises(UserError, match=r"saved, row 1 cannot be read"):
@@ -209,15 +209,13 @@ def test_bad_records_are_named_and_tolerated_in_small_numbers(tmp_path: Path) ->
     assert len(reading.conversations) == 297
     assert [b.place for b in reading.bad] == [f"{path}, line {n}" for n in (2, 8, 10)]
     notes = check_bad_share([reading], 0.01, ["x"])
-    assert notes[0].startswith("3 of 300 records were left out") and "line 2: this is not JSON" in notes[0]
-    assert "line 8: this is not UTF-8" in notes[1] and "line 10: there is no assistant message" in notes[2]
-    with pytest.raises(UserError, match=r"line 2: this is not JSON.*3 of 300 records are bad"):
+    assert notes[0].startswith("3 of 300 records were left out") and "line 2: this is not JSON in UTF-8" in notes[0]
+    assert "line 8: this is not JSON in UTF-8" in notes[1] and "line 10: there is no assistant message" in notes[2]
+    with pytest.raises(UserError, match=r"line 2: this is not JSON in UTF-8.*3 of 300 records are bad"):
         check_bad_share([reading], 0.009, ["x"])
     assert len(read_source(str(path), prompts=True).conversations) == 298
     with pytest.raises(UserError, match="y holds no conversation"):
         check_bad_share([reading, Reading()], 0.01, ["x", "y"])
-    with pytest.raises(UserError, match="line 2: this is not JSON"):
-        list(read_records(path))
 
 
 def test_weights_repeat_and_thin_out() -> None:

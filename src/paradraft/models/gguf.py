@@ -45,7 +45,7 @@ def dequantized(path: Path) -> Path:
         ) from None
     if not directory.is_dir():
         with new_directory(directory, shared=True) as out:
-            write_directory(path, out)
+            write_dequantized(path, out)
     return directory
 
 
@@ -68,7 +68,7 @@ def file_hash(path: Path, size: int, changed: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_directory(path: Path, out: Path) -> None:
+def write_dequantized(path: Path, out: Path) -> None:
     """Model, tokenizer and generation settings of the file, without a trace of its quantisation."""
     import torch
     from tokenizers import pre_tokenizers

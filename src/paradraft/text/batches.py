@@ -11,7 +11,6 @@ import torch
 
 from ..drafters import Batch
 from ..drafters.grid import PADDING
-from ..errors import UserError
 from .render import Rendered
 
 BUCKET = 32  # batches that are sorted by length together
@@ -62,14 +61,6 @@ def join(examples: Sequence[Rendered]) -> Rendered:
         [learned for example in examples for learned in example.loss_mask],
         [number for number, example in enumerate(examples) for _ in example.input_ids],
     )
-
-
-def shard(indices: Sequence[int], rank: int, ranks: int) -> list[int]:
-    """The part of a batch that one of several processes takes; together they hold each index once, in order."""
-    if len(indices) % ranks:
-        raise UserError(f"training.batch_size {len(indices)} cannot be shared evenly by {ranks} processes; change it")
-    share = len(indices) // ranks
-    return list(indices[rank * share : (rank + 1) * share])
 
 
 def learnable(example: Rendered) -> bool:

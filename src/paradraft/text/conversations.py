@@ -60,15 +60,17 @@ def parse_record(record: Any, place: str = "") -> Conversation:
     tools = found.get("tools") or ()
     if not isinstance(tools, list | tuple):
         raise BadRecord('"tools" must be a list of function schemas')
-    plain([name, tools], '"id" or "tools"')
     cut = found.get("finish_reason") == "length"
     chat = found.keys() & {"messages", "conversations", "turns", "prompt"}
     if isinstance(text := found.get("text"), str) and not chat:
         if not text.strip():
             raise BadRecord('its "text" is empty')
-        return Conversation(text=whole_text(text), id=name, place=place)
-    messages = tuple(parse_message(message) for message in messages_of(found))
-    return Conversation(messages, tuple(tools), None, cut, name, place)
+        conversation = Conversation(text=text, id=name, place=place)
+    else:
+        messages = tuple(parse_message(message) for message in messages_of(found))
+        conversation = Conversation(messages, tuple(tools), None, cut, name, place)
+    check_writable(conversation)
+    return conversation
 
 
 def messages_of(record: dict[str, Any]) -> list[Any]:
@@ -111,10 +113,10 @@ def parse_message(message: Any) -> Message:
     if reasoning:
         if not isinstance(reasoning, str):
             raise BadRecord('"reasoning_content" must be text')
-        parsed["reasoning_content"] = whole_text(reasoning)
+        parsed["reasoning_content"] = reasoning
     for extra in ("name", "tool_call_id"):
         if isinstance(message.get(extra), str):
-            parsed[extra] = whole_text(message[extra])
+            parsed[extra] = message[extra]
     return parsed
 
 
@@ -126,7 +128,7 @@ def parse_content(content: Any) -> str:
             content = "".join(str(part) for part in parts)
     if not isinstance(content, str):
         raise BadRecord('every message needs a text "content"')
-    return whole_text(content)
+    return content
 
 
 def parse_call(call: Any) -> dict[str, Any]:
@@ -140,26 +142,16 @@ def parse_call(call: Any) -> dict[str, Any]:
             arguments = json.loads(arguments or "{}")
         except (ValueError, RecursionError):
             raise BadRecord(f'the arguments of the call of "{function["name"][:40]}" are not JSON') from None
-    call = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
-    plain(call, '"tool_calls"')
-    return call
+    return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
 
 
-def whole_text(text: str) -> str:
-    """The text itself, unless it holds half of a surrogate pair, which no tokenizer can read."""
+def check_writable(conversation: Conversation) -> None:
+    """Refuse what is no JSON in UTF-8: Parquet holds dates and bytes, JSON half surrogate pairs and deep nesting."""
     try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise BadRecord("a text holds half of a surrogate pair, which is no character") from None
-    return text
-
-
-def plain(value: Any, what: str) -> None:
-    """Refuse what cannot be written as JSON in UTF-8: Parquet holds dates and bytes, JSON half surrogate pairs."""
-    try:
-        whole_text(json.dumps(value, ensure_ascii=False))
-    except TypeError as error:
-        raise BadRecord(f"its {what} cannot be written as JSON ({error})") from None
+        held = [conversation.id, conversation.messages, conversation.tools, conversation.text]
+        json.dumps(held, ensure_ascii=False).encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRecord(f"it cannot be written as JSON in UTF-8 ({error})") from None
 
 
 def turns_of(conversation: Conversation) -> list[list[Message]]:
@@ -222,17 +214,5 @@ def json_value(line: bytes) -> Any:
     """The value of a line, or why it has none (a BadRecord, returned)."""
     try:
         return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        return BadRecord("this is not UTF-8 text; convert the file")
-    except ValueError as error:
-        return BadRecord(f"this is not JSON ({error}); mend the line")
-    except RecursionError:
-        return BadRecord("this is nested too deeply")
-
-
-def read_records(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, JSON value) of every line that is not blank; the first bad line is an error."""
-    for number, value in json_lines(path):
-        if isinstance(value, BadRecord):
-            raise UserError(f"{path}, line {number}: {value}")
-        yield number, value
+    except (ValueError, RecursionError) as error:
+        return BadRecord(f"this is not JSON in UTF-8 ({error}); mend the line")

@@ -110,7 +110,7 @@ def filtered(
 
 
 def why_skipped(section: DataSection, conversation: Conversation, examples: Sequence[Rendered]) -> str | None:
-    """Why a conversation is not trained on, in words; None where it is. Bare text may repeat itself: it is no answer."""
+    """Why a conversation is not trained on, in words; None where it is. Bare text is no answer and may repeat."""
     if section.skip_cut and conversation.cut:
         return "the last answer was ended by a length limit (data.skip_cut=false keeps them)"
     if section.skip_looping and conversation.text is None and any(has_looping_answer(e) for e in examples):

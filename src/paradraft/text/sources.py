@@ -56,8 +56,8 @@ def read_source(name: str, limit: int | None = None, prompts: bool = False) -> R
             conversation = parse_record(value, place)
             accept(conversation)
             reading.conversations.append(conversation)
-        except (BadRecord, RecursionError) as error:
-            reading.bad.append(Bad(place, str(error) or "this is nested too deeply"))
+        except BadRecord as error:
+            reading.bad.append(Bad(place, str(error)))
         if limit is not None and len(reading.conversations) == limit:
             break
     return reading
@@ -133,23 +133,14 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow
     from pyarrow import parquet
 
-    def records(batch: Any) -> list[Any]:
-        """Of a batch; where one cannot be read, that one alone is lost."""
-        try:
-            return [without_gaps(record) for record in batch.to_pylist()]
-        except (ValueError, OverflowError) as error:  # text in another encoding, dates out of range
-            if batch.num_rows == 1:
-                return [BadRecord(f"this row cannot be read ({error})")]
-            return [record for i in range(batch.num_rows) for record in records(batch.slice(i, 1))]
-
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
-                for record in records(batch):
+                for record in batch.to_pylist():
                     number += 1
-                    yield f"{path}, row {number}", record
-    except (OSError, pyarrow.ArrowException) as error:
+                    yield f"{path}, row {number}", without_gaps(record)
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:  # text in another encoding, too
         raise UserError(f"{path} cannot be read: {first_line(error)}") from None
 
 
