@@ -165,7 +165,7 @@ def test_what_is_cut_off_is_said(small: Target, tmp_path: Path) -> None:
     path.write_text("\n".join(json.dumps({"text": text}) for text in ("the cat " * 30, "the cat " * 5)))
     found = prepare_examples(DataSection(train=(str(path),), max_length=20), small, NOBODY, seed=0)
     whole = prepare_examples(DataSection(train=(str(path),), max_length=100), small, NOBODY, seed=0)
-    said = "1 of 2 examples are longer than 20 tokens and were cut: 56.9% of what there is to learn is lost"
+    said = "1 of 2 examples are longer than 20 tokens and were cut: 56.9% of the learned tokens are lost"
     assert said in found.notes and len(whole.notes) == len(found.notes) - 1
 
 

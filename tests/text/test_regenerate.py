@@ -283,7 +283,7 @@ def test_answers_are_the_targets_own(target_directory: Path, tiny: Target, many_
     with out.open("a") as file:
         file.write(json.dumps({"prompt": "the cat", "response": "of somebody else"}) + "\n")
     (note,) = provenance_notes(str(out), found.target, hashed, None)
-    assert "was changed after it was answered" in note
+    assert "was changed after it was written" in note
 
 
 def test_a_drafter_changes_nothing_but_time(target_directory: Path, many_prompts: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Records to conversations: the shapes in which data sets come, and what is wrong with a record that has none.
+"""Records to conversations: the shapes in which data sets come, and why a record is bad.
 
     {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
     {"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]}
@@ -74,7 +74,7 @@ def parse_record(record: Any, place: str = "") -> Conversation:
 
 
 def messages_of(record: dict[str, Any]) -> list[Any]:
-    """The list of raw messages behind any of the shapes."""
+    """The raw messages of a record of any shape."""
     for shape in ("messages", "conversations"):
         if shape in record:
             messages = record[shape]
@@ -155,7 +155,7 @@ def check_writable(conversation: Conversation) -> None:
 
 
 def turns_of(conversation: Conversation) -> list[list[Message]]:
-    """What is put to the target before each of its answers; a tool's result belongs to the old answer and ends it."""
+    """The messages in front of each answer, up to the first result of a tool, which belongs to an old answer."""
     turns: list[list[Message]] = []
     waiting: list[Message] = []
     for message in conversation.messages:
@@ -174,9 +174,9 @@ def turns_of(conversation: Conversation) -> list[list[Message]]:
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, JSON value, or BadRecord where the line is none) of every line that is not blank.
+    """(line number, JSON value or BadRecord) of every line that is not blank.
 
-    Lines are read one by one as bytes, so that a line in another encoding costs that line alone.
+    Lines are split as bytes, so that a line in another encoding spoils no other.
     """
     opener = gzip.open if path.suffix == ".gz" else open
     try:
@@ -211,7 +211,7 @@ def json_array(path: Path) -> list[Any] | None:
 
 
 def json_value(line: bytes) -> Any:
-    """The value of a line, or why it has none (a BadRecord, returned)."""
+    """The value of a line, or a BadRecord (returned, not raised) that says why it has none."""
     try:
         return json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -1,7 +1,7 @@
-"""Target features on disk: what online training computes in every step, kept once.
+"""Target features on disk: what training would otherwise compute in every step.
 
-A directory of shards (safetensors, each written under a temporary name and renamed) and a manifest, written last. The
-manifest says which target, layers, number format, chat template and texts they are of; all of it is checked on reading.
+A store is a directory of shards (safetensors, each written under a temporary name and renamed) and a manifest, written
+last, that names target, layers, number format, chat template and texts. Reading checks all of them.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def store_identity(
     layers: Sequence[int],
     storage: str,
 ) -> StoreIdentity:
-    """What features of these examples are features of; a run that trains on a store asks for the same."""
+    """The identity of features of these examples; a run that trains on a store computes it again and compares."""
     return StoreIdentity(
         target=identity,
         layers=tuple(layers),
@@ -114,7 +114,7 @@ def plan_shards(lengths: Sequence[int], bytes_per_token: int, shard_bytes: int) 
 
 
 def shard_complete(directory: Path, number: int, identity: StoreIdentity, tokens: int) -> bool:
-    """An earlier, interrupted run has written this shard already, of the same features."""
+    """Whether an earlier, interrupted run has written this shard with the same identity."""
     path = directory / shard_name(number)
     if not path.is_file():
         return False
@@ -140,7 +140,7 @@ def write_shard(directory: Path, number: int, identity: StoreIdentity, features:
 def write_manifest(
     directory: Path, identity: StoreIdentity, lengths: Sequence[int], shards: Sequence[Sequence[int]]
 ) -> None:
-    """Last of all: a store without one is unfinished."""
+    """Write the manifest, which marks a store as finished."""
     files = [
         {
             "file": shard_name(n),
@@ -178,7 +178,10 @@ class FeatureStore:
             raise UserError(f"{path} is missing, damaged or of other features; write the store anew")
 
     def check(self, wanted: StoreIdentity, storage: bool = False) -> None:
-        """The run must want what the store holds; a subset of its layers will do, and any format but with `storage`."""
+        """Raise UserError unless the store holds what a run wants: the same texts and target, and at least its layers.
+
+    With `storage` the number format must be the same, too.
+    """
         held = self.identity
         if not held.target.same(wanted.target):
             raise self._other("target", held.target.label, wanted.target.label)

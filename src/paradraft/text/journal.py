@@ -1,7 +1,7 @@
-"""What is already answered, kept on disk while answers are made: whole units of work, or nothing.
+"""Answers that are done, kept in a SQLite file beside the output until all of them are.
 
-A SQLite file beside the output. SQLite's transactions are what makes a kill at any moment harmless; the finished file
-is written from it in the order of the prompts and takes its name in one step.
+A unit of work is one transaction, so a kill at any moment loses at most the units under way. The output is then written
+in the order of the prompts and renamed in one step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def journal_path(out: Path) -> Path:
 
 
 def remove_journal(out: Path) -> None:
-    """The file of a finished output, and the one that SQLite keeps beside it and leaves when it is killed."""
+    """Delete the journal of a finished output, and the file that SQLite leaves beside it when it is killed."""
     path = journal_path(out)
     for left in (path, path.with_name(path.name + "-journal")):
         left.unlink(missing_ok=True)
@@ -33,8 +33,8 @@ def remove_journal(out: Path) -> None:
 class Journal:
     """Answers by number (the prompt's place, 0-based) for one output file and one set of settings.
 
-    A number with no record (None) was asked and is left out of the output. Opening a journal that was begun with
-    other settings, or that another process writes, is an error.
+    A number whose record is None was asked but is left out of the output. Raises UserError for a journal that was begun
+    with other settings, or that another process is writing.
     """
 
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
@@ -127,7 +127,7 @@ class Journal:
 
 
 def check_same_settings(kept: dict[str, Any], now: dict[str, Any], path: Path) -> None:
-    """Work goes on only with the settings it was begun with: the first that differs is named."""
+    """Raise UserError that names the first setting in which `now` differs from what the work was begun with."""
     now = json.loads(json.dumps(now))
     for name in {**kept, **now}:
         if kept.get(name) != now.get(name):

@@ -1,4 +1,4 @@
-"""From the sources of a run to its training examples, with everything that was left out or is doubtful said."""
+"""From the sources of a run to its training examples, with notes on what was left out and what is doubtful."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .sources import Bad, Reading, check_bad_share, read_source, weighted
 
 @dataclass(frozen=True)
 class Examples:
-    """What is trained on, what is to be said about it, and the template, flag and date it was rendered with.
+    """What is trained on, notes for the user, and the template, flag and date it was rendered with.
 
     texts: hash of all token ids and masks; of the learned ids alone where the template writes today's date.
     """
@@ -38,7 +38,7 @@ class Examples:
     texts: str
 
     def description(self) -> str:
-        """JSON for the run's directory: how the text was read, and what was said about it."""
+        """JSON for the run's directory: counts, hash, how the text was rendered, and the notes."""
         tokens = sum(len(example.input_ids) for example in self.examples)
         learned = sum(sum(example.loss_mask) for example in self.examples)
         counts = {"examples": len(self.examples), "tokens": tokens, "learned_tokens": learned}
@@ -119,7 +119,7 @@ def why_skipped(section: DataSection, conversation: Conversation, examples: Sequ
 
 
 def render_reading(chat: ChatText, reading: Reading) -> list[list[Rendered]]:
-    """Examples of each conversation; one that the template refuses joins the bad records of the reading."""
+    """Examples of each conversation. One that the template refuses becomes a bad record of the reading."""
     rendered: list[list[Rendered]] = []
     kept: list[Conversation] = []
     for conversation in reading.conversations:
@@ -133,7 +133,7 @@ def render_reading(chat: ChatText, reading: Reading) -> list[list[Rendered]]:
 
 
 def shorten(examples: list[Rendered], max_length: int) -> tuple[list[Rendered], list[str]]:
-    """All examples cut to `max_length`, and what that costs."""
+    """All examples cut to `max_length`, and a note on how much is lost."""
     short = [cut(example, max_length) for example in examples]
     count = sum(len(example.input_ids) > max_length for example in examples)
     if not count:
@@ -142,12 +142,12 @@ def shorten(examples: list[Rendered], max_length: int) -> tuple[list[Rendered], 
     lost = (written - learned) / max(1, written)
     return short, [
         f"{count} of {len(examples)} examples are longer than {max_length} tokens and were cut: {lost:.1%} of "
-        "what there is to learn is lost"
+        "the learned tokens are lost"
     ]
 
 
 def usable(examples: list[Rendered], max_length: int, source: str) -> tuple[list[Rendered], list[str]]:
-    """The examples with something to learn, and how many have none; none at all is an error."""
+    """The examples with something to learn, and a note on the others. Raises UserError if nothing is learned."""
     kinds = Counter((learnable(example), any(example.loss_mask)) for example in examples)
     if not kinds[True, True]:
         raise UserError(

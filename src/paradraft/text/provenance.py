@@ -1,4 +1,4 @@
-"""Where answers come from: a small JSON file beside the data, checked when it is trained on.
+"""Who wrote the answers in a file: a small JSON file beside it, which training compares with its own target.
 
 A drafter learns to predict its target, so answers of people or of another model teach it the wrong text.
 """
@@ -21,7 +21,7 @@ EDGE = 1 << 12  # bytes hashed at either end of a tensor
 
 @dataclass(frozen=True)
 class TargetIdentity:
-    """model: the name it was loaded by. revision: commit on the Hub. fingerprint: of its weight files, if at hand."""
+    """model: the name it was loaded by. revision: commit on the Hub. fingerprint: of its weight files, if known."""
 
     model: str
     revision: str | None = None
@@ -42,9 +42,9 @@ class TargetIdentity:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Who answered, and how. `details` is for the reader: sampling settings, counts, versions.
+    """Who answered, and how. details: sampling settings, counts and versions, for people to read.
 
-    content: hash of the file that all this is said of; None where nobody took it.
+    content: hash of the data file; None in files of older versions.
     """
 
     target: TargetIdentity
@@ -116,7 +116,7 @@ def write_provenance(path: Path, provenance: Provenance) -> None:
 
 
 def read_provenance(path: Path) -> Provenance | None:
-    """What is known of the answers in `path`; None without a file, an error if it is damaged."""
+    """The provenance of the answers in `path`; None if there is no such file, UserError if it is damaged."""
     beside = provenance_path(path)
     if not beside.is_file():
         return None
@@ -139,7 +139,7 @@ def provenance_notes(source: str, target: TargetIdentity, template: str, thinkin
         ]
     notes = []
     if found.content is not None and found.content != content_hash(path):
-        notes.append(f"{source}: it was changed after it was answered; what is new in it may not be the target's own")
+        notes.append(f"{source}: the file was changed after it was written; what is new may not be the target's own")
     if not found.target.same(target):
         notes.append(f"{source}: its answers are those of {found.target.label}, not of {target.label}; regenerate them")
     if found.template_hash != template:

@@ -1,7 +1,7 @@
 """Where conversations come from: JSONL, JSON lists (both .gz too), Parquet, Hugging Face data sets; mixed by weight.
 
-A record that is no conversation is named by file, line and reason. Reading goes on over a few of them; the share that
-is tolerated is checked, and how many were left out is said.
+A record that is no conversation is bad: it is left out and named by file, line and reason. A small share of bad records
+is tolerated.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Bad:
 
 @dataclass
 class Reading:
-    """What a source held: its conversations in order, and the records that are none."""
+    """What a source held: its conversations in order, and its bad records."""
 
     conversations: list[Conversation] = field(default_factory=list)
     bad: list[Bad] = field(default_factory=list)
@@ -75,13 +75,13 @@ def check_prompt(conversation: Conversation) -> None:
 
 
 def check_bad_share(readings: Sequence[Reading], max_bad_share: float, names: Sequence[str]) -> list[str]:
-    """What was left out, in sentences; an error above the tolerated share, or where nothing is left."""
+    """Notes on the bad records. Raises UserError if their share is too large, or if a source has no good record."""
     bad = [b for reading in readings for b in reading.bad]
     records = sum(reading.records for reading in readings)
     if len(bad) > max_bad_share * records:
         raise UserError(
             f"{bad[0].place}: {bad[0].reason} ({len(bad)} of {records} records are bad, more than the tolerated share "
-            f"of {max_bad_share:g}: mend them or raise data.max_bad_share, --max-bad-share)"
+            f"of {max_bad_share:g}: mend them, or raise data.max_bad_share or --max-bad-share)"
         )
     for name, reading in zip(names, readings, strict=True):
         if not reading.conversations:
@@ -172,7 +172,7 @@ def dataset_rows(name: str, hub: re.Match[str] | None) -> Iterator[tuple[str, An
 
 
 def without_gaps(value: Any) -> Any:
-    """A table gives every record the fields of all others, null where it has none of its own; here they are absent."""
+    """Without the null fields: a table gives every record the fields of all others, null where it has none itself."""
     if isinstance(value, dict):
         return {name: without_gaps(held) for name, held in value.items() if held is not None}
     return [without_gaps(held) for held in value] if isinstance(value, list) else value
