@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +164,7 @@ def write_conversations(path: Path) -> Path:
     lines = []
     for i in range(24):
         phrases = ["the cat sat", "a dog ran", "on the mat", "to the house"]
-        random.Random(i).shuffle(phrases)
-        answer = " ".join((2 * phrases)[: 2 + i % 5])
+        answer = " ".join(phrases[(i + j) % 4] for j in range(2 + i % 5))
         messages = [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": answer}]
         lines.append(json.dumps({"messages": messages}))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -50,6 +50,8 @@ def features(
     date: DateOption = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="texts that the target reads together")] = 4,
     max_bad_share: BadShareOption = 0.01,
+    keep_cut: Annotated[bool, typer.Option("--keep-cut", help="as data.skip_cut=false")] = False,
+    keep_looping: Annotated[bool, typer.Option("--keep-looping", help="as data.skip_looping=false")] = False,
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
     trust_remote_code: TrustOption = False,
@@ -79,6 +81,8 @@ def features(
         max_length=max_length,
         limit=limit,
         max_bad_share=max_bad_share,
+        skip_cut=not keep_cut,
+        skip_looping=not keep_looping,
         thinking=thinking,
         date=date,
     )

@@ -180,8 +180,8 @@ class FeatureStore:
     def check(self, wanted: StoreIdentity, storage: bool = False) -> None:
         """Raise UserError unless the store holds what a run wants: the same texts and target, and at least its layers.
 
-    With `storage` the number format must be the same, too.
-    """
+        With `storage` the number format must be the same, too.
+        """
         held = self.identity
         if not held.target.same(wanted.target):
             raise self._other("target", held.target.label, wanted.target.label)
