@@ -64,7 +64,7 @@ def test_training_lowers_the_loss_and_leaves_a_drafter(
     config = config_for(target_directory, conversations, tmp_path / "run", max_steps=40)
     Trainer(config).run()
     losses = records(tmp_path / "run", "cross_entropy")
-    assert len(losses) == 40 and sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert len(losses) == 40 and sum(losses[-5:]) < 0.75 * sum(losses[:5])
     target = Target.load(str(target_directory))
     assert load_drafter(tmp_path / "run" / "drafter", target).max_draft == 3
     assert (tmp_path / "run" / "config.yaml").is_file()
