@@ -53,6 +53,12 @@ def test_inspect(
         inspect(str(conversations), str(target_directory), thinking=False)
     with pytest.raises(UserError, match="tokenizer of target nowhere cannot be loaded"):
         inspect(str(conversations), "nowhere")
+    loops = tmp_path / "loops.jsonl"
+    loops.write_text(json.dumps({"prompt": "a", "response": "the cat " * 12}))
+    capsys.readouterr()
+    inspect(str(loops), str(target_directory))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "note: training leaves this conversation out: an answer repeats itself" in said
     broken = tmp_path / "broken.jsonl"
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning": "c"}]
     broken.write_text(json.dumps({"messages": messages}))

@@ -92,6 +92,15 @@ def test_a_unit_is_answered_turn_by_turn(tiny: Target) -> None:
     assert not learned.loss_mask[-1] and learned.input_ids.count(chat.tokenizer.eos_token_id) == 4
 
 
+def test_looping_answers_are_counted(tiny: Target) -> None:
+    class Looping:
+        def answer(self, prompts: Any, seed: int) -> list[Answer]:
+            return [Answer("dog " * 12, 12, True), Answer("sat on the mat", 4, True)]
+
+    job = Job([parse_record({"prompt": prompt}) for prompt in ("the cat", "a dog")], tiny.chat, longest=90)
+    assert [figures["looping"] for _, _, figures in answer_unit(job, [0, 1], Looping())] == [1, 0]
+
+
 class Blank:
     """Writes the blank that a Mistral answer begins with."""
 

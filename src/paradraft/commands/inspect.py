@@ -33,8 +33,10 @@ def inspect(
 
     Example: `paradraft data inspect train.jsonl --target Qwen/Qwen3-4B --html conversation.html`
     """
+    from ..config import DataSection
     from ..models.chat import load_chat
     from ..text.batches import cut, learnable
+    from ..text.prepare import why_skipped
     from ..text.provenance import identify, provenance_notes
     from ..text.render import render_conversation
     from ..text.show import html_page, terminal_text, tokens_of
@@ -52,6 +54,9 @@ def inspect(
         rendered = render_conversation(chat, conversation)
     except UserError as error:
         raise UserError(f"{conversation.place}: {error}") from None
+    reason = why_skipped(DataSection(), conversation, rendered)
+    if reason is not None:
+        notes.append(f"training leaves this conversation out: {reason}")
     examples = [cut(example, min(max_length, context)) for example in rendered]
     notes += provenance_notes(file, identify(target), chat.template_hash, chat.thinking)
     switch = {True: "on", False: "off", None: "the template's default"}[thinking]

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from ..text.regeneration import AnswerSettings, Regeneration, Respondent
 
 SUMMARY = {
-    "cut": "answers were ended by --max-new-tokens; their end is not learned",
+    "cut": "answers were ended by --max-new-tokens; training leaves them out (data.skip_cut)",
+    "looping": "answers repeat themselves; training leaves them out (data.skip_looping)",
     "empty": "answers are empty",
     "too_long": "prompts left no room for an answer and were left out",
     "refused_by_server": "prompts were refused by the server; their conversations end before them",

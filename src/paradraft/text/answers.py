@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..models.chat import ChatText
 from .conversations import Conversation, Message, turns_of
 from .journal import Journal
+from .loops import is_looping
 from .render import content_of, render_prompt
 
 WINDOW = 32  # batches of prompts that are sorted by length together
@@ -143,7 +144,8 @@ def take(job: Job, dialogue: Dialogue, answer: Answer) -> None:
     dialogue.messages.append({"role": "assistant", "content": content})
     dialogue.finish = "stop" if answer.stopped else "length"
     reread = answer.token_ids is None or tuple(job.chat.encode(answer.text)) == answer.token_ids
-    dialogue.figures.update(answers=1, tokens=answer.tokens, cut=int(not answer.stopped))
+    loops = is_looping(answer.token_ids or job.chat.encode(answer.text))
+    dialogue.figures.update(answers=1, tokens=answer.tokens, cut=int(not answer.stopped), looping=int(loops))
     dialogue.figures.update(empty=int(not answer.text.strip()), read_differently=int(not (same and reread)))
 
 

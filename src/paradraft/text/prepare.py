@@ -112,9 +112,9 @@ def filtered(
 def why_skipped(section: DataSection, conversation: Conversation, examples: Sequence[Rendered]) -> str | None:
     """Why a conversation is not trained on, in words; None where it is. Bare text is no answer and may repeat."""
     if section.skip_cut and conversation.cut:
-        return "the last answer was ended by a length limit (data.skip_cut=false keeps them)"
+        return "the last answer was ended by a length limit (data.skip_cut=false keeps such)"
     if section.skip_looping and conversation.text is None and any(has_looping_answer(e) for e in examples):
-        return "an answer repeats itself (data.skip_looping=false keeps them)"
+        return "an answer repeats itself (data.skip_looping=false keeps such)"
     return None
 
 
