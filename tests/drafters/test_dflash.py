@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from paradraft.drafters import DFlash, DFlashSection, load_drafter
 from paradraft.drafters.attention import dense_mask, dflash_predicate
-from paradraft.drafters.dflash import default_feature_layers
+from paradraft.drafters.dflash_config import default_feature_layers
 from paradraft.drafters.directory import unused_token
 from paradraft.errors import UserError
 from paradraft.models import Target

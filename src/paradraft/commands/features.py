@@ -61,7 +61,7 @@ def features(
     Example: `paradraft data features train.jsonl --target Qwen/Qwen3-4B --out features --estimate`
     """
     from ..config import DataSection
-    from ..drafters.dflash import default_feature_layers
+    from ..drafters.dflash_config import default_feature_layers
     from ..text.feature_store import FORMATS, MANIFEST, FeatureStore, store_identity
     from ..text.features import StoreWriter, estimate_store
     from ..text.prepare import prepare_examples

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from ..config import Section
 from ..errors import UserError
 from ..models import Target
+from ..models.cpu_kernels import soft_capped
 from .grid import Batch, Grid
-from .vocabulary import DraftVocabulary
+from .vocabulary import DraftVocabulary, FrozenLinear, head_rows
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,13 @@ class Drafter(nn.Module, ABC):
             raise UserError(f"this drafter works in mode {' or '.join(self.modes)}, not {mode!r}")
         self._mode = mode
 
-    def __init__(self) -> None:
+    def __init__(self, target: Target) -> None:
         super().__init__()
-        self._mode = ""
+        self.target = target
+        self.feature_layers = ()
         self.vocabulary: DraftVocabulary | None = None
+        self.head_rows: FrozenLinear | None = None  # of the target's head, with a reduced vocabulary
+        self._mode = ""
 
     def proposal(self, logits: Tensor, sampler: Sampler) -> Proposal:
         """Sample from draft logits [rows, K, V_d]; tokens and probabilities in the target's ids."""
@@ -91,9 +95,10 @@ class Drafter(nn.Module, ABC):
         whole = None if probabilities is None else self.vocabulary.spread(probabilities)
         return Proposal(self.vocabulary.ids[tokens], whole)
 
-    @abstractmethod
     def restrict(self, vocabulary: DraftVocabulary) -> None:
         """Propose only these tokens from now on."""
+        self.vocabulary = vocabulary.to(self.target.device)
+        self.head_rows = head_rows(self.target.output_embedding, self.vocabulary.ids)
 
     @abstractmethod
     def grid(self, batch: Batch, anchors: int, seeds: Sequence[int]) -> Grid:
@@ -103,9 +108,12 @@ class Drafter(nn.Module, ABC):
     def forward(self, grid: Grid, features: Tensor) -> Tensor:
         """Hidden states [N, K, H] ready for the head; features [B, S, layers * H_target]."""
 
-    @abstractmethod
     def head(self, hidden: Tensor) -> Tensor:
-        """Logits of hidden states [..., H]: [..., V_d] with a reduced vocabulary, else [..., V]."""
+        """Logits of hidden states [..., H] by the target's head: [..., V], or [..., V_d] with a reduced vocabulary."""
+        hidden = hidden.to(self.target.dtype)
+        if self.head_rows is None:
+            return self.target.head(hidden)
+        return soft_capped(self.head_rows(hidden), self.target.softcap)
 
     @abstractmethod
     def start(self, rows: int, capacity: int) -> DraftState:

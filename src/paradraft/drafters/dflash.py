@@ -7,62 +7,24 @@ features at positions strictly before a, projected once and kept as keys and val
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import UserError
 from ..models import Target
-from ..models.cpu_kernels import soft_capped
 from ..models.names import drafter_directory
 from .attention import attention_mask, dflash_predicate
 from .base import Drafter, DrafterSection, DraftState, Proposal, Sampler
+from .dflash_config import DFlashConfig
 from .dflash_state import DFlashState
-from .directory import VOCABULARY_MAPS, check_feature_layers, check_rope, read_config, read_weights, unused_token
+from .directory import check_feature_layers, dtype_name, read_config, read_weights, write_directory
 from .grid import Batch, Grid, anchor_grid
 from .layers import Layer, RMSNorm
-from .vocabulary import DraftVocabulary, FrozenLinear, head_rows
-
-
-@dataclass(frozen=True)
-class DFlashConfig:
-    """Sizes of the drafter; `hidden_size` and `vocabulary_size` are the target's."""
-
-    hidden_size: int
-    vocabulary_size: int
-    target_layers: int
-    feature_layers: tuple[int, ...]
-    mask_token: int
-    layers: int = 5
-    block_size: int = 16
-    heads: int = 32
-    key_value_heads: int = 8
-    head_dim: int = 128
-    intermediate_size: int = 9728
-    norm_epsilon: float = 1e-6
-    rope_theta: float = 1e6
-    max_positions: int = 40960
-
-    def __post_init__(self) -> None:
-        sizes = {name: value for name, value in vars(self).items() if name not in ("feature_layers", "mask_token")}
-        for name, value in sizes.items():
-            kind = float if name in ("norm_epsilon", "rope_theta") else int
-            if not isinstance(value, int | kind) or value <= 0:
-                raise ValueError(f"{name} must be a positive number, not {value!r}")
-        if self.block_size < 2:
-            raise ValueError("block_size must be at least 2: the anchor and a draft")
-        if not isinstance(self.mask_token, int):
-            raise ValueError(f"the mask token must be a token's number, not {self.mask_token!r}")
-        ids = list(self.feature_layers)
-        if not ids or not all(isinstance(i, int) for i in ids) or ids != sorted(set(ids)):
-            raise ValueError(f"feature layers must be ascending ids without repeats (engines sort them), not {ids}")
 
 
 class DFlashSection(DrafterSection):
@@ -72,15 +34,6 @@ class DFlashSection(DrafterSection):
         "auto", description="0-based target layers whose outputs are read, never the last; auto: as published"
     )
     mask_token: int | None = Field(None, ge=0, description="id of the mask; null finds an unused one")
-
-
-def default_feature_layers(drafter_layers: int, target_layers: int) -> tuple[int, ...]:
-    """n ids evenly spaced from 1 to N - 3 inclusive, rounded; a single one is N // 2."""
-    if drafter_layers == 1:
-        return (target_layers // 2,)
-    span = max(0, target_layers - 4)
-    ids = {min(round(1 + i * span / (drafter_layers - 1)), max(0, target_layers - 2)) for i in range(drafter_layers)}
-    return tuple(sorted(ids))
 
 
 def check_start(section: DFlashSection, start: DFlashConfig) -> None:
@@ -97,13 +50,11 @@ class DFlash(Drafter):
     architecture = "DFlashDraftModel"
 
     def __init__(self, config: DFlashConfig, target: Target) -> None:
-        super().__init__()
+        super().__init__(target)
         self.config = config
         self.feature_layers = config.feature_layers
         self.max_draft = config.block_size - 1
         self._check_target(target)
-        self.target = target
-        self.head_rows: FrozenLinear | None = None
         self.fc = nn.Linear(len(config.feature_layers) * config.hidden_size, config.hidden_size, bias=False)
         self.hidden_norm = RMSNorm(config.hidden_size, config.norm_epsilon)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
@@ -136,16 +87,6 @@ class DFlash(Drafter):
         return cast("list[Layer]", list(self.layers))
 
     # --- shared by training and decoding ----------------------------------------------------------------------
-
-    def head(self, hidden: Tensor) -> Tensor:
-        hidden = hidden.to(self.target.dtype)
-        if self.head_rows is None:
-            return self.target.head(hidden)
-        return soft_capped(self.head_rows(hidden), self.target.softcap)
-
-    def restrict(self, vocabulary: DraftVocabulary) -> None:
-        self.vocabulary = vocabulary.to(self.target.device)
-        self.head_rows = head_rows(self.target.output_embedding, self.vocabulary.ids)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return self.target.embedding(tokens).to(self.norm.weight.dtype)
@@ -284,101 +225,16 @@ class DFlash(Drafter):
         mask_token: int | None = None,
     ) -> DFlash:
         """A new drafter with the target's width, heads and feed-forward size."""
-        config = target.config
-        theta = (getattr(config, "rope_parameters", None) or {}).get("rope_theta", 1e6)
-        heads = int(config.num_attention_heads)
-        chosen = DFlashConfig(
-            hidden_size=target.hidden_size,
-            vocabulary_size=target.vocabulary_size,
-            target_layers=len(target.layers),
-            feature_layers=default_feature_layers(layers, len(target.layers))
-            if feature_layers is None
-            else feature_layers,
-            mask_token=unused_token(target) if mask_token is None else mask_token,
-            layers=layers,
-            block_size=block_size,
-            heads=heads,
-            key_value_heads=int(getattr(config, "num_key_value_heads", None) or heads),
-            head_dim=int(getattr(config, "head_dim", None) or target.hidden_size // heads),
-            intermediate_size=int(config.intermediate_size),  # a mixture of experts: its dense layers' size
-            norm_epsilon=float(getattr(config, "rms_norm_eps", 1e-6)),
-            rope_theta=float(theta),
-            max_positions=target.context_length,
+        return cls(DFlashConfig.of_target(target, layers, block_size, feature_layers, mask_token), target).to(
+            target.device
         )
-        return cls(chosen, target).to(target.device)
 
     def save_pretrained(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        if self.vocabulary is not None:
-            tensors |= self.vocabulary.tensors()
-        save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-        text = json.dumps(self._engine_config(), indent=2) + "\n"
-        (directory / "config.json").write_text(text, encoding="utf-8")
-
-    def _engine_config(self) -> dict[str, Any]:
-        config = self.config
-        reduced = {} if self.vocabulary is None else {"draft_vocab_size": len(self.vocabulary)}
-        return {
-            "architectures": [self.architecture],
-            "model_type": "qwen3",
-            "hidden_size": config.hidden_size,
-            "vocab_size": config.vocabulary_size,
-            "num_hidden_layers": config.layers,
-            "num_target_layers": config.target_layers,
-            "num_attention_heads": config.heads,
-            "num_key_value_heads": config.key_value_heads,
-            "head_dim": config.head_dim,
-            "intermediate_size": config.intermediate_size,
-            "rms_norm_eps": config.norm_epsilon,
-            "rope_theta": config.rope_theta,
-            "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-            "max_position_embeddings": config.max_positions,
-            "hidden_act": "silu",
-            "attention_bias": False,
-            "tie_word_embeddings": False,
-            "layer_types": ["full_attention"] * config.layers,
-            "block_size": config.block_size,
-            "is_causal": False,
-            "dflash_config": {
-                "mask_token_id": config.mask_token,
-                "target_layer_ids": list(config.feature_layers),
-            },
-            **reduced,
-            "dtype": str(self.norm.weight.dtype).removeprefix("torch."),
-        }
+        config = self.config.saved() | {"architectures": [self.architecture], "dtype": dtype_name(self.norm.weight)}
+        write_directory(directory, config, self)
 
     @classmethod
     def from_pretrained(cls, directory: Path, target: Target, dtype: torch.dtype | None = None) -> DFlash:
-        saved = read_config(directory)
-        if saved.get("is_causal") or set(saved.get("layer_types") or ()) - {"full_attention"}:
-            raise UserError(f"drafter {directory}: causal or sliding-window DFlash blocks are not supported")
-        check_rope(saved, directory)
-        try:
-            config = DFlashConfig(
-                hidden_size=saved["hidden_size"],
-                vocabulary_size=saved["vocab_size"],
-                target_layers=saved["num_target_layers"],
-                feature_layers=tuple(saved["dflash_config"]["target_layer_ids"]),
-                mask_token=saved["dflash_config"]["mask_token_id"],
-                layers=saved["num_hidden_layers"],
-                block_size=saved["block_size"],
-                heads=saved["num_attention_heads"],
-                key_value_heads=saved["num_key_value_heads"],
-                head_dim=saved["head_dim"],
-                intermediate_size=saved["intermediate_size"],
-                norm_epsilon=saved["rms_norm_eps"],
-                rope_theta=saved.get("rope_theta") or saved["rope_parameters"]["rope_theta"],
-                max_positions=saved["max_position_embeddings"],
-            )
-        except KeyError as error:
-            raise UserError(f"drafter {directory}: config.json lacks {error}") from None
-        except (TypeError, ValueError) as error:
-            raise UserError(f"drafter {directory}: config.json does not describe a DFlash drafter: {error}") from None
-        drafter = cls(config, target)
-        tensors = read_weights(directory, drafter)
-        if "d2t" in tensors:
-            vocabulary = DraftVocabulary.from_tensors(tensors, config.vocabulary_size, f"drafter {directory}")
-            drafter.restrict(vocabulary)
-        drafter.load_state_dict({name: tensor for name, tensor in tensors.items() if name not in VOCABULARY_MAPS})
+        drafter = cls(DFlashConfig.from_saved(read_config(directory), directory), target)
+        drafter.load_state_dict(read_weights(directory, drafter))
         return drafter.to(device=target.device, dtype=dtype or target.dtype).eval()

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ..errors import UserError
 from ..models import Target
+from .base import Drafter
+from .vocabulary import VOCABULARY_MAPS, DraftVocabulary
 
-VOCABULARY_MAPS = frozenset({"d2t", "t2d"})  # tensors of a reduced draft vocabulary, beside the weights
 RESERVED = re.compile(r"[<\[].*(reserved|unused).*[>\]]")  # as <|reserved_0|> or [unused7], never the plain words
 
 
@@ -48,8 +49,27 @@ def check_rope(config: Mapping[str, Any], where: Path) -> None:
         raise UserError(f"drafter {where}: config.json gives rope_theta twice, as {min(thetas)} and {max(thetas)}")
 
 
-def read_weights(directory: Path, drafter: nn.Module) -> dict[str, Tensor]:
-    """model.safetensors, checked name by name and shape by shape against the drafter."""
+def write_directory(directory: Path, config: dict[str, Any], drafter: Drafter) -> None:
+    """config.json and model.safetensors; a reduced vocabulary is told in both."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in drafter.state_dict().items()}
+    if drafter.vocabulary is not None:
+        tensors |= drafter.vocabulary.tensors()
+        config = {**config, "draft_vocab_size": len(drafter.vocabulary)}
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """As config.json has it, such as bfloat16."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def read_weights(directory: Path, drafter: Drafter) -> dict[str, Tensor]:
+    """model.safetensors, checked name by name and shape by shape against the drafter.
+
+    A reduced vocabulary in it is taken on; what is returned is for `load_state_dict`.
+    """
     path = directory / "model.safetensors"
     try:
         tensors = load_file(path)
@@ -57,15 +77,16 @@ def read_weights(directory: Path, drafter: nn.Module) -> dict[str, Tensor]:
         raise UserError(f"drafter {directory}: model.safetensors is missing; copy or train the drafter again") from None
     except Exception as error:
         raise UserError(f"drafter {directory}: model.safetensors is damaged or cut off ({error})") from None
+    maps = {name: tensors.pop(name) for name in VOCABULARY_MAPS if name in tensors}
+    if maps:
+        size = drafter.target.vocabulary_size
+        drafter.restrict(DraftVocabulary.from_tensors(maps, size, f"drafter {directory}"))
     expected = drafter.state_dict()
-    missing = sorted(expected.keys() - tensors.keys())
-    extra = sorted(tensors.keys() - expected.keys() - VOCABULARY_MAPS)
+    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or extra:
         name = f"lacks {missing[0]}" if missing else f"holds an unknown tensor {extra[0]}"
         raise UserError(f"drafter {directory}: model.safetensors {name}; it does not fit its config.json")
     for name, tensor in tensors.items():
-        if name in VOCABULARY_MAPS:
-            continue
         if tensor.shape != expected[name].shape:
             raise UserError(
                 f"drafter {directory}: {name} has shape {list(tensor.shape)}, config.json says "

@@ -26,7 +26,7 @@ from ..models.names import drafter_directory
 from ..models.target import load_causal_lm, moved, run_decoder
 from .base import Drafter, DrafterSection, DraftState
 from .directory import read_config
-from .vocabulary import DraftVocabulary, FrozenLinear, head_rows
+from .vocabulary import DraftVocabulary
 
 OWN_TENSORS = Path("paradraft") / "own.safetensors"  # in a folder: engines load every safetensors file beside it
 LAYER = re.compile(r"(.*\blayers\.)(\d+)(\..*)")
@@ -67,7 +67,7 @@ class LanguageModelDrafter(Drafter):
     """
 
     def __init__(self, model: PreTrainedModel, target: Target, max_draft: int, share_embedding: bool = False) -> None:
-        super().__init__()
+        super().__init__(target)
         config: Any = model.config.get_text_config()
         name = f"draft model {model.name_or_path or type(model).__name__}"
         refuse_unsupported(config, model, name)
@@ -75,14 +75,11 @@ class LanguageModelDrafter(Drafter):
             raise UserError(f"{name} has sliding-window layers; choose one with full attention in every layer")
         if max_draft < 1:
             raise UserError(f"a draft model drafts at least one token a round, not {max_draft} (draft_length)")
-        self.feature_layers = ()
         self.max_draft = max_draft
-        self.target = target
         self.model = model.requires_grad_(True)
         self.attention: str = model.config._attn_implementation
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self.shares_embedding = share_embedding
-        self.head_rows: FrozenLinear | None = None
         self._check_vocabulary()
         if not head_is_plain(model, self.softcap):
             raise UserError(
@@ -129,10 +126,8 @@ class LanguageModelDrafter(Drafter):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits over the draft vocabulary; tokens of this model's own (a mask, padding) are cut off."""
-        if self.head_rows is not None:
-            return soft_capped(self.head_rows(hidden.to(self.target.dtype)), self.softcap)
         if self.shares_embedding:
-            return self.target.head(hidden.to(self.target.dtype))
+            return super().head(hidden)
         if self.vocabulary is None:
             return head_logits(self.model, hidden.to(self.dtype), self.target.vocabulary_size, self.softcap)
         output: Any = self.model.get_output_embeddings()
@@ -140,9 +135,9 @@ class LanguageModelDrafter(Drafter):
         return soft_capped(F.linear(hidden.to(self.dtype), output.weight[self.vocabulary.ids], bias), self.softcap)
 
     def restrict(self, vocabulary: DraftVocabulary) -> None:
-        self.vocabulary = vocabulary.to(self.target.device)
-        if self.shares_embedding:
-            self.head_rows = head_rows(self.target.output_embedding, self.vocabulary.ids)
+        super().restrict(vocabulary)
+        if not self.shares_embedding:
+            self.head_rows = None
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings [..., H] of tokens [...]."""

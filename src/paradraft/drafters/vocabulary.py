@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 
+VOCABULARY_MAPS: tuple[str, ...] = ("d2t", "t2d")  # how they are called in files
+
 
 class DraftVocabulary(nn.Module):
     """ids [V_d]: the target's ids inside, ascending. to_draft [V]: the draft id of each target id, -1 outside."""

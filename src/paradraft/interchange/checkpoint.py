@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..drafters import kind_of
-from ..drafters.directory import VOCABULARY_MAPS, read_config
+from ..drafters.directory import read_config
 from ..drafters.language_model import OWN_TENSORS
 from ..drafters.pard2 import PROJECTION, read_projection
+from ..drafters.vocabulary import VOCABULARY_MAPS
 from ..errors import UserError, first_line
 
 TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.jinja")
@@ -58,7 +59,7 @@ class Checkpoint:
 def read_checkpoint(directory: Path) -> Checkpoint:
     """One of our own directories; other layouts are a matter of import."""
     tensors = read_tensors(directory)
-    own = {name: tensors.pop(name) for name in VOCABULARY_MAPS & tensors.keys()}
+    own = {name: tensors.pop(name) for name in VOCABULARY_MAPS if name in tensors}
     if (directory / OWN_TENSORS).is_file():
         own |= load_file(directory / OWN_TENSORS)
     return Checkpoint(directory, kind_of(directory), read_config(directory), tensors, own)

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ..drafters import DRAFTERS
-from ..drafters.dflash import default_feature_layers
+from ..drafters.dflash_config import default_feature_layers
 from ..drafters.language_model import starting_model
 from ..drafters.pard2 import default_layers
 from ..errors import UserError, first_line

@@ -1,0 +1,132 @@
+"""The sizes of a DFlash drafter: of a fresh one, and in config.json as vLLM and SGLang read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..models import Target
+from .directory import check_rope, unused_token
+
+# Our names and those of config.json.
+SAVED_AS = {
+    "hidden_size": "hidden_size",
+    "vocabulary_size": "vocab_size",
+    "target_layers": "num_target_layers",
+    "layers": "num_hidden_layers",
+    "block_size": "block_size",
+    "heads": "num_attention_heads",
+    "key_value_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "intermediate_size": "intermediate_size",
+    "norm_epsilon": "rms_norm_eps",
+    "max_positions": "max_position_embeddings",
+}
+
+
+@dataclass(frozen=True)
+class DFlashConfig:
+    """Sizes of the drafter; `hidden_size` and `vocabulary_size` are the target's."""
+
+    hidden_size: int
+    vocabulary_size: int
+    target_layers: int
+    feature_layers: tuple[int, ...]
+    mask_token: int
+    layers: int = 5
+    block_size: int = 16
+    heads: int = 32
+    key_value_heads: int = 8
+    head_dim: int = 128
+    intermediate_size: int = 9728
+    norm_epsilon: float = 1e-6
+    rope_theta: float = 1e6
+    max_positions: int = 40960
+
+    def __post_init__(self) -> None:
+        sizes = {name: value for name, value in vars(self).items() if name not in ("feature_layers", "mask_token")}
+        for name, value in sizes.items():
+            kind = float if name in ("norm_epsilon", "rope_theta") else int
+            if not isinstance(value, int | kind) or value <= 0:
+                raise ValueError(f"{name} must be a positive number, not {value!r}")
+        if self.block_size < 2:
+            raise ValueError("block_size must be at least 2: the anchor and a draft")
+        if not isinstance(self.mask_token, int):
+            raise ValueError(f"the mask token must be a token's number, not {self.mask_token!r}")
+        ids = list(self.feature_layers)
+        if not ids or not all(isinstance(i, int) for i in ids) or ids != sorted(set(ids)):
+            raise ValueError(f"feature layers must be ascending ids without repeats (engines sort them), not {ids}")
+
+    @classmethod
+    def of_target(
+        cls,
+        target: Target,
+        layers: int,
+        block_size: int,
+        feature_layers: tuple[int, ...] | None = None,
+        mask_token: int | None = None,
+    ) -> DFlashConfig:
+        """The target's width, heads and feed-forward size; feature layers and mask as published unless given."""
+        config, count = target.config, len(target.layers)
+        heads = int(config.num_attention_heads)
+        return cls(
+            hidden_size=target.hidden_size,
+            vocabulary_size=target.vocabulary_size,
+            target_layers=count,
+            feature_layers=default_feature_layers(layers, count) if feature_layers is None else feature_layers,
+            mask_token=unused_token(target) if mask_token is None else mask_token,
+            layers=layers,
+            block_size=block_size,
+            heads=heads,
+            key_value_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+            head_dim=int(getattr(config, "head_dim", None) or target.hidden_size // heads),
+            intermediate_size=int(config.intermediate_size),  # a mixture of experts: its dense layers' size
+            norm_epsilon=float(getattr(config, "rms_norm_eps", 1e-6)),
+            rope_theta=float((getattr(config, "rope_parameters", None) or {}).get("rope_theta", 1e6)),
+            max_positions=target.context_length,
+        )
+
+    def saved(self) -> dict[str, Any]:
+        """What config.json says; nothing that an engine might read otherwise is left to its default."""
+        return {
+            "model_type": "qwen3",
+            **{theirs: getattr(self, ours) for ours, theirs in SAVED_AS.items()},
+            "rope_theta": self.rope_theta,
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "tie_word_embeddings": False,
+            "layer_types": ["full_attention"] * self.layers,
+            "is_causal": False,
+            "dflash_config": {"mask_token_id": self.mask_token, "target_layer_ids": list(self.feature_layers)},
+        }
+
+    @classmethod
+    def from_saved(cls, saved: Mapping[str, Any], directory: Path) -> DFlashConfig:
+        """Of config.json; `directory` for errors."""
+        if saved.get("is_causal") or set(saved.get("layer_types") or ()) - {"full_attention"}:
+            raise UserError(f"drafter {directory}: causal or sliding-window DFlash blocks are not supported")
+        check_rope(saved, directory)
+        try:
+            return cls(
+                **{ours: saved[theirs] for ours, theirs in SAVED_AS.items()},
+                feature_layers=tuple(saved["dflash_config"]["target_layer_ids"]),
+                mask_token=saved["dflash_config"]["mask_token_id"],
+                rope_theta=saved.get("rope_theta") or saved["rope_parameters"]["rope_theta"],
+            )
+        except KeyError as error:
+            raise UserError(f"drafter {directory}: config.json lacks {error}") from None
+        except (TypeError, ValueError) as error:
+            raise UserError(f"drafter {directory}: config.json does not describe a DFlash drafter: {error}") from None
+
+
+def default_feature_layers(drafter_layers: int, target_layers: int) -> tuple[int, ...]:
+    """n ids evenly spaced from 1 to N - 3 inclusive, rounded; a single one is N // 2."""
+    if drafter_layers == 1:
+        return (target_layers // 2,)
+    span = max(0, target_layers - 4)
+    ids = {min(round(1 + i * span / (drafter_layers - 1)), max(0, target_layers - 2)) for i in range(drafter_layers)}
+    return tuple(sorted(ids))
