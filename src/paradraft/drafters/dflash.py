@@ -225,9 +225,8 @@ class DFlash(Drafter):
         mask_token: int | None = None,
     ) -> DFlash:
         """A new drafter with the target's width, heads and feed-forward size."""
-        return cls(DFlashConfig.of_target(target, layers, block_size, feature_layers, mask_token), target).to(
-            target.device
-        )
+        config = DFlashConfig.of_target(target, layers, block_size, feature_layers, mask_token)
+        return cls(config, target).to(target.device)
 
     def save_pretrained(self, directory: Path) -> None:
         config = self.config.saved() | {"architectures": [self.architecture], "dtype": dtype_name(self.norm.weight)}
