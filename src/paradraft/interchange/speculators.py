@@ -18,18 +18,9 @@ from .dflash_layout import native_config, understood
 from .target_side import TargetSide, needed
 from .vllm import speculative_config
 
-LAYER_KEYS = (
-    *("model_type", "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
-    *("head_dim", "intermediate_size", "rms_norm_eps", "max_position_embeddings", "rope_parameters", "hidden_act"),
-    *(
-        "attention_bias",
-        "tie_word_embeddings",
-        "layer_types",
-        "use_sliding_window",
-        "sliding_window",
-        "is_causal",
-        "dtype",
-    ),
+ELSEWHERE = (  # of the authors' layout: what this format says outside transformer_layer_config, or not at all
+    *("architectures", "num_target_layers", "rope_theta", "rope_scaling", "is_neox_style"),
+    *("block_size", "sample_from_anchor", "dflash_config"),
 )
 UNLIKE = {"projector_type": (None, "dflash"), "shift_label": (None, False), "sample_from_anchor": (None, False)}
 
@@ -50,7 +41,7 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
             "proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": length}],
             "verifier": {"name_or_path": target.location, "architectures": target.architectures},
         },
-        "transformer_layer_config": {key: native[key] for key in LAYER_KEYS},
+        "transformer_layer_config": {key: value for key, value in native.items() if key not in ELSEWHERE},
         "draft_vocab_size": native["vocab_size"],
         "target_hidden_size": native["hidden_size"],
         "block_size": native["block_size"],

@@ -15,15 +15,9 @@ from .target_side import TargetSide
 
 RENAMED = {"fc.weight": "encoder.fc.weight", "hidden_norm.weight": "encoder.output_norm_enc.weight"}
 KEYS = (
-    *(
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-    ),
-    *("rms_norm_eps", "rope_parameters", "max_position_embeddings", "layer_types", "hidden_act", "block_size", "dtype"),
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("head_dim", "rms_norm_eps", "rope_parameters", "max_position_embeddings", "layer_types"),
+    *("hidden_act", "block_size", "dtype"),
 )
 
 
