@@ -114,7 +114,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     place, section = locate(first["loc"], model)
     if first["type"] == "extra_forbidden":
         return f"unknown key {place}; known here: {', '.join(section.model_fields)}"
-    return f"{place or 'the run'}: {first['msg'][0].lower()}{first['msg'][1:]} (got {first['input']!r})"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place or 'the run'}: {message[0].lower()}{message[1:]} (got {first['input']!r})"
 
 
 def locate(parts: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, type[BaseModel]]:

@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 else:
     AnyDrafterSection = Annotated[
         Union[tuple(Annotated[drafter.section, Tag(kind)] for kind, drafter in DRAFTERS.items())],  # noqa: UP007
-        Discriminator(lambda given: given.get("kind", "dflash") if isinstance(given, dict) else given.kind),
+        Discriminator(
+            lambda given: given.get("kind", "dflash") if isinstance(given, dict) else given.kind,
+            custom_error_type="drafter_kind",
+            custom_error_message=f"kind must be one of {', '.join(DRAFTERS)}",
+        ),
     ]
 
 

@@ -38,7 +38,7 @@ NEEDED = {"drafter", "prompts", "prompts_hash", "prompt_count", "template_hash",
 
 
 @dataclass(frozen=True)
-class Source:
+class ReportInput:
     """What one path of a report holds."""
 
     name: str
@@ -53,7 +53,7 @@ def write_report(paths: Sequence[Path], out: Path) -> None:
         raise UserError(f"nothing to report: {EXPECTED}")
     names = [(path if path.is_dir() else path.parent).resolve().name for path in paths]
     unique = len(set(names)) == len(names)
-    sources = [read_source(path, name if unique else str(path)) for path, name in zip(paths, names, strict=True)]
+    sources = [read_input(path, name if unique else str(path)) for path, name in zip(paths, names, strict=True)]
     sections = comparison_sections(sources)
     for source in sources:
         try:
@@ -70,14 +70,14 @@ def write_report(paths: Sequence[Path], out: Path) -> None:
     write_page("paradraft report", sections, out)
 
 
-def read_source(path: Path, name: str) -> Source:
+def read_input(path: Path, name: str) -> ReportInput:
     """The run, the results or both under `path`."""
     metrics, config = path / "metrics.jsonl", path / "config.yaml"
     results = path / "results.json" if path.is_dir() else path
     has_results = results.suffix == ".json" and results.is_file()
     if not has_results and not metrics.is_file():
         raise UserError(f"{path} {'holds no run or results' if path.exists() else 'does not exist'}; {EXPECTED}")
-    return Source(
+    return ReportInput(
         name,
         read_records(metrics) if metrics.is_file() else [],
         read_text(config) if config.is_file() else "",
@@ -276,7 +276,7 @@ def evaluation_html(evaluations: Sequence[Record]) -> str:
     return line_chart(lines, "step", "emitted length", marks=True) + remark(text)
 
 
-def comparison_sections(sources: Sequence[Source]) -> list[Section]:
+def comparison_sections(sources: Sequence[ReportInput]) -> list[Section]:
     """Emitted length of several runs in one chart."""
     runs = [(source.name, kept(source.records, "emitted_length")) for source in sources]
     lines = [

@@ -72,7 +72,7 @@ class Dialogue:
     finish: str = ""
 
     def take_back(self) -> None:
-        """The conversation ends with its last answer: a server refused what was asked behind it."""
+        """End the conversation with its last answer, because a server refused the prompt behind it."""
         while self.messages[-1]["role"] != "assistant":
             self.messages.pop()
         self.figures["refused_by_server"] += 1
@@ -103,7 +103,7 @@ def answer_unit(job: Job, unit: Sequence[int], answerer: Answerer) -> list[tuple
     dialogues = [Dialogue(i, job.conversations[i], turns_of(job.conversations[i])) for i in unit]
     active, turn = dialogues, 0
     while active:
-        asked = {d.number: ask(job, d) for d in active}
+        asked = {d.number: next_prompt(job, d) for d in active}
         active = [d for d in active if asked[d.number] is not None]
         prompts = [ids for d in active if (ids := asked[d.number]) is not None]
         try:
@@ -121,10 +121,8 @@ def answer_unit(job: Job, unit: Sequence[int], answerer: Answerer) -> list[tuple
     return [(d.number, d.record(), dict(d.figures)) for d in dialogues]
 
 
-def ask(job: Job, dialogue: Dialogue) -> list[int] | None:
-    """Ids of the next prompt, or None where it leaves no room for an answer, or the template refuses it: the
-    conversation ends before it.
-    """
+def next_prompt(job: Job, dialogue: Dialogue) -> list[int] | None:
+    """Ids of the next prompt. None ends the conversation: no room is left for an answer, or the template refuses it."""
     messages = [*dialogue.messages, *dialogue.turns[0]]
     try:
         ids = render_prompt(job.chat, messages, dialogue.source.tools)
@@ -175,8 +173,8 @@ def run_units(
 ) -> list[str]:
     """Answer every unit that the journal does not hold yet; with several workers, so many at a time.
 
-    Up to `refusals` units whose first prompt a server refuses are left out, and why is returned. They are closed last:
-    a run that ended before then asks for them again.
+    A unit whose first prompt a server refuses is left out; the reasons are returned, and more than `refusals` of them
+    raise UserError. Refused units enter the journal last, so that a run that ended before asks for them again.
     """
     done = journal.done()
     answered = bool(done)
@@ -207,7 +205,7 @@ def run_units(
 
 
 def in_parallel(work: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[Any]:
-    """Results as they come, few ahead of the consumer; the first error stops everything that has not begun.
+    """Results in the order in which they are ready; the first error is raised and stops what has not begun.
 
     The threads are daemons, not a pool's: a process that ends does not wait for requests that hang.
     """

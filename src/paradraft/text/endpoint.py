@@ -26,8 +26,8 @@ PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # states of a server that a 
 class Endpoint:
     """One server. `url` with or without /v1; `model` as the server calls it, None: the only one it serves.
 
-    stop_texts: what an answer's stop token looks like, taken off where a server leaves it on. `key_variable`: name
-    of the environment variable that holds the key, if one is needed. Threads may share an Endpoint.
+    stop_texts: the stop tokens as text, removed from the end of an answer where a server leaves them.
+    key_variable: the environment variable that holds the key, if one is needed. Threads may share an Endpoint.
     """
 
     url: str

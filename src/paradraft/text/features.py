@@ -84,7 +84,7 @@ def features_of(target: Target, examples: Sequence[Rendered], layers: Sequence[i
 
 
 class StoreWriter:
-    """A store that is written where `out` says; `done`: the shards that an interrupted run has left whole."""
+    """Writes a store to `out`. done: numbers of the shards that an interrupted run has written already."""
 
     def __init__(self, out: Path, wanted: StoreIdentity, examples: Sequence[Rendered]) -> None:
         self.out, self.wanted, self.examples = out, wanted, examples
@@ -99,7 +99,7 @@ class StoreWriter:
         make_directory(self.out)
 
     def write(self, target: Target, batch_size: int, advance: Callable[[int], None] = lambda tokens: None) -> None:
-        """Every shard that is not there yet; `advance` is told the tokens of each batch."""
+        """Write every missing shard and the manifest; `advance` is called with the tokens of each batch."""
         for number in sorted(set(range(len(self.shards))) - self.done):
             shard, features = self.shards[number], []
             for start in range(0, len(shard), batch_size):
