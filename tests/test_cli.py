@@ -15,6 +15,7 @@ from paradraft import cli
 from paradraft.drafters import DFlash, Pard2
 from paradraft.errors import UserError
 from paradraft.models import Target
+from paradraft.text.provenance import fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,8 @@ def test_eval_writes_results(target_directory: Path, drafter_directory: Path, pr
     assert len(row["acceptance"]["conditional"]) == 3
     assert row["tokens"] == 4 * 12  # three prompts, one of them with a second turn
     assert set(row["seconds"]) == {"draft", "verify", "other"}
+    assert row["target_fingerprint"] == fingerprint(target_directory) is not None
+    assert row["drafter_fingerprint"] == fingerprint(drafter_directory) is not None
     assert {"torch", "transformers", "dtype", "device", "threads"} <= set(results["environment"])
     page = tmp_path / "report.html"
     run("report", tmp_path / "out", "--out", page)

@@ -10,7 +10,7 @@ import pytest
 
 from paradraft.drafters import DFlash
 from paradraft.errors import UserError
-from paradraft.evaluation.measure import Settings, check_first_turns, first_turn_ids, measure, result_rows
+from paradraft.evaluation.measure import Settings, Weights, check_first_turns, first_turn_ids, measure, run_results
 from paradraft.evaluation.prompts import Prompt, load_prompts
 from paradraft.models import Target
 
@@ -86,9 +86,9 @@ def test_a_conversation_ends_where_its_next_turn_has_no_room(target_directory: P
     prompts, told = load_prompts(str(tmp_path / "x.jsonl")), []
     drafter = DFlash.fresh(target, layers=1, block_size=4)
     measured = measure(target, {"d": drafter}, prompts, Settings(max_new_tokens=30), told.append)
-    (row,) = result_rows(target, "t", measured, prompts, Settings(max_new_tokens=30))
+    (result,) = run_results(target, Weights("t", None, {}), measured, prompts, Settings(max_new_tokens=30))
     answers = len(measured[0].generations)
-    assert 3 <= answers < 6 and row["turns_without_room"] == 6 - answers and sum(told) == 12
+    assert 3 <= answers < 6 and result.turns_without_room == 6 - answers and sum(told) == 12
 
 
 def test_a_bad_record_is_an_error_not_left_out(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..drafters import Drafter
     from ..evaluation.figures import Section
     from ..evaluation.prompts import PromptSet
+    from ..evaluation.results import RunResult
     from ..models import Target
     from ..training.config import RunConfig
 
@@ -43,6 +44,7 @@ def demo(
     from ..evaluation.measure import environment
     from ..evaluation.prompts import load_prompts
     from ..evaluation.report import results_sections, training_sections
+    from ..evaluation.results import Results
     from .pair import load_pair
 
     console = Console()
@@ -53,12 +55,12 @@ def demo(
     introduce(console, target, drafter)
     console.rule("2. plain and drafted decoding, side by side")
     sections = [show_answer(console, target, drafter, prompt_set) for prompt_set in sets]
-    rows = measure_sets(console, target, drafters, sets)
+    runs = measure_sets(console, target, drafters, sets)
     console.rule("3. is it lossless?")
     sections.append(check(console, target, drafter, sets))
     console.rule(f"4. a fresh D-PACE drafter, {training_seconds} seconds")
     records = train_fresh(console, training_seconds)
-    sections += results_sections({"runs": rows, "environment": environment(target)})
+    sections += results_sections(Results(runs, environment(target)))
     sections += training_sections(records, "fresh D-PACE drafter")
     write_page("paradraft demo", sections, out)
     console.rule()
@@ -108,21 +110,22 @@ def show_answer(console: Console, target: Target, drafter: Drafter, prompt_set: 
 
 def measure_sets(
     console: Console, target: Target, drafters: dict[str, Drafter], sets: list[PromptSet]
-) -> list[dict[str, Any]]:
+) -> list[RunResult]:
     """A few prompts of each set, plain and drafted, as tables; returns what results.json would hold."""
-    from ..evaluation.measure import Settings, measure, result_rows
+    from ..evaluation.measure import Settings, measure, run_results, weights_of
     from ..evaluation.prompts import PromptSet
     from ..evaluation.tables import emitted_table, speed_table
 
-    rows, settings = [], Settings()
+    settings, weights = Settings(), weights_of("demo", drafters)
+    runs: list[RunResult] = []
     for prompt_set in sets:
         part = PromptSet(prompt_set.name, prompt_set.prompts[1 : 1 + MEASURED_PROMPTS])
         with progress_bar(console, part.name, 2 * len(part.prompts)) as advance:
             measured = measure(target, drafters, part, settings, advance)
-        rows += result_rows(target, "demo", measured, part, settings)
-    console.print(emitted_table(rows))
-    console.print(speed_table(rows))
-    return rows
+        runs += run_results(target, weights, measured, part, settings)
+    console.print(emitted_table(runs))
+    console.print(speed_table(runs))
+    return runs
 
 
 def check(console: Console, target: Target, drafter: Drafter, sets: list[PromptSet]) -> Section:

@@ -31,7 +31,7 @@ from .options import (
     TrustOption,
     set_threads,
 )
-from .terminal import print_notes, progress_bar
+from .terminal import print_notes, print_origin, progress_bar
 
 
 def evaluate(
@@ -63,10 +63,11 @@ def evaluate(
         environment,
         fitting,
         measure,
-        result_rows,
-        write_results,
+        run_results,
+        weights_of,
     )
     from ..evaluation.prompts import load_prompts
+    from ..evaluation.results import RunResult, write_results
     from ..evaluation.tables import acceptance_table, emitted_table, speed_table
     from ..models.chat import DATE_NOTE
     from .pair import load_pair
@@ -77,6 +78,7 @@ def evaluate(
     set_threads(threads)
     sets = [load_prompts(name, limit) for name in prompts]
     loaded, drafters = load_pair(target, drafter or [DEMO_DRAFTER], dtype, trust_remote_code, thinking, date)
+    print_origin(console, loaded)
     if loaded.chat.writes_today:
         print_notes(console, [DATE_NOTE])
     settings.check(drafters.values())
@@ -88,17 +90,18 @@ def evaluate(
         check_first_turns(loaded, prompt_set, max_new_tokens)
     if out is not None:
         make_directory(out)
-    rows = []
+    weights = weights_of(target, drafters)
+    runs: list[RunResult] = []
     for prompt_set in sets:
         ways = 1 + sum(len(settings.modes_of(one)) for one in drafters.values())
         with progress_bar(console, prompt_set.name, prompt_set.turns * ways) as advance:
             measured = measure(loaded, drafters, prompt_set, settings, advance)
         if left_out := prompt_set.turns - len(measured[0].generations):
             console.print(f"{prompt_set.name}: {left_out} later turns had no room in the context and were not asked")
-        rows += result_rows(loaded, target, measured, prompt_set, settings)
+        runs += run_results(loaded, weights, measured, prompt_set, settings)
         if out is not None:  # after every set, so that a long run that is stopped leaves what it measured
-            write_results(out / "results.json", rows, environment(loaded))
-    for table in (emitted_table(rows), speed_table(rows), acceptance_table(rows)):
+            write_results(out / "results.json", runs, environment(loaded))
+    for table in (emitted_table(runs), speed_table(runs), acceptance_table(runs)):
         console.print(table)
     if out is not None:
         console.print(f"wrote {out / 'results.json'}")

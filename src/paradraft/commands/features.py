@@ -23,7 +23,7 @@ from .options import (
     TrustOption,
     set_threads,
 )
-from .terminal import print_notes, progress_bar
+from .terminal import print_notes, print_origin, progress_bar
 
 if TYPE_CHECKING:
     from ..text.feature_store import StoreIdentity
@@ -74,6 +74,7 @@ def features(
     set_threads(threads)
     console = Console()
     loaded, _ = load_pair(target, [], dtype, trust_remote_code, thinking, date)
+    print_origin(console, loaded)
     chosen = asked or default_feature_layers(5, len(loaded.layers))
     loaded.check_layers(chosen)
     section = DataSection(

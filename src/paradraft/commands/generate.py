@@ -26,6 +26,7 @@ from .options import (
     TrustOption,
     set_threads,
 )
+from .terminal import print_origin
 
 
 def generate(
@@ -57,6 +58,7 @@ def generate(
     if not prompt.strip():
         raise UserError("the prompt is empty; give the text to answer")
     loaded, drafters = load_pair(target, [drafter] if drafter else [], dtype, trust_remote_code, thinking, date)
+    print_origin(Console(stderr=True), loaded)
     drafting = drafters[drafter] if drafter else None
     if drafting is not None and mode is not None:
         drafting.set_mode(mode)

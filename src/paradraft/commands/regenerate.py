@@ -28,7 +28,7 @@ from .options import (
     TrustOption,
     set_threads,
 )
-from .terminal import print_notes, progress_bar
+from .terminal import print_notes, print_origin, progress_bar
 
 if TYPE_CHECKING:
     from ..decoding import Sampling
@@ -102,7 +102,9 @@ def regenerate(
     settings = AnswerSettings(max_new_tokens, asdict(sampling), batch_size, seed)
     if endpoint is None:
         names = [drafter] if drafter else []
-        respondent = embedded(*load_pair(target, names, dtype, trust_remote_code, thinking, date), sampling, settings)
+        loaded, drafters = load_pair(target, names, dtype, trust_remote_code, thinking, date)
+        print_origin(console, loaded)
+        respondent = embedded(loaded, drafters, sampling, settings)
     else:  # only tokenizer and configuration are read here; the weights are the server's
         chat, context = load_chat(target, trust_remote_code, thinking, date)
         stops = tuple(chat.decode([token]) for token in sorted(chat.stop_tokens))

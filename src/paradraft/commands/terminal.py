@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from ..models import Target
 
 
 class Advance(Protocol):
@@ -37,3 +40,9 @@ def print_notes(console: Console, notes: Iterable[str]) -> None:
     """One line each, marked as something to know rather than an error."""
     for note in notes:
         console.print(f"[yellow]note:[/] {escape(note)}")
+
+
+def print_origin(console: Console, target: Target) -> None:
+    """What a target from a GGUF file really is; nothing for others."""
+    if target.origin is not None:
+        console.print(f"{target.name}: {target.origin}", markup=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from .terminal import print_notes, progress_bar
+from .terminal import print_notes, print_origin, progress_bar
 
 if TYPE_CHECKING:
     from ..training.config import RunConfig
@@ -45,6 +45,7 @@ def train_with_progress(config: RunConfig, resume: str) -> None:
     console = Console(quiet=int(os.environ.get("RANK", 0)) > 0)  # of several processes, one speaks
     with console.status("loading the target and the data"):
         trainer = Trainer(config, resume)
+    print_origin(console, trainer.target)
     print_notes(console, trainer.data.notes)
     parameters, count = sum(p.numel() for p in trainer.drafter.parameters()), trainer.processes.world_size
     console.print(

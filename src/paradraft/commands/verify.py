@@ -22,7 +22,7 @@ from .options import (
     TrustOption,
     set_threads,
 )
-from .terminal import progress_bar
+from .terminal import print_origin, progress_bar
 
 if TYPE_CHECKING:
     from ..evaluation.lossless import DistributionResult, ExactResult
@@ -58,6 +58,7 @@ def verify(
     set_threads(threads)
     sets = [load_prompts(name) for name in prompts]
     loaded, drafters = load_pair(target, [drafter], dtype, trust_remote_code, thinking, date)
+    print_origin(console, loaded)
     checked = drafters[drafter]
     if mode is not None:
         checked.set_mode(mode)

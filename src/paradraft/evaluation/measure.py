@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import platform
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,11 +14,13 @@ from ..decoding import Engine, Generation, Sampling
 from ..decoding.engine import Seconds, check_draft_length
 from ..drafters import Drafter
 from ..errors import UserError
-from ..files import write_text
 from ..models import Target
+from ..models.names import drafter_directory
 from ..text.conversations import Message
+from ..text.provenance import fingerprint, identify
 from ..text.render import render_prompt
 from .prompts import Prompt, PromptSet
+from .results import AgainstFirst, RunResult, TimeSplit
 from .statistics import acceptance, emitted_length, loop_share, paired_difference
 
 PLAIN = "plain"
@@ -166,7 +166,7 @@ def fitting(prompt_set: PromptSet, target: Target, max_new_tokens: int) -> Promp
     kept = tuple(prompt for prompt, ids in pairs if fits(target, ids, max_new_tokens))
     if not kept:
         raise UserError(f"no prompt of {prompt_set.name} fits the context of target {target.name}")
-    return PromptSet(prompt_set.name, kept)
+    return replace(prompt_set, prompts=kept)
 
 
 def interleaved(target: Target, sets: Sequence[PromptSet], count: int) -> list[list[int]]:
@@ -187,63 +187,73 @@ def check_first_turns(target: Target, prompt_set: PromptSet, max_new_tokens: int
             history.append({"role": "assistant", "content": "an answer"})
 
 
-def result_rows(
-    target: Target, target_name: str, measured: Sequence[Measured], prompt_set: PromptSet, settings: Settings
-) -> list[dict[str, Any]]:
-    """One entry of results.json for each drafter."""
+@dataclass(frozen=True)
+class Weights:
+    """Which weights are measured: the target's name as it was asked for, and fingerprints of all weight files."""
+
+    target: str
+    target_fingerprint: str | None
+    drafter_fingerprints: dict[str, str | None]
+
+
+def weights_of(target: str, drafters: Iterable[str]) -> Weights:
+    """By the names that `Target.load` and `load_drafter` take."""
+    return Weights(
+        target, identify(target).fingerprint, {name: fingerprint(drafter_directory(name)) for name in drafters}
+    )
+
+
+def run_results(
+    target: Target, weights: Weights, measured: Sequence[Measured], prompt_set: PromptSet, settings: Settings
+) -> list[RunResult]:
+    """One result for each drafter and mode; `measured` begins with plain decoding."""
     plain, *drafted = measured
-    rows = []
+    sampling, chat, results = settings.sampling, target.chat, []
     for way in drafted:
-        steps = way.engine.draft_length
+        steps, seconds = way.engine.draft_length, way.engine.seconds
         same = [a.tokens == b.tokens for a, b in zip(plain.generations, way.generations, strict=True)]
-        seconds = asdict(way.engine.seconds)
-        row = {
-            "target": target_name,
-            "drafter": way.name,
-            "mode": way.mode,
-            "prompts": prompt_set.name,
-            "prompts_hash": prompt_set.hash,
-            "prompt_count": len(prompt_set.prompts),
-            "turns_without_room": prompt_set.turns - len(plain.generations),
-            "template_hash": target.chat.template_hash,
-            "thinking": target.chat.thinking,
-            "date": target.chat.date and str(target.chat.date),
-            "temperature": settings.sampling.temperature,
-            "top_k": settings.sampling.top_k,
-            "top_p": settings.sampling.top_p,
-            "seed": settings.seed,
-            "batch_size": settings.batch_size,
-            "max_new_tokens": settings.max_new_tokens,
-            "draft_length": steps,
-            "emitted_length": asdict(emitted_length(way.generations)),
-            "loop_share": loop_share(way.generations),
-            "plain_loop_share": loop_share(plain.generations),
-            "acceptance": asdict(acceptance(way.generations, steps)),
-            "tokens": sum(len(g.tokens) for g in way.generations),
-            "rounds": way.rounds,
-            "tokens_per_second": way.tokens_per_second,
-            "plain_tokens_per_second": plain.tokens_per_second,
-            "speedup": way.tokens_per_second / plain.tokens_per_second if plain.tokens_per_second else None,
-            "seconds": {name: seconds[name] for name in ("draft", "verify", "other")},
-            "prefill_seconds": seconds["prefill"],
-            "identical": all(same) if settings.sampling.greedy else None,
-            "identical_share": sum(same) / len(same) if settings.sampling.greedy else None,
-        }
+        against = None
         if way is not drafted[0]:
-            difference, low, high = paired_difference(drafted[0].generations, way.generations)
-            row["against_first"] = {
-                "drafter": drafted[0].name,
-                "mode": drafted[0].mode,
-                "emitted_length_difference": difference,
-                "low": low,
-                "high": high,
-            }
-        rows.append(row)
-    return rows
-
-
-def write_results(path: Path, rows: list[dict[str, Any]], where: dict[str, Any]) -> None:
-    write_text(path, json.dumps({"runs": rows, "environment": where}, indent=2) + "\n")
+            figures = paired_difference(drafted[0].generations, way.generations)
+            against = AgainstFirst(drafted[0].name, drafted[0].mode, *figures)
+        result = RunResult(
+            target=weights.target,
+            target_origin=target.origin,
+            target_fingerprint=weights.target_fingerprint,
+            drafter=way.name,
+            drafter_fingerprint=weights.drafter_fingerprints.get(way.name),
+            mode=way.mode,
+            prompts=prompt_set.name,
+            prompts_hash=prompt_set.hash,
+            prompts_source=prompt_set.source,
+            prompts_licence=prompt_set.licence,
+            prompt_count=len(prompt_set.prompts),
+            turns_without_room=prompt_set.turns - len(plain.generations),
+            template_hash=chat.template_hash,
+            thinking=chat.thinking,
+            date=str(chat.date) if chat.date else None,
+            **asdict(sampling),
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            max_new_tokens=settings.max_new_tokens,
+            draft_length=steps,
+            emitted_length=emitted_length(way.generations),
+            loop_share=loop_share(way.generations),
+            plain_loop_share=loop_share(plain.generations),
+            acceptance=acceptance(way.generations, steps),
+            tokens=sum(len(g.tokens) for g in way.generations),
+            rounds=way.rounds,
+            tokens_per_second=way.tokens_per_second,
+            plain_tokens_per_second=plain.tokens_per_second,
+            speedup=way.tokens_per_second / plain.tokens_per_second if plain.tokens_per_second else None,
+            seconds=TimeSplit(seconds.draft, seconds.verify, seconds.other),
+            prefill_seconds=seconds.prefill,
+            identical=all(same) if sampling.greedy else None,
+            identical_share=sum(same) / len(same) if sampling.greedy else None,
+            against_first=against,
+        )
+        results.append(result)
+    return results
 
 
 def environment(target: Target) -> dict[str, Any]:

@@ -39,8 +39,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptSet:
+    """source, licence: of a public data set, its Hub id with revision and what its card says."""
+
     name: str
     prompts: tuple[Prompt, ...]
+    source: str | None = None
+    licence: str | None = None
 
     @property
     def turns(self) -> int:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..numbers import number
 from .figures import (
     Line,
     Record,
@@ -26,15 +25,14 @@ from .figures import (
     table,
     write_page,
 )
-from .tables import drafter_title
+from .results import Results, RunResult, read_results
+from .tables import EMITTED, difference, rows_of
 
 EXPECTED = "expected a run directory with metrics.jsonl, or a results.json as `paradraft eval --out` writes it"
 POINTS = 400
 SETTINGS = ("target", "mode", "temperature", "top_k", "top_p", "seed", "batch_size", "max_new_tokens", "draft_length")
-SPEEDS = ("tokens_per_second", "plain_tokens_per_second", "speedup", "seconds")
-OUTCOMES = ("emitted_length", "loop_share", "acceptance", "identical", "identical_share", *SPEEDS)
+COLUMNS = (*(column for column in EMITTED if column != "macro"), "plain tok/s", "tok/s", "speed-up", "same text")
 STEP_KEYS = {"cross_entropy", "denominator", "weights", "reached", "accuracy"}
-NEEDED = {"drafter", "prompts", "prompts_hash", "prompt_count", "template_hash", *SETTINGS, *OUTCOMES}
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class ReportInput:
     name: str
     records: list[Record]
     config: str
-    results: Record | None
+    results: Results | None
 
 
 def write_report(paths: Sequence[Path], out: Path) -> None:
@@ -56,10 +54,7 @@ def write_report(paths: Sequence[Path], out: Path) -> None:
     sources = [read_input(path, name if unique else str(path)) for path, name in zip(paths, names, strict=True)]
     sections = comparison_sections(sources)
     for source in sources:
-        try:
-            own = results_sections(source.results) if source.results else []
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"the results of {source.name} do not have the expected form: {error}") from error
+        own = results_sections(source.results) if source.results else []
         if len(sources) > 1:
             own = [replace(section, title=f"{source.name}: {section.title}") for section in own]
         if source.records:
@@ -109,110 +104,73 @@ def read_records(path: Path) -> list[Record]:
     return records
 
 
-def read_results(path: Path) -> Record:
-    try:
-        results = json.loads(read_text(path))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON; {EXPECTED}") from error
-    runs = results.get("runs") if isinstance(results, dict) else None
-    if not isinstance(runs, list) or not runs:
-        raise UserError(f"{path} has no list of `runs`, or an empty one; {EXPECTED}")
-    for i, run in enumerate(runs):
-        missing = NEEDED - set(run) if isinstance(run, dict) else NEEDED
-        if missing:
-            raise UserError(f"run {i + 1} of {path} lacks {', '.join(sorted(missing))}; {EXPECTED}")
-    return {"runs": runs, "environment": results.get("environment") or {}}
-
-
-def results_sections(results: Record) -> list[Section]:
+def results_sections(results: Results) -> list[Section]:
     """Table, speed-up, acceptance by position, time split and settings of one results.json."""
-    runs: list[Record] = results["runs"]
+    runs = results.runs
     names = drafter_names(runs)
-    sets = list(dict.fromkeys(str(run["prompts"]) for run in runs))
+    sets = list(dict.fromkeys(run.prompts for run in runs))
     speedups: dict[str, dict[str, float | None]] = {name: {} for name in names}
     times: dict[str, dict[str, float]] = {}
     for run, name in zip(runs, names, strict=True):
-        speedups[name][run["prompts"]] = run["speedup"]
-        times[f"{name}\n{run['prompts']}"] = run["seconds"]
+        speedups[name][run.prompts] = run.speedup
+        times[f"{name}\n{run.prompts}"] = asdict(run.seconds)
     return [
         Section("Results", results_table(runs)),
         Section("Speed-up", bar_chart(speedups, "times as fast as plain decoding", reference=1.0)),
         Section("Acceptance by position", "".join(acceptance_chart(runs, names, prompts) for prompts in sets)),
         Section("Where decoding time goes", share_chart(times, "s")),
-        Section("Environment and settings", settings_table(runs, results["environment"])),
+        Section("Environment and settings", settings_table(runs, results.environment)),
     ]
 
 
-def drafter_names(runs: Sequence[Record]) -> list[str]:
+def drafter_names(runs: Sequence[RunResult]) -> list[str]:
     """The drafter of each run, with the settings in which the runs differ."""
     marks = {"draft_length": "K", "temperature": "T", "batch_size": "B"}
-    spread: dict[str, set[tuple[str, Any]]] = {key: {(drafter_title(run), run[key]) for run in runs} for key in marks}
-    drafters = {drafter_title(run) for run in runs}
+    spread: dict[str, set[tuple[str, Any]]] = {key: {(run.title, getattr(run, key)) for run in runs} for key in marks}
+    drafters = {run.title for run in runs}
     differing = [key for key in marks if len(spread[key]) > len(drafters)]
-    return [" ".join([drafter_title(run), *(f"{marks[key]}={run[key]:g}" for key in differing)]) for run in runs]
+    return [" ".join([run.title, *(f"{marks[key]}={getattr(run, key):g}" for key in differing)]) for run in runs]
 
 
-def results_table(runs: Sequence[Record]) -> str:
-    header = "prompts,drafter,temp.,emitted length (95%),no loops,loops,plain tok/s,tok/s,speed-up,identical"
-    rows = []
-    for run in runs:
-        emitted, same = run["emitted_length"], run["identical_share"]
-        rows.append(
-            [
-                f"{run['prompts']} ({run['prompt_count']})",
-                f"{drafter_title(run)} K={run['draft_length']}",
-                f"{run['temperature']:g}",
-                f"{number(emitted['micro'])} ({number(emitted['low'])}–{number(emitted['high'])})",
-                number(emitted["non_looping"]),
-                f"{run['loop_share']:.0%}",
-                number(run["plain_tokens_per_second"], 1),
-                number(run["tokens_per_second"], 1),
-                "-" if run["speedup"] is None else f"{run['speedup']:.2f}×",
-                "sampled" if same is None else "yes" if run["identical"] else f"{same:.1%}",
-            ]
-        )
+def results_table(runs: Sequence[RunResult]) -> str:
     counting = (
         "Emitted length: tokens per forward of the target, its own token of each round included (plain decoding is 1); "
         "the interval comes from resampling prompts. No loops: the same without answers that repeat themselves; loops: "
-        "their share. Speeds are of decoding alone, prefill and first token excluded. Identical: share of answers "
-        "equal to plain decoding's, token for token."
+        "their share. Speeds are of decoding alone, prefill and first token excluded. Same text: share of answers "
+        "equal to plain decoding's, token for token; nothing where answers are sampled."
     )
-    return table(header.split(","), rows, numbers_from=2) + remark(counting) + "".join(differences(runs))
+    differences = [remark(sentence) for run in runs if (sentence := difference(run))]
+    return table(COLUMNS, rows_of(runs, COLUMNS), numbers_from=2) + remark(counting) + "".join(differences)
 
 
-def differences(runs: Sequence[Record]) -> list[str]:
-    """A line for each drafter that was compared with the first one on the same prompts."""
-    lines = []
-    for run in runs:
-        if against := run.get("against_first"):
-            change, low, high = (against[key] for key in ("emitted_length_difference", "low", "high"))
-            who = f"{drafter_title(run)} against {drafter_title(against)} on {run['prompts']}"
-            lines.append(remark(f"{who}: emitted length {change:+.2f} (95% interval {low:+.2f} to {high:+.2f})."))
-    return lines
-
-
-def acceptance_chart(runs: Sequence[Record], names: Sequence[str], prompts: str) -> str:
+def acceptance_chart(runs: Sequence[RunResult], names: Sequence[str], prompts: str) -> str:
     """Both acceptances of every drafter on one prompt set."""
     colours = {name: colour_of(i) for i, name in enumerate(dict.fromkeys(names))}
     lines = []
     for run, name in zip(runs, names, strict=True):
-        if run["prompts"] == prompts:
+        if run.prompts == prompts:
             for kind, dash in (("conditional", "solid"), ("unconditional", "dot")):
-                y = run["acceptance"][kind]
+                y = getattr(run.acceptance, kind)
                 lines.append(Line(f"{name}, {kind}", range(1, len(y) + 1), y, colours[name], dash))
     chart = line_chart(lines, "draft position", "accepted", percent=True, marks=True)
     explanation = "Conditional: given that all drafts before it were accepted. Unconditional: of all rounds."
     return f"<h3>{escape(prompts)}</h3>{chart}{remark(explanation)}"
 
 
-def settings_table(runs: Sequence[Record], environment: Record) -> str:
+def settings_table(runs: Sequence[RunResult], environment: Record) -> str:
     """All that is needed to repeat the figures; a setting that varies shows each of its values."""
     rows = [[name, str(value)] for name, value in environment.items()]
     for key in SETTINGS:
-        rows.append([key.replace("_", " "), ", ".join(dict.fromkeys(str(run[key]) for run in runs))])
-    hashes = {str(run["prompts"]): str(run["prompts_hash"]) for run in runs}
-    rows += [[f"hash of {prompts}", value] for prompts, value in hashes.items()]
-    rows.append(["hash of the template", ", ".join(dict.fromkeys(str(run["template_hash"]) for run in runs))])
+        rows.append([key.replace("_", " "), ", ".join(dict.fromkeys(str(getattr(run, key)) for run in runs))])
+    marks: dict[str, str | None] = {}
+    for run in runs:
+        marks[f"hash of {run.prompts}"] = run.prompts_hash
+        marks[f"source of {run.prompts}"] = run.prompts_source and f"{run.prompts_source}, {run.prompts_licence}"
+        marks[f"weights of {run.target}"] = run.target_fingerprint
+        marks[f"origin of {run.target}"] = run.target_origin
+        marks[f"weights of {run.drafter}"] = run.drafter_fingerprint
+    rows += [[name, value] for name, value in marks.items() if value]
+    rows.append(["hash of the template", ", ".join(dict.fromkeys(run.template_hash for run in runs))])
     return table([], rows, numbers_from=2)
 
 

@@ -1,4 +1,4 @@
-"""Results for the terminal."""
+"""Results as tables: the same cells for the terminal, the report and Markdown; and answers round by round."""
 
 from __future__ import annotations
 
@@ -11,72 +11,92 @@ from rich.text import Text
 
 from ..decoding import Generation
 from ..numbers import number
+from .results import RunResult, title_of
 
 COLOURS = ("green", "cyan", "yellow", "magenta")
 
 
-def drafter_title(run: dict[str, Any]) -> str:
-    """The drafter, and its mode where it goes without the target's features."""
-    title: str = run["drafter"]
-    return f"{title} independent" if run.get("mode") == "independent" else title
+EMITTED = ("prompts", "drafter", "temp.", "emitted length (95%)", "no loops", "macro", "loops")
+SPEED = ("prompts", "drafter", "plain tok/s", "tok/s", "speed-up", "draft/verify/other", "same text")
 
 
-def labels_of(run: dict[str, Any]) -> tuple[str, str]:
-    """What stands in front of every line: the prompt set, and the drafter with its draft length."""
-    return f"{run['prompts']} ({run['prompt_count']})", f"{drafter_title(run)} K={run['draft_length']}"
+def cells(run: RunResult) -> dict[str, str]:
+    """Everything that tables show of a run, by column; the terminal, the report and Markdown pick theirs."""
+    emitted, seconds, same = run.emitted_length, run.seconds, run.identical_share
+    total = seconds.draft + seconds.verify + seconds.other or 1.0
+    gained = run.speedup / emitted.micro if run.speedup is not None and emitted.micro else None
+    return {
+        "prompts": f"{run.prompts} ({run.prompt_count})",
+        "drafter": f"{run.title} K={run.draft_length}",
+        "temp.": f"{run.temperature:g}",
+        "emitted length (95%)": f"{number(emitted.micro)} ({number(emitted.low)} to {number(emitted.high)})",
+        "no loops": number(emitted.non_looping),
+        "macro": number(emitted.macro),
+        "loops": f"{run.loop_share:.0%}",
+        "plain tok/s": number(run.plain_tokens_per_second, 1),
+        "tok/s": number(run.tokens_per_second, 1),
+        "speed-up": number(run.speedup),
+        "speed-up / emitted": number(gained),
+        "draft/verify/other": "/".join(
+            f"{part / total:.0%}" for part in (seconds.draft, seconds.verify, seconds.other)
+        ),
+        "same text": "-" if same is None else f"{same:.1%}",
+    }
 
 
-def emitted_table(runs: Sequence[dict[str, Any]]) -> Table:
-    """One line a drafter and prompt set; emitted length counts the target's own token of each round."""
-    table = Table(title="tokens a round (emitted length)")
-    for column in ("prompts", "drafter", "temp.", "emitted (95%)", "no loops", "macro", "loops"):
-        table.add_column(column)
-    for run in runs:
-        emitted = run["emitted_length"]
-        table.add_row(
-            *labels_of(run),
-            f"{run['temperature']:g}",
-            f"{number(emitted['micro'])} ({number(emitted['low'])}-{number(emitted['high'])})",
-            number(emitted["non_looping"]),
-            number(emitted["macro"]),
-            f"{run['loop_share']:.0%}",
-        )
+def rows_of(runs: Sequence[RunResult], columns: Sequence[str]) -> list[list[str]]:
+    """One line a run, in the order of `columns`."""
+    return [[shown[column] for column in columns] for shown in map(cells, runs)]
+
+
+def difference(run: RunResult) -> str | None:
+    """How a drafter compares with the first one on the same prompts, as a sentence; None for the first."""
+    against = run.against_first
+    if against is None:
+        return None
+    return (
+        f"{run.title} against {title_of(against.drafter, against.mode)} on {run.prompts}, temperature "
+        f"{run.temperature:g}: emitted length {against.emitted_length_difference:+.2f} (95% interval "
+        f"{against.low:+.2f} to {against.high:+.2f})."
+    )
+
+
+def terminal_table(title: str, runs: Sequence[RunResult], columns: Sequence[str]) -> Table:
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("prompts", "drafter") else "right")
+    for row in rows_of(runs, columns):
+        table.add_row(*row)
     return table
 
 
-def speed_table(runs: Sequence[dict[str, Any]]) -> Table:
-    """One line a drafter and prompt set; decoding alone, the prefill is left out."""
-    table = Table(title="speed, plain and drafted on the same prompts in the same run")
+def emitted_table(runs: Sequence[RunResult]) -> Table:
+    """Emitted length counts the target's own token of each round."""
+    return terminal_table("tokens a round (emitted length)", runs, EMITTED)
+
+
+def speed_table(runs: Sequence[RunResult]) -> Table:
+    """Decoding alone; the prefill is left out."""
+    return terminal_table("speed, plain and drafted on the same prompts in the same run", runs, SPEED)
+
+
+def acceptance_table(runs: Sequence[RunResult]) -> Table:
+    """Acceptance by draft position: conditional on all before it / out of all rounds."""
+    longest = max(run.draft_length for run in runs)
+    table = Table(title="acceptance by position: given those before it / of all rounds")
     for column in ("prompts", "drafter"):
         table.add_column(column)
-    for column in ("plain tok/s", "tok/s", "speed-up", "draft/verify/other", "same text"):
-        table.add_column(column, justify="right")
-    for run in runs:
-        seconds, same = run["seconds"], run["identical_share"]
-        total = sum(seconds.values()) or 1.0
-        table.add_row(
-            *labels_of(run),
-            number(run["plain_tokens_per_second"], 0),
-            number(run["tokens_per_second"], 0),
-            f"{number(run['speedup'])}x",
-            "/".join(f"{seconds[name] / total:.0%}" for name in ("draft", "verify", "other")),
-            "-" if same is None else f"{same:.1%}",
-        )
-    return table
-
-
-def acceptance_table(runs: Sequence[dict[str, Any]]) -> Table:
-    """Acceptance by draft position: conditional on all before it / out of all rounds."""
-    longest = max(run["draft_length"] for run in runs)
-    table = Table(title="acceptance by position: given those before it / of all rounds")
-    table.add_column("prompts")
-    table.add_column("drafter")
     for k in range(1, longest + 1):
         table.add_column(str(k), justify="right")
-    for run in runs:
-        pairs = zip(run["acceptance"]["conditional"], run["acceptance"]["unconditional"], strict=True)
-        table.add_row(*labels_of(run), *(f"{number(c)}\n{number(u)}" for c, u in pairs))
+    for run, labels in zip(runs, rows_of(runs, ("prompts", "drafter")), strict=True):
+        pairs = zip(run.acceptance.conditional, run.acceptance.unconditional, strict=True)
+        table.add_row(*labels, *(f"{number(c)}\n{number(u)}" for c, u in pairs))
     return table
+
+
+def markdown_table(runs: Sequence[RunResult], columns: Sequence[str]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows_of(runs, columns)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def fingerprint(directory: Path) -> str | None:
     Every tensor counts: a fine-tune may leave embedding and head alone.
     """
     digest = hashlib.sha256()
-    files = sorted(directory.glob("*.safetensors"))
+    files = sorted(directory.glob("*.safetensors")) + sorted(directory.glob("pard2/*.safetensors"))
     for path in files:
         with path.open("rb") as file:
             header = read_header(path, file)
