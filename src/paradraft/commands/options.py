@@ -28,7 +28,13 @@ DateOption = Annotated[
     ),
 ]
 
-PromptsOption = Annotated[list[str], typer.Option("--prompts", help="demo:math, demo:code, demo:chat or JSONL files")]
+PromptsOption = Annotated[
+    list[str],
+    typer.Option(
+        "--prompts",
+        help="demo:math, demo:code, demo:chat, files, gsm8k, math500, humaneval, mbpp, mt-bench, livecodebench",
+    ),
+]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="only the first so many of each file")]
 BadShareOption = Annotated[float, typer.Option("--max-bad-share", min=0, max=1, help="of records that may be left out")]
 MaxLengthOption = Annotated[int, typer.Option("--max-length", min=8, help="as data.max_length")]

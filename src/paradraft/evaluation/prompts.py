@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..models.names import prompt_file
 from ..text.conversations import Message, turns_of
 from ..text.sources import read_source
+from .public_prompts import PUBLIC, fetch_turns
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,17 @@ class PromptSet:
 
 
 def load_prompts(name: str, limit: int | None = None) -> PromptSet:
-    """A shipped set (`demo:math`) or any source of conversations, whole or its first `limit` prompts.
+    """A shipped set (`demo:math`), a public one (`gsm8k`) or any source of conversations, or its first `limit` prompts.
 
     Answers in it are dropped; every user's turn up to the first result of a tool is asked. A record that is no prompt
     is an error.
     """
+    if name in PUBLIC:
+        prompts = [
+            Prompt(f"{name}/{i}", tuple(({"role": "user", "content": turn},) for turn in turns))
+            for i, turns in enumerate(fetch_turns(name, limit))
+        ]
+        return PromptSet(name, tuple(prompts), PUBLIC[name].source, PUBLIC[name].licence)
     path = prompt_file(name)
     reading = read_source(str(path), limit, prompts=True)
     if reading.bad:
