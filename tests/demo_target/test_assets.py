@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from demo_target.families import is_held_out
+from paradraft import drafters
 from paradraft.decoding import Engine
 from paradraft.drafters import load_drafter
 from paradraft.evaluation.lossless import check_exact
@@ -76,4 +77,4 @@ def test_shipped_drafters_are_lossless_and_pay(demo_target: Target, name: str, m
 def test_recipes_are_valid(path: Path) -> None:
     config = load_config(path)
     assert config.output == Path("runs") / path.stem
-    assert config.drafter.block_size >= 2
+    assert config.drafter.kind in drafters.DRAFTERS
