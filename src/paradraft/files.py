@@ -20,15 +20,23 @@ def make_directory(path: Path) -> None:
         raise UserError(f"{path} cannot be made a directory ({error.strerror}); choose another output") from None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name beside `path`, then rename."""
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write under: renamed to `path` when all went well, removed otherwise."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written ({error.strerror}); choose another output or make room") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """The whole file or nothing."""
+    with replaced_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager

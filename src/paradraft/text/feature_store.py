@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from ..config import DataSection
 from ..errors import UserError
-from ..files import write_text
+from ..files import replaced_file, write_text
 from ..models import Target
 from .prepare import Examples, hash_texts
 from .provenance import TargetIdentity
@@ -132,9 +131,9 @@ def write_shard(directory: Path, number: int, identity: StoreIdentity, features:
     if identity.dtype == "int8":
         codes, scales = quantize(features, len(identity.layers))
         tensors = {"features": codes, "scales": scales}
-    temporary = directory / f".{shard_name(number)}.tmp"
-    save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, metadata={"identity": identity.hash})
-    os.replace(temporary, directory / shard_name(number))
+    contiguous = {name: t.contiguous() for name, t in tensors.items()}
+    with replaced_file(directory / shard_name(number)) as temporary:
+        save_file(contiguous, temporary, metadata={"identity": identity.hash})
 
 
 def write_manifest(

@@ -105,10 +105,9 @@ class Journal:
         for (record,) in self.database.execute(query):
             yield record
 
-    def write_output(self) -> Path:
-        """The finished file, still under a temporary name; gzipped without a date where its name ends in .gz."""
-        temporary = self.out.with_name(f".{self.out.name}.tmp")
-        with temporary.open("wb") as file:
+    def write_output(self, path: Path) -> None:
+        """All records into `path`, brought to the disk; gzipped without a date where the output's name ends in .gz."""
+        with path.open("wb") as file:
             packed = gzip.GzipFile("", "wb", fileobj=file, mtime=0) if self.out.suffix == ".gz" else file
             for record in self.records():
                 packed.write(record.encode("utf-8") + b"\n")
@@ -116,7 +115,6 @@ class Journal:
                 packed.close()
             file.flush()
             os.fsync(file.fileno())
-        return temporary
 
     def close(self) -> None:
         self.database.close()

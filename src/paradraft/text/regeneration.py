@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -11,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import UserError
+from ..files import replaced_file
 from ..models.chat import DATE_NOTE, ChatText
 from .answers import Answerer, Job, plan_units, prompts_hash, run_units
 from .conversations import Conversation, turns_of
@@ -138,9 +138,9 @@ class Regeneration:
             raise UserError(
                 f"no prompt leaves room for an answer of {self.settings.max_new_tokens} tokens; lower --max-new-tokens"
             )
-        written = self.journal.write_output()
-        write_provenance(self.out, replace(self._provenance(totals), content=content_hash(written)))
-        os.replace(written, self.out)
+        with replaced_file(self.out) as written:
+            self.journal.write_output(written)
+            write_provenance(self.out, replace(self._provenance(totals), content=content_hash(written)))
         self.journal.remove()
         return totals
 

@@ -1,0 +1,39 @@
+"""Files and directories are whole or absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from paradraft.errors import UserError
+from paradraft.files import new_directory, replaced_file, write_text
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), replaced_file(path) as temporary:
+        temporary.write_text("half")
+        assert path.read_text() == "old"
+        raise RuntimeError
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["x.txt"]
+    with replaced_file(path) as temporary:
+        temporary.write_bytes(b"new")
+    assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["x.txt"]
+    with pytest.raises(UserError, match="cannot be written"):
+        write_text(tmp_path / "none" / "x.txt", "")
+
+
+def test_a_directory_appears_when_it_is_full(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(RuntimeError), new_directory(out) as directory:
+        (directory / "a").write_text("half")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    with new_directory(out) as directory:
+        (directory / "a").write_text("whole")
+        assert not out.exists()
+    assert (out / "a").read_text() == "whole"
+    with pytest.raises(UserError, match="exists already"), new_directory(out):
+        pass
