@@ -9,7 +9,7 @@ import pytest
 
 from paradraft.errors import UserError
 
-from .test_cli import run
+from ..test_cli import run
 
 
 def test_from_prompts_to_a_drafter(target_directory: Path, prompts: Path, tmp_path: Path) -> None:
