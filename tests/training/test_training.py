@@ -296,3 +296,26 @@ def test_schedule() -> None:
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4] == 1.0 and rates[52] == pytest.approx(0.5) and rates[99] < 0.001
     assert all(a >= b for a, b in itertools.pairwise(rates[4:]))
+
+
+def test_bfloat16_is_refused_on_a_cpu_without_its_instructions(
+    target_directory: Path, conversations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup, "bfloat16_is_fast", lambda device: False)
+    config = config_for(target_directory, conversations, tmp_path / "run", precision="bfloat16")
+    with pytest.raises(UserError, match=r"no bfloat16 instructions .*set training\.precision=float32"):
+        Trainer(config)
+    values = config_for(target_directory, conversations, tmp_path / "run").model_dump()
+    with pytest.raises(UserError, match=r"set target\.dtype=float32"):
+        Trainer(RunConfig.model_validate(values | {"target": {"model": str(target_directory), "dtype": "bfloat16"}}))
+
+
+def test_the_precision_is_among_the_runs_notes(
+    target_directory: Path, conversations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup, "bfloat16_is_fast", lambda device: False)
+    config = config_for(target_directory, conversations, tmp_path / "run", optimizer="muon", max_steps=1)
+    Trainer(config).run()
+    notes = json.loads((tmp_path / "run" / "data.json").read_text())["notes"]
+    assert "the drafter computes in float32, the target in float32 on cpu" in notes[-1]
+    assert "Muon orthogonalises in float32" in notes[-1]

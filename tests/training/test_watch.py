@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -198,3 +199,55 @@ def test_the_first_request_waits_and_the_second_stops() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+class Recorder:
+    """A tracker that remembers whether it was closed."""
+
+    def __init__(self) -> None:
+        self.finished = False
+
+    def log(self, values: dict[str, float], step: int) -> None: ...
+    def finish(self) -> None:
+        self.finished = True
+
+
+@pytest.mark.parametrize("end", ["interruption", "not a number", "the last step"])
+def test_trackers_are_closed_however_a_run_ends(
+    end: str, target_directory: Path, conversations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr("paradraft.training.loop.open_trackers", lambda config, step: [recorder])
+    trainer = Trainer(config_for(target_directory, conversations, tmp_path / "run", max_steps=4))
+
+    def report(record: dict[str, Any]) -> None:
+        if record["step"] == 2 and end == "interruption":
+            os.kill(os.getpid(), signal.SIGINT)
+        if record["step"] == 2 and end == "not a number":
+            break_weights(trainer.drafter)
+
+    trainer.report = report
+    with contextlib.suppress(KeyboardInterrupt, UserError):
+        trainer.run()
+    assert recorder.finished and trainer.progress.step == (4 if end == "the last step" else 2)
+
+
+def test_steps_per_second_leave_evaluation_out(
+    target_directory: Path, conversations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("paradraft.training.loop.time.perf_counter", lambda: clock[0])
+
+    class Timed(Trainer):
+        def train_step(self, indices: Any) -> dict[str, Any]:
+            clock[0] += 0.5
+            return super().train_step(indices)
+
+        def evaluate(self) -> None:
+            clock[0] += 100.0
+
+        def save(self) -> None:
+            clock[0] += 10.0
+
+    Timed(config_for(target_directory, conversations, tmp_path / "run", max_steps=4)).run()
+    assert records(tmp_path / "run", "steps_per_second") == [2.0] * 4

@@ -23,7 +23,7 @@ from ..files import make_directory, write_text
 from ..models import Target
 from ..objectives import ObjectiveSums
 from ..objectives.chunked_head import chunked_head
-from ..text.batches import batches_from, collate, steps_per_epoch
+from ..text.batches import batches_from, collate
 from ..text.render import Rendered
 from .checkpoint import (
     find_checkpoint,
@@ -37,39 +37,46 @@ from .config import RunConfig, dump_config
 from .distributed import Processes, distribute_drafter
 from .optim import learning_rate_at, make_optimizer
 from .setup import (
-    check_compiler,
+    check_machine,
     check_processes,
     check_same_data,
     check_same_run,
     load_examples,
     load_target,
+    precision_note,
+    reduced_precision,
     seeded_drafter,
+    total_steps,
 )
 from .teacher import open_store, read_stored, read_teacher
-from .trackers import check_trackers, open_trackers
+from .trackers import open_trackers
 from .watch import Progress, Records, StopRequests, check_finite, check_progress
 
 Report = Callable[[dict[str, Any]], None]
 
 
 class Trainer:
-    """One run, or one process's part in it. `report` receives every record of metrics.jsonl as it is written."""
+    """One run, or one process's part in it. `report` is called with every record of metrics.jsonl as it is written.
+
+    Building a Trainer loads and checks everything and writes nothing; `run` makes the output directory.
+    """
 
     def __init__(self, config: RunConfig, resume: str = "auto", report: Report = lambda record: None) -> None:
         self.config, self.report = config, report
         section = config.training
         self.processes = Processes()
-        check_trackers(section.trackers)
         self.objective = config.objective.objective(section.compile)
-        if section.compile:
-            check_compiler(self.objective, self.processes.device)
+        check_machine(config, self.objective, self.processes.device)
         self.prompt_sets = [load_prompts(name, config.evaluation.limit) for name in config.evaluation.prompts]
         self.target: Target = load_target(config, self.processes)
         for prompt_set in self.prompt_sets:
             check_first_turns(self.target, prompt_set, config.evaluation.max_new_tokens)
         self.data = load_examples(config, self.target)
+        self.data.notes.append(precision_note(config, self.target))
         self.examples: list[Rendered] = self.data.examples
+        self.lengths = [len(example.input_ids) for example in self.examples]
         check_processes(config, len(self.examples), self.processes)
+
         self.checkpoint = self.processes.from_main(lambda: find_checkpoint(config.output, resume))
         if self.checkpoint is not None:
             check_same_run(config, self.checkpoint.parent.parent / "config.yaml")
@@ -86,10 +93,8 @@ class Trainer:
             self.progress = Progress(**progress)
             self.parallel.load_optimizer_state(self.optimizer, state)
         self.saved_step = self.progress.step
-        per_epoch = steps_per_epoch(len(self.examples), section.batch_size)
-        self.steps = min(section.epochs * per_epoch, section.max_steps or section.epochs * per_epoch)
-        self.lengths = [len(example.input_ids) for example in self.examples]
-        self.records: Records | None = None
+        self.steps = total_steps(section, len(self.examples))
+        self.records: Records | None = None  # of the main process, while it runs
 
     # --- one step -----------------------------------------------------------------------------------------------
 
@@ -121,11 +126,11 @@ class Trainer:
 
     def forward_backward(self, indices: Sequence[int]) -> ObjectiveSums:
         """Sums of one micro-batch; gradients of the summed loss are added to the parameters'."""
-        section, drafter = self.config.training, self.drafter
-        batch = collate([self.examples[i] for i in indices]).to(self.target.device)
+        config, section, drafter, device = self.config, self.config.training, self.drafter, self.target.device
+        batch = collate([self.examples[i] for i in indices]).to(device)
         seeds = [anchor_seed(section.seed, self.progress.step, i) for i in indices]
         grid = drafter.grid(batch, section.anchors, seeds)
-        with torch.autocast(self.target.device.type, torch.bfloat16, enabled=self.reduced_precision):
+        with torch.autocast(device.type, torch.bfloat16, enabled=reduced_precision(config, device.type)):
             if self.store is None:
                 features, blocks = read_teacher(self.target, grid, drafter.feature_layers, self.objective)
             else:
@@ -136,46 +141,49 @@ class Trainer:
         sums.loss.backward()
         return sums.detached()
 
-    @property
-    def reduced_precision(self) -> bool:
-        precision = self.config.training.precision
-        return precision == "bfloat16" or (precision == "auto" and self.target.device.type == "cuda")
-
     # --- the run ------------------------------------------------------------------------------------------------
 
     def run(self) -> Progress:
-        """Train to the end; Ctrl-C or SIGTERM writes a checkpoint after the current step and stops."""
-        section, evaluation = self.config.training, self.config.evaluation
+        """Train to the end. After Ctrl-C or SIGTERM the current step is finished and saved, then KeyboardInterrupt."""
         self.processes.from_main(self.prepare_output)
-        remaining = max(0, self.steps - self.progress.step)
+        try:
+            self.train()
+        finally:
+            if self.records is not None:
+                self.records.close()
+        return self.progress
+
+    def train(self) -> None:
+        """The steps that remain, with what comes between them."""
+        section, evaluation = self.config.training, self.config.evaluation
         batches = batches_from(self.lengths, section.batch_size, section.seed, self.progress.step)
-        started, first = time.time(), self.progress.step
+        remaining = max(0, self.steps - self.progress.step)
+        seconds = 0.0  # in steps alone, without evaluation and saving
         with StopRequests() as stop:
             if self.progress.step == 0 and evaluation.at_start:
                 self.evaluate()
-            for indices in itertools.islice(batches, remaining):
+            for number, indices in enumerate(itertools.islice(batches, remaining), 1):
+                started = time.perf_counter()
                 record = self.train_step(indices)
-                step = self.progress.step
-                if step % section.log_every == 0 or step == self.steps:
-                    self.write({**record, "steps_per_second": (step - first) / (time.time() - started)})
+                seconds += time.perf_counter() - started
+                step, last = self.progress.step, self.progress.step == self.steps
+                if step % section.log_every == 0 or last:
+                    self.write({**record, "steps_per_second": number / seconds})
                 else:
                     self.report({"step": step, "steps": self.steps})
                 check_progress(self.progress, record, section, self.config.output)
-                if step % evaluation.every == 0 or step == self.steps:
+                if step % evaluation.every == 0 or last:
                     self.evaluate()
-                if step % section.save_every == 0 or step == self.steps:
+                if step % section.save_every == 0 or last:
                     self.save()
-                if self.processes.any(stop.requested) and step < self.steps:
+                if self.processes.any(stop.requested) and not last:
                     self.save()
                     self.save_last_drafter()
                     raise KeyboardInterrupt
         self.save_last_drafter()
-        if self.records is not None:
-            self.records.close()
-        return self.progress
 
     def prepare_output(self) -> None:
-        """The run's directory as it was at the checkpoint, or empty."""
+        """Make the run's directory, or bring it back to what it was at the checkpoint."""
         output = self.config.output
         make_directory(output)
         forget_later_checkpoints(output / "checkpoints", self.progress.step)
@@ -197,7 +205,7 @@ class Trainer:
         self.saved_step = self.progress.step
 
     def save_last_drafter(self) -> None:
-        """Where no evaluation has chosen a drafter, the newest is the run's."""
+        """Keep the newest drafter in `drafter/`, unless an evaluation has chosen one."""
         if self.prompt_sets and self.progress.best_emitted_length:
             return
         with self.parallel.unsharded() as drafter:

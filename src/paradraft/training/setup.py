@@ -13,10 +13,13 @@ from ..errors import UserError, first_line
 from ..models import Target
 from ..objectives import Objective
 from ..objectives.token_losses import compiled_token_terms
+from ..text.batches import steps_per_epoch
 from ..text.prepare import Examples, prepare_examples
 from ..text.provenance import identify
-from .config import RunConfig, load_config
+from .config import RunConfig, TrainingSection, load_config
 from .distributed import Processes, shard_target
+from .optim import bfloat16_is_fast
+from .trackers import check_trackers
 
 # What a resumed run must share with the one it goes on from; an empty tuple: the whole section.
 SAME: dict[str, tuple[str, ...]] = {
@@ -26,6 +29,55 @@ SAME: dict[str, tuple[str, ...]] = {
     "data": (),
     "training": ("batch_size", "seed", "anchors", "optimizer"),
 }
+
+
+def check_machine(config: RunConfig, objective: Objective, device: torch.device) -> None:
+    """Raises UserError where this machine cannot do what the run asks for, before anything is loaded."""
+    check_trackers(config.training.trackers)
+    check_precision(config, device)
+    if config.training.compile:
+        check_compiler(objective, device)
+
+
+def check_compiler(objective: Objective, device: torch.device) -> None:
+    """Raises UserError where torch.compile cannot run, before a run has cost anything."""
+    logits = torch.randn(3, 40, device=device, requires_grad=True)
+    rows = torch.arange(3, device=device)
+    teacher = (logits.detach(), rows) if objective.needs_teacher else (None, None)
+    try:
+        compiled_token_terms()(logits, rows, *teacher, *objective.loss_arguments)[0].sum().backward()
+    except Exception as error:  # compilers fail in many ways
+        first = first_line(error)
+        raise UserError(f"torch.compile does not work here ({first}); set training.compile=false") from None
+
+
+def check_precision(config: RunConfig, device: torch.device) -> None:
+    """Refuses bfloat16 on a CPU that has no instructions for it: a step would take hundreds of times longer."""
+    asked = {"training.precision": config.training.precision, "target.dtype": config.target.dtype}
+    for name, value in asked.items():
+        if value == "bfloat16" and not bfloat16_is_fast(device):
+            raise UserError(
+                f"{name} is bfloat16, but this CPU has no bfloat16 instructions and would take hundreds of times "
+                f"longer; set {name}=float32"
+            )
+
+
+def reduced_precision(config: RunConfig, device: str) -> bool:
+    """Whether forward passes run in bfloat16 on a device of this type (cpu, cuda); weights stay in float32."""
+    precision = config.training.precision
+    return precision == "bfloat16" or (precision == "auto" and device == "cuda")
+
+
+def precision_note(config: RunConfig, target: Target) -> str:
+    """In which precision the run computes, in a sentence."""
+    device = target.device
+    passes = "bfloat16" if reduced_precision(config, device.type) else "float32"
+    note = (
+        f"the drafter computes in {passes}, the target in {str(target.dtype).removeprefix('torch.')} on {device.type}"
+    )
+    if config.training.optimizer == "muon" and not bfloat16_is_fast(device):
+        note += "; Muon orthogonalises in float32, since this CPU has no bfloat16 instructions"
+    return note
 
 
 def load_target(config: RunConfig, processes: Processes) -> Target:
@@ -39,6 +91,12 @@ def load_target(config: RunConfig, processes: Processes) -> Target:
     if sharded:
         shard_target(target, processes)
     return target
+
+
+def total_steps(section: TrainingSection, examples: int) -> int:
+    """Optimiser steps of a run over so many examples: its epochs, or `max_steps` where those are fewer."""
+    steps = section.epochs * steps_per_epoch(examples, section.batch_size)
+    return min(steps, section.max_steps or steps)
 
 
 def check_processes(config: RunConfig, examples: int, processes: Processes) -> None:
@@ -117,16 +175,6 @@ def make_drafter(config: RunConfig, target: Target, start_from: Path | None) -> 
     return kind.create(config.drafter, target).train()
 
 
-def check_compiler(objective: Objective, device: torch.device) -> None:
-    """Raises UserError where torch.compile cannot run, before a run has cost anything."""
-    logits = torch.randn(3, 40, device=device, requires_grad=True)
-    rows = torch.arange(3, device=device)
-    teacher = (logits.detach(), rows) if objective.needs_teacher else (None, None)
-    try:
-        compiled_token_terms()(logits, rows, *teacher, *objective.loss_arguments)[0].sum().backward()
-    except Exception as error:  # compilers fail in many ways
-        first = first_line(error)
-        raise UserError(f"torch.compile does not work here ({first}); set training.compile=false") from None
 
 
 def load_examples(config: RunConfig, target: Target) -> Examples:
