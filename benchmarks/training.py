@@ -1,10 +1,10 @@
-"""Training: tokens per second, peak memory beside the plan's estimate, and the objective's own memory.
+"""Training: tokens per second, peak memory of a run beside that of its plan, and the objective's own memory.
 
 python benchmarks/training.py --out benchmarks/results/training.json
 python benchmarks/training.py --wide-objective --out benchmarks/results/objective-memory.json
 
-At demo size on a CPU, in float32. `benchmarks/gpu.py` calls `at_qwen3_4b` on a GPU. Memory on a CPU is what torch's
-allocator handed out at most (its profiler's record), beside what the process held resident.
+At demo size on a CPU, in float32. `benchmarks/gpu.py` calls `at_qwen3_4b` on a GPU. Memory of a run is what its process
+held resident at most, that of the objective what torch's allocator handed out (its profiler's record).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import resource
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,9 @@ from paradraft.models import Target
 from paradraft.objectives import Blocks
 from paradraft.objectives.chunked_head import chunked_head
 from paradraft.text.batches import batches_from
-from paradraft.training import estimate
 from paradraft.training.config import RunConfig, load_config
 from paradraft.training.loop import Trainer
-from paradraft.training.meta_models import model_sizes, parameter_counts
-from paradraft.training.plan import Shape, make_plan, matmul_rate, step_of
+from paradraft.training.plan import make_plan, measure, peak_memory, sequence_flops
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 DEMOS = ("demo-dpace", "demo-decay", "demo-pard", "demo-pard2", "demo-vanilla")
@@ -58,51 +56,29 @@ def allocated_peak(run: Callable[[], Any]) -> int:
     return peak
 
 
-def tensor_bytes(tensors: Sequence[torch.Tensor]) -> int:
-    """Of distinct storages."""
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-    return sum(storages.values())
-
-
-def standing_bytes(trainer: Trainer) -> int:
-    """Weights of target and drafter, the target's packed copies (they have no storage), and the optimiser's state."""
-    states = [v for s in trainer.optimizer.state_dict() for of in s["state"].values() for v in of.values()]
-    tensors = [*trainer.target.model.state_dict().values(), *trainer.drafter.state_dict().values()]
-    packed = [getattr(module, "packed", None) for module in trainer.target.model.modules()]
-    copies = sum(copy.numel() * copy.element_size() for copy in packed if isinstance(copy, torch.Tensor))
-    return copies + tensor_bytes([*tensors, *(v for v in states if isinstance(v, torch.Tensor))])
-
-
-def memory_against_plan(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The heaviest of some batches of a demo recipe: bytes measured and estimated."""
-    with tempfile.TemporaryDirectory() as output:
-        settings = [f"output={output}", "evaluation.prompts=[]", "data.limit=400", "drafter.init_from=null", *overrides]
-        config = load_config(RECIPES / f"{name}.yaml", settings)
-        trainer = Trainer(config, "never")
-        trainer.train_step([0, 1])  # the optimiser's state exists from now on
-        trainer.optimizer.zero_grad()
-        longest = sorted(range(len(trainer.lengths)), key=lambda i: -trainer.lengths[i])[: config.training.batch_size]
-        standing = standing_bytes(trainer)
-        measured = standing + allocated_peak(lambda: trainer.train_step(longest))
-        supervised = sum(sum(trainer.examples[i].loss_mask) for i in longest) / sum(trainer.lengths[i] for i in longest)
-        shape = Shape(len(longest), trainer.lengths[longest[0]], supervised, False)
-        estimated = planned(config, shape)
+def memory_against_plan(name: str) -> dict[str, Any]:
+    """Peak bytes of a demo recipe on 400 conversations: as its plan measures them, and over a pass of the run."""
+    peaks = {}
+    for what in ("plan", "run"):
+        command = [sys.executable, __file__, "--peak-of", what, "--recipes", name]
+        peaks[what] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return {
         "recipe": name,
-        "length": trainer.lengths[longest[0]],
-        "measured_bytes": measured,
-        "estimated_bytes": estimated.peak,
-        "estimated_to_measured": estimated.peak / measured,
-        "standing_bytes": standing,
-        "parts": vars(estimated),
+        **{f"{what}_bytes": peak for what, peak in peaks.items()},
+        "ratio": peaks["plan"] / peaks["run"],
     }
 
 
-def planned(config: RunConfig, shape: Shape) -> estimate.Memory:
-    plan = make_plan(config, 1, "cpu")
-    assert plan.target is not None and plan.drafter is not None
-    step = step_of(config, plan.target, plan.drafter, shape)
-    return estimate.memory(plan.target, plan.drafter, step, config.training.optimizer)
+def print_peak(what: str, name: str) -> None:
+    """In a process of its own, since a process's peak only ever rises."""
+    with tempfile.TemporaryDirectory() as output:
+        settings = [f"output={output}", "evaluation.prompts=[]", "data.limit=400", "drafter.init_from=null"]
+        config = load_config(RECIPES / f"{name}.yaml", [*settings, "training.epochs=1"])
+        if what == "plan":
+            print(measure(config, make_plan(config, 1, "cpu")).peak_bytes)
+        else:
+            Trainer(config, "never").run()
+            print(peak_memory("cpu"))
 
 
 # --- speed at demo size ---------------------------------------------------------------------------------------------
@@ -158,12 +134,8 @@ def at_qwen3_4b(
         wait()
         seconds.append(time.perf_counter() - started)
     best = min(seconds)
-    sizes = replace(model_sizes(target.config, parameter_counts(drafter)), layers=drafter_layers)
-    model = model_sizes(target.config, parameter_counts(target.model))
-    config = RunConfig.model_validate(
-        {"drafter": {"layers": drafter_layers, "block_size": 16}, "training": {"anchors": anchors}}
-    )
-    work = sum(estimate.flops(model, sizes, step_of(config, model, sizes, Shape(1, length, 1.0, on_gpu))))
+    config = RunConfig.model_validate({"training": {"anchors": anchors}})
+    work = sum(sequence_flops(config, target, drafter, length, 1.0))
     return {
         "seconds": seconds,
         "tokens_per_second": length / best,
@@ -173,6 +145,21 @@ def at_qwen3_4b(
         "utilisation": work / best / rate,
         "objective": [objective_memory(device, target, anchors, compiled=compiled) for compiled in (False, True)],
     }
+
+
+def matmul_rate(device: str, half: bool) -> float:
+    """Operations per second of a matrix product on this machine now; `half`: in bfloat16, else float32."""
+    size = 8192 if device == "cuda" else 1024
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if half else torch.float32)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    best = float("inf")
+    for _ in range(4):
+        wait()
+        started = time.perf_counter()
+        a @ a
+        wait()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
 
 
 def step_at_shapes(drafter: DFlash, weighting: str, length: int, anchors: int) -> Callable[[], None]:
@@ -251,9 +238,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--recipes", nargs="+", default=list(DEMOS))
     parser.add_argument("--wide-objective", action="store_true", help="only the objective's memory at Qwen3-4B's width")
+    parser.add_argument("--peak-of", choices=("plan", "run"), help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.peak_of:
+        print_peak(arguments.peak_of, arguments.recipes[0])
+        return
     results: dict[str, Any]
     if arguments.wide_objective:
         target = wide_target()
@@ -262,7 +253,6 @@ def main() -> None:
         return
     results = {"memory": [memory_against_plan(name) for name in arguments.recipes]}
     results["speed"] = speed("demo-dpace", arguments.steps)
-    results["resident_peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     finish(results, Target.load(str(RECIPES.parent / "src/paradraft/assets/demo/target")), arguments.out)
 
 

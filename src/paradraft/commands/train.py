@@ -31,7 +31,7 @@ def train(
 
     run = load_config(config, overrides or [])
     if plan:
-        from ..training.plan import print_plan
+        from .plan import print_plan
 
         print_plan(run, json)
     else:

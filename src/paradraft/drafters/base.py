@@ -108,6 +108,13 @@ class Drafter(nn.Module, ABC):
     def forward(self, grid: Grid, features: Tensor) -> Tensor:
         """Hidden states [N, K, H] ready for the head; features [B, S, layers * H_target]."""
 
+    def slots(self, grid: Grid) -> tuple[int, int]:
+        """How many slots of a training grid run through the layers, and how many are attended to and nothing more.
+
+        A language model runs its text and what is laid out behind it: the valid steps after the first.
+        """
+        return grid.batch.input_ids.numel() + int(grid.valid[:, 1:].sum()), 0
+
     def head(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states [..., H] by the target's head: [..., V], or [..., V_d] with a reduced vocabulary."""
         hidden = hidden.to(self.target.dtype)

@@ -113,6 +113,9 @@ class DFlash(Drafter):
     def grid(self, batch: Batch, anchors: int, seeds: Sequence[int]) -> Grid:
         return anchor_grid(batch, self.max_draft, anchors, seeds)
 
+    def slots(self, grid: Grid) -> tuple[int, int]:
+        return grid.labels.shape[0] * (1 + grid.labels.shape[1]), grid.batch.input_ids.numel()
+
     def forward(self, grid: Grid, features: Tensor) -> Tensor:
         steps = grid.labels.shape[1]
         rows, length = grid.batch.document_ids.shape

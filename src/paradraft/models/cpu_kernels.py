@@ -95,6 +95,8 @@ def head_is_plain(model: Any, softcap: float | None) -> bool:
     Whoever shares the head of such a model would be wrong in silence.
     """
     embedding: Tensor = model.get_input_embeddings().weight
+    if embedding.is_meta:
+        return True  # a model without weights, which is only counted
     ids = torch.arange(3, device=embedding.device)[None] % len(embedding)
     theirs = model(input_ids=ids, use_cache=False).logits.float()
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state

@@ -175,8 +175,6 @@ def make_drafter(config: RunConfig, target: Target, start_from: Path | None) -> 
     return kind.create(config.drafter, target).train()
 
 
-
-
 def load_examples(config: RunConfig, target: Target) -> Examples:
     """The run's conversations rendered, with something to learn in each, and what is to be said about them."""
     identity = identify(config.target.model)
