@@ -28,7 +28,6 @@ ANSWER_TOKENS = 256
 
 def examine(target: Target, family: str, temperature: float, count: int, seed: int) -> dict[str, object]:
     """Answer `count` held-out prompts, every template in turn; counts by template of what went wrong."""
-    tokenizer = target.chat.tokenizer
     asked = list(itertools.islice(examples(family, seed, held_out=True), count))
     engine = Engine(target, sampling=Sampling(temperature), seed=seed)
     ended = looping = right = 0
@@ -40,7 +39,8 @@ def examine(target: Target, family: str, temperature: float, count: int, seed: i
             loops = is_looping(answer.tokens)
             looping += loops
             ended += answer.stopped and not loops
-            correct = is_right(str(tokenizer.decode(answer.tokens, skip_special_tokens=True)), example.final)
+            written = answer.tokens[:-1] if answer.stopped else answer.tokens
+            correct = is_right(target.chat.decode(written), example.final)
             right += correct
             wrong[template] += not correct
     return {

@@ -10,15 +10,18 @@ import argparse
 import gzip
 import itertools
 import json
-import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from paradraft.decoding import Engine, Sampling
+from paradraft.decoding.answerer import EmbeddedAnswerer
 from paradraft.models import Target
-from paradraft.models.chat import load_chat
+from paradraft.models.names import ASSETS
+from paradraft.text.answers import Answer, Job, answer_unit, plan_units
+from paradraft.text.conversations import Conversation
 from paradraft.text.loops import is_looping
 from paradraft.text.provenance import Provenance, TargetIdentity, fingerprint, write_provenance
-from paradraft.text.render import render_prompt
 
 from .corpus import generated_conversations
 from .families import FAMILIES, examples
@@ -27,6 +30,14 @@ PROMPTS_SEED = 31
 TRAINING_SEED = 7
 ANSWER_TOKENS = 256
 ROWS = 64
+
+
+class LoopsAreCut(EmbeddedAnswerer):
+    """An answer that loops counts as one that did not end."""
+
+    def answer(self, prompts: Sequence[Sequence[int]], seed: int) -> list[Answer]:
+        answers = super().answer(prompts, seed)
+        return [replace(a, stopped=a.stopped and not is_looping(a.token_ids or ())) for a in answers]
 
 
 def write_prompts(directory: Path, count: int) -> None:
@@ -42,52 +53,45 @@ def write_prompts(directory: Path, count: int) -> None:
 
 def write_answers(target: Target, path: Path, count: int) -> None:
     """The target's own answers, as conversations; answers that loop or do not end are left out."""
-    tokenizer = target.chat.tokenizer
     prompts = [prompt for prompt, _ in itertools.islice(generated_conversations(TRAINING_SEED), count)]
-    records: dict[int, str] = {}
-    started = time.time()
+    asked = [Conversation(({"role": "user", "content": prompt},)) for prompt in prompts]
+    job = Job(asked, target.chat, target.context_length - ANSWER_TOKENS, TRAINING_SEED)
+    lines: dict[int, str] = {}
     for half, temperature in enumerate((0.0, 1.0)):
-        engine = Engine(target, sampling=Sampling(temperature), seed=TRAINING_SEED)
-        numbers = sorted(range(half, count, 2), key=lambda i: len(prompts[i]))  # like lengths together
-        for start in range(0, len(numbers), ROWS):
-            part = numbers[start : start + ROWS]
-            asked = [render_prompt(target.chat, [{"role": "user", "content": prompts[i]}]) for i in part]
-            for i, answer in zip(part, engine.generate(asked, ANSWER_TOKENS), strict=True):
-                if answer.stopped and not is_looping(answer.tokens):
-                    text = tokenizer.decode(answer.tokens, skip_special_tokens=True)
-                    messages = [{"role": "user", "content": prompts[i]}, {"role": "assistant", "content": text}]
-                    records[i] = json.dumps({"messages": messages, "temperature": temperature})
-            print(f"{len(records)} of {count} answers, {time.time() - started:.0f} s", flush=True)
+        answerer = LoopsAreCut(Engine(target, sampling=Sampling(temperature)), ANSWER_TOKENS)
+        for unit in plan_units([len(prompt) for prompt in prompts[half::2]], ROWS):
+            for number, record, _ in answer_unit(job, [half + 2 * i for i in unit], answerer):
+                if record is not None and record["finish_reason"] == "stop":
+                    lines[number] = json.dumps({"messages": record["messages"], "temperature": temperature}) + "\n"
+            print(f"{len(lines)} of {count} answers", flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    packed = gzip.compress("".join(records[i] + "\n" for i in sorted(records)).encode(), mtime=0)
-    path.write_bytes(packed)
+    path.write_bytes(gzip.compress("".join(lines[i] for i in sorted(lines)).encode(), mtime=0))
 
 
-def describe_answers(target: Path, path: Path) -> None:
+def describe_answers(directory: Path, target: Target, path: Path) -> None:
     """Say beside the training text whose it is; the target is known by its weights, wherever it lies."""
-    chat, _ = load_chat(str(target))
     details = {
         "temperature": "0 for every other conversation, 1 for the rest",
         "max_new_tokens": ANSWER_TOKENS,
         "seed": TRAINING_SEED,
         "left_out": "answers that loop or do not end",
     }
-    identity = TargetIdentity("demo", None, fingerprint(target))
-    write_provenance(path, Provenance(identity, chat.template_hash, None, details))
+    identity = TargetIdentity("demo", None, fingerprint(directory))
+    write_provenance(path, Provenance(identity, target.chat.template_hash, None, details))
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "assets")
+    parser.add_argument("--out", type=Path, default=ASSETS / "demo")
     parser.add_argument("--prompts", type=int, default=100, help="of each family")
     parser.add_argument("--conversations", type=int, default=8000, help="0: keep the answers that are there")
-    arguments = parser.parse_args()
-    write_prompts(arguments.out / "prompts", arguments.prompts)
-    answers = arguments.out / "data" / "train.jsonl.gz"
-    if arguments.conversations:
-        write_answers(Target.load(str(arguments.target)), answers, arguments.conversations)
-    describe_answers(arguments.target, answers)
+    asked = parser.parse_args(arguments)
+    write_prompts(asked.out / "prompts", asked.prompts)
+    answers, target = asked.out / "data" / "train.jsonl.gz", Target.load(str(asked.target))
+    if asked.conversations:
+        write_answers(target, answers, asked.conversations)
+    describe_answers(asked.target, target, answers)
 
 
 if __name__ == "__main__":
