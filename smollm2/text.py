@@ -2,8 +2,8 @@
 
     python smollm2/text.py prompts --data FOLDER --out prompts
     paradraft data regenerate --target smollm2 --prompts prompts/prompts-0.jsonl --out answers-0.jsonl ...
-    python smollm2/text.py pack answers-*.jsonl --out smollm2/answers.jsonl.gz
-    python smollm2/text.py join --data FOLDER --answers smollm2/answers.jsonl.gz --out train.jsonl.gz
+    python smollm2/text.py pack answers-0.jsonl answers-1.jsonl --out smollm2/answers-0-1.jsonl.gz
+    python smollm2/text.py join --data FOLDER --answers smollm2/answers-*.jsonl.gz --out smollm2/train.jsonl.gz
 
 FOLDER holds math.jsonl.gz, code.jsonl.gz and chat-prompts.jsonl.gz: the training prompts of GSM8K, CodeAlpaca and
 MBPP, GPTeacher and self-instruct, one `{"id", "messages"}` a line. None of them occurs in a benchmark. Some are put
@@ -21,14 +21,18 @@ import argparse
 import ast
 import gzip
 import io
+import itertools
 import json
 import random
 import sysconfig
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from paradraft.models.names import training_file
+from transformers import AutoTokenizer
+
+from paradraft.models.names import target_name, training_file
 from paradraft.text.provenance import Provenance, TargetIdentity, content_hash, read_provenance, write_provenance
 
 SHARES = {"math": 2000, "boxed": 1300, "code": 1700, "mbpp": 832, "stubs": 1300, "chat": 2000, "demo": 468}
@@ -114,17 +118,32 @@ def pack(answers: list[Path], out: Path) -> None:
     write_provenance(out, Provenance(target, first.template_hash, first.thinking, details, content_hash(out)))
 
 
-def join(data: Path, answers: Path, out: Path) -> None:
+def join(data: Path, answers: list[Path], out: Path) -> None:
     """Conversations to train on."""
     prompts = {prompt["id"]: prompt["messages"] for prompt in choose(data)}
-    found = read_provenance(answers)
-    assert found is not None, f"{answers} has no provenance file"
+    found = read_provenance(answers[0])
+    assert found is not None, f"{answers[0]} has no provenance file"
     joined = []
-    for record in read_lines(answers):
+    for record in itertools.chain.from_iterable(map(read_lines, answers)):
         messages = [*prompts[record["id"]], {"role": "assistant", "content": record["answer"]}]
         joined.append({"id": record["id"], "messages": messages, "finish_reason": record["finish_reason"]})
     write_lines(out, joined)
     write_provenance(out, replace(found, content=content_hash(out)))
+
+
+def coverage(answers: list[Path], sizes: tuple[int, ...] = (4096, 8192, 12288, 16384)) -> None:
+    """Print which share of each kind's tokens the most frequent tokens of all answers cover."""
+    tokenizer = AutoTokenizer.from_pretrained(target_name("smollm2"))
+    counts: dict[tuple[str, float], Counter[int]] = defaultdict(Counter)
+    for record in itertools.chain.from_iterable(map(read_lines, answers)):
+        kind = record["id"].split("/")[0], record["temperature"]
+        counts[kind].update(tokenizer(record["answer"]).input_ids)
+    ranked = [token for token, _ in sum(counts.values(), Counter()).most_common()]
+    for size in sizes:
+        inside = set(ranked[:size])
+        for (kind, temperature), found in sorted(counts.items()):
+            share = sum(n for token, n in found.items() if token in inside) / found.total()
+            print(f"{size} tokens, {kind}, temperature {temperature:g}: {share:.1%}")
 
 
 def opened(path: Path, mode: str) -> Any:
@@ -153,9 +172,10 @@ def main() -> None:
     out.add_argument("--out", type=Path, required=True)
     commands.add_parser("prompts", parents=[data, out]).add_argument("--parts", type=int, default=4)
     commands.add_parser("pack", parents=[out]).add_argument("answers", type=Path, nargs="+")
-    commands.add_parser("join", parents=[data, out]).add_argument("--answers", type=Path, required=True)
+    for name, parents in (("join", [data, out]), ("coverage", [])):
+        commands.add_parser(name, parents=parents).add_argument("--answers", type=Path, nargs="+", required=True)
     options = vars(parser.parse_args())
-    {"prompts": write_prompts, "pack": pack, "join": join}[options.pop("command")](**options)
+    {"prompts": write_prompts, "pack": pack, "join": join, "coverage": coverage}[options.pop("command")](**options)
 
 
 if __name__ == "__main__":
