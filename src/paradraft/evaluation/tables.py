@@ -64,7 +64,7 @@ def difference(run: RunResult) -> str | None:
 def terminal_table(title: str, runs: Sequence[RunResult], columns: Sequence[str]) -> Table:
     table = Table(title=title)
     for column in columns:
-        table.add_column(column, justify="left" if column in ("prompts", "drafter") else "right")
+        table.add_column(column, justify="left" if column in ("prompts", "drafter") else "right", overflow="fold")
     for row in rows_of(runs, columns):
         table.add_row(*row)
     return table
