@@ -1,7 +1,7 @@
 """Checkpoints that are complete or absent: written under a temporary name, marked last, then renamed.
 
-A run is killed at any moment sooner or later. What a resumed run needs is in the newest complete checkpoint alone,
-the best drafter so far included.
+A run may be killed at any moment. A resumed run needs nothing but the newest complete checkpoint, which also holds the
+best drafter so far.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def mark_complete(directory: Path) -> None:
-    """Bring every file to the disk, then write the marker: it must not survive a power cut that they did not."""
+    """Flush every file to the disk before the marker is written, so that no power cut leaves a marker without them."""
     files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MARKER)
     for path in files:
         flush(path)
@@ -85,13 +85,13 @@ def torn(directory: Path) -> str:
 
 
 def remove_directory(path: Path) -> None:
-    """The marker goes first: half a removal leaves nothing that looks complete."""
+    """Remove the marker before the files, so that a removal that stops half-way leaves nothing that looks complete."""
     (path / MARKER).unlink(missing_ok=True)
     shutil.rmtree(path)
 
 
 def link_directory(source: Path, copy: Path) -> None:
-    """Second names for a directory's files, or copies where the disk has no links; neither is ever edited in place."""
+    """Hard links to a directory's files, or copies where the disk has no links; nobody edits these files in place."""
 
     def link(one: str, other: str) -> None:
         try:
@@ -129,7 +129,10 @@ def save_checkpoint(
 
 
 def restore_best_drafter(run: Path, checkpoint: Path | None) -> None:
-    """drafter/ as it was at the checkpoint, if any: what an older run or a lost part of this one found is not its."""
+    """Put back the drafter/ of the checkpoint, or remove it where the checkpoint has none.
+
+    A later step that the kill threw away, or an older run in the same directory, may have left another one.
+    """
     if checkpoint is not None and (checkpoint / BEST).is_dir():
         write_directory(run / "drafter", lambda path: link_directory(checkpoint / BEST, path))
     elif (run / "drafter").is_dir():

@@ -62,13 +62,15 @@ class TrainingSection(Section):
     max_steps: int | None = Field(None, ge=1, description="stop after so many optimiser steps; null: by epochs")
     batch_size: int = Field(4, ge=1, description="conversations a step, over all processes")
     micro_batch_size: int | None = Field(
-        None, ge=1, description="conversations a forward; null: all that a process has of a batch"
+        None, ge=1, description="conversations in one forward pass; null: a process runs its part of a batch at once"
     )
     sharding: Literal["ddp", "fsdp2"] = Field(
-        "ddp", description="several processes: the drafter whole in each, or its weights and optimiser cut in pieces"
+        "ddp",
+        description="several processes: ddp: each holds the whole drafter; fsdp2: a shard of its weights and optimiser",
     )
     target_sharding: Literal["replicated", "fsdp2"] = Field(
-        "replicated", description="several processes: the target whole in each, or its layers cut in pieces"
+        "replicated",
+        description="several processes: replicated: each holds the whole target; fsdp2: a shard of its layers",
     )
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: for the matrices, with AdamW for the rest; its rates are larger, about 0.02"

@@ -65,7 +65,7 @@ def check_progress(progress: Progress, record: dict[str, Any], section: Training
 
 
 def way_back(run: Path, step: int) -> str:
-    """Where to go on from: the newest complete checkpoint at `step` or before."""
+    """What to do, in words: resume from the newest complete checkpoint at `step` or before, or start again."""
     good = [path for path in complete_checkpoints(run / "checkpoints") if step_of(path) <= step]
     return f"go on from {good[-1]} (--resume)" if good else "no good checkpoint is left; start again (--resume never)"
 
@@ -97,7 +97,7 @@ class StopRequests:
 
 
 class Records:
-    """metrics.jsonl, and the trackers beside it. On resume what lies beyond the checkpoint is cut off."""
+    """metrics.jsonl and the trackers. When a run is resumed, records of steps after the checkpoint are removed."""
 
     def __init__(self, run: Path, step: int, trackers: list[Tracker]) -> None:
         self.path, self.trackers = run / "metrics.jsonl", trackers
@@ -119,7 +119,7 @@ class Records:
 
 
 def step_in(line: str) -> float:
-    """Of a line of metrics.jsonl; a line cut off by a crash belongs to no step."""
+    """The step of a line of metrics.jsonl; infinity for a line that a crash cut off."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
