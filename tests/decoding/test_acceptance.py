@@ -1,47 +1,59 @@
-"""Sampling distributions and acceptance rules, each against its definition."""
+"""Acceptance rules, each against its definition."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from paradraft.decoding.acceptance import accept_greedy, accept_sampled
-from paradraft.decoding.sampling import Sampling, distribution, sample
-from paradraft.errors import UserError
-
-
-def test_distribution_equals_transformers_warpers() -> None:
-    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
-
-    logits = torch.randn(50, 30)
-    for temperature, top_k, top_p in ((0.7, 0, 1.0), (1.3, 5, 1.0), (1.0, 0, 0.6), (0.9, 8, 0.8)):
-        scores = TemperatureLogitsWarper(temperature)(None, logits)
-        scores = TopKLogitsWarper(top_k)(None, scores) if top_k else scores
-        scores = TopPLogitsWarper(top_p)(None, scores) if top_p < 1 else scores
-        torch.testing.assert_close(distribution(logits, Sampling(temperature, top_k, top_p)), scores.softmax(-1))
+from paradraft.decoding.acceptance import accept, chain
+from paradraft.decoding.draft import Accepted, Draft, Noise
+from paradraft.decoding.sampling import Sampling, draw
 
 
-def test_impossible_sampling_settings_are_refused() -> None:
-    for settings in ((-1.0, 0, 1.0), (1.0, -2, 1.0), (1.0, 0, 0.0), (1.0, 0, 1.5)):
-        with pytest.raises(UserError):
-            Sampling(*settings)
+def draft_of(tokens: Tensor, probabilities: Tensor | None = None, lengths: Tensor | None = None) -> Draft:
+    rows, steps = tokens.shape
+    return Draft(tokens, torch.full((rows,), steps) if lengths is None else lengths, None, probabilities)
+
+
+def noise_for(rows: int, steps: int) -> Noise:
+    return Noise(torch.rand(rows, steps, dtype=torch.float64), torch.rand(rows, dtype=torch.float64))
+
+
+def greedily(draft: Draft, logits: Tensor) -> Accepted:
+    return accept("chain", draft, logits, [Sampling()] * len(logits), None)
 
 
 def test_greedy_keeps_the_longest_agreeing_prefix() -> None:
-    logits = torch.nn.functional.one_hot(torch.tensor([[3, 1, 4, 2], [3, 1, 4, 2], [0, 1, 4, 2]]), 5).float()
-    drafts = torch.tensor([[3, 1, 4], [3, 0, 4], [3, 1, 4]])
-    accepted, following = accept_greedy(drafts, logits)
-    assert accepted.tolist() == [3, 1, 0]
-    assert following.tolist() == [2, 1, 0]
+    logits = F.one_hot(torch.tensor([[3, 1, 4, 2], [3, 1, 4, 2], [0, 1, 4, 2]]), 5).float()
+    accepted = greedily(draft_of(torch.tensor([[3, 1, 4], [3, 0, 4], [3, 1, 4]])), logits)
+    assert accepted.counts.tolist() == [3, 1, 0]
+    assert accepted.next.tolist() == [2, 1, 0]
+
+
+def test_greedy_rows_are_point_masses_in_every_rule() -> None:
+    """One rule for all: a greedy row beside a sampled one gets what it gets alone, padding never counts."""
+    torch.manual_seed(0)
+    logits = torch.randn(64, 5, 2)
+    tokens, lengths = torch.randint(0, 2, (64, 4)), torch.randint(0, 5, (64,))
+    wanted = greedily(draft_of(tokens, None, lengths), logits)
+    for probabilities in (None, F.one_hot(tokens, 2).float()):
+        samplings = [Sampling() for _ in range(63)] + [Sampling(1.0)]
+        found = accept("chain", draft_of(tokens, probabilities, lengths), logits, samplings, noise_for(64, 4))
+        assert torch.equal(found.counts[:63], wanted.counts[:63]) and torch.equal(found.next[:63], wanted.next[:63])
+        assert (found.counts <= lengths).all()
+    assert wanted.counts.max() > 2
 
 
 def test_without_drafts_the_rules_are_plain_decoding() -> None:
     logits = torch.randn(4, 1, 6)
-    accepted, following = accept_greedy(torch.zeros(4, 0, dtype=torch.long), logits)
-    assert accepted.tolist() == [0] * 4 and torch.equal(following, logits[:, 0].argmax(-1))
-    probabilities = torch.nn.functional.one_hot(logits.argmax(-1), 6).float()
-    accepted, following = accept_sampled(torch.zeros(4, 0, dtype=torch.long), None, probabilities, None)
-    assert accepted.tolist() == [0] * 4 and torch.equal(following, logits[:, 0].argmax(-1))
+    nothing = draft_of(torch.zeros(4, 0, dtype=torch.long))
+    for accepted in (
+        greedily(nothing, logits),
+        chain(nothing, F.one_hot(logits.argmax(-1), 6).float(), noise_for(4, 0)),
+    ):
+        assert accepted.counts.tolist() == [0] * 4 and torch.equal(accepted.next, logits[:, 0].argmax(-1))
 
 
 @pytest.mark.parametrize("point_mass", [False, True])
@@ -52,19 +64,27 @@ def test_first_emitted_token_has_the_targets_distribution(point_mass: bool) -> N
     p, q = torch.tensor([0.5, 0.3, 0.15, 0.05]), torch.tensor([0.1, 0.2, 0.3, 0.4])
     target = p.expand(count, 2, 4)
     if point_mass:
-        drafts, draft = torch.full((count, 1), 2), None
+        draft = draft_of(torch.full((count, 1), 2))
     else:
-        drafts, draft = sample(q.expand(count, 1, 4), None), q.expand(count, 1, 4)
-    accepted, following = accept_sampled(drafts, draft, target, None)
-    first = torch.where(accepted > 0, drafts[:, 0], following)
+        draft = draft_of(draw(q.expand(count, 1, 4), torch.rand(count, 1)), q.expand(count, 1, 4))
+    accepted = chain(draft, target, noise_for(count, 1))
+    first = torch.where(accepted.counts > 0, draft.tokens[:, 0], accepted.next)
     frequencies = torch.bincount(first, minlength=4) / count
     assert (frequencies - p).abs().max() < 5 * (0.25 / count) ** 0.5
     wanted = 0.15 if point_mass else float(torch.minimum(p, q).sum())
-    assert abs(float(accepted.float().mean()) - wanted) < 0.006
+    assert abs(float(accepted.counts.float().mean()) - wanted) < 0.006
+
+
+def test_behind_a_shorter_draft_the_target_itself_is_sampled() -> None:
+    """Not its residual: padding was not rejected."""
+    p = torch.tensor([0.5, 0.5]).expand(2000, 3, 2)
+    draft = draft_of(torch.zeros(2000, 2, dtype=torch.long), None, torch.zeros(2000, dtype=torch.long))
+    accepted = chain(draft, p, noise_for(2000, 2))
+    assert (accepted.counts == 0).all() and 0.4 < accepted.next.float().mean() < 0.6
 
 
 def test_equal_distributions_accept_everything() -> None:
     probabilities = torch.rand(500, 4, 7).softmax(-1)
-    drafts = sample(probabilities[:, :3], None)
-    accepted, _ = accept_sampled(drafts, probabilities[:, :3], probabilities, None)
-    assert (accepted == 3).all()
+    drafts = draw(probabilities[:, :3], torch.rand(500, 3))
+    accepted = chain(draft_of(drafts, probabilities[:, :3]), probabilities, noise_for(500, 3))
+    assert (accepted.counts == 3).all()

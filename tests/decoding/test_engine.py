@@ -1,4 +1,4 @@
-"""The round loop: exactly the target's own tokens, exact ends, batches whose rows end apart."""
+"""The engine: exactly the target's own tokens, exact ends, sequences that come and go."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import random
 import pytest
 import torch
 
-from paradraft.decoding import Engine, Sampling
+from paradraft.decoding import Engine, Request, Sampling
+from paradraft.decoding.request import Sequence as RunningSequence
 from paradraft.drafters import DFlash
 from paradraft.errors import UserError
 from paradraft.models import Target
@@ -59,12 +60,12 @@ class Oracle(DFlash):
     def prepare(self, texts: list[list[int]], wrong_every: int) -> None:
         self.texts, self.wrong_every = texts, wrong_every
 
-    def draft_hidden(self, state, anchors, steps):  # type: ignore[no-untyped-def]
+    def draft_hidden(self, state, slots, anchors, steps):  # type: ignore[no-untyped-def]
         raise AssertionError("not used")
 
-    def propose(self, state, anchors, steps, sampler):  # type: ignore[no-untyped-def]
+    def propose(self, state, slots, anchors, steps, sampler):  # type: ignore[no-untyped-def]
         rows = []
-        for length in state.starts.tolist():
+        for length in state.starts(slots).tolist():
             places = range(length + 1, length + 1 + steps)
             ahead = [(p, self.texts[0][p] if p < len(self.texts[0]) else 0) for p in places]
             rows.append([(t + 1) % 40 if p % self.wrong_every == 0 else t for p, t in ahead])
@@ -120,12 +121,84 @@ def test_rows_that_end_apart_do_not_disturb_each_other(target: Target, kind: str
     assert len({len(g.tokens) for g in together}) > 1
 
 
+MIXED = [Sampling(), Sampling(1.0), Sampling(0.7, top_k=5), Sampling(1.3, top_p=0.8), Sampling(1.0), Sampling()]
+
+
+@pytest.mark.parametrize("kind", [None, *KINDS])
+def test_a_text_is_the_same_alone_and_among_others(target: Target, kind: str | None) -> None:
+    """Sampled ones too, rounds included: other settings, lengths, stops and arrivals beside it change nothing."""
+    drafter = None if kind is None else make_drafter_of(kind, target)
+    rng = random.Random(kind)
+    requests = []
+    for number in range(12):
+        prompt = [rng.randrange(1, 40) for _ in range(rng.randint(1, 9))]
+        stops = frozenset(rng.sample(range(40), rng.choice([0, 1])))
+        requests.append(Request(prompt, rng.randint(1, 20), MIXED[number % 6], stops, seed=number))
+    alone = [finish(engine := Engine(target, drafter), [engine.add(r)])[0].generation for r in requests]
+    for most in (None, 1, 3):
+        engine = Engine(target, drafter, max_rows=most, seed=9)
+        sequences = [engine.add(request) for request in requests[:7]]
+        for request in requests[7:]:  # arrive one by one while the others run
+            assert len(engine.scheduler.running) <= (most or 12)
+            engine.step()
+            sequences.append(engine.add(request))
+        assert [s.generation for s in finish(engine, sequences)] == alone
+    assert len({tuple(g.tokens) for g in alone}) > 8
+
+
+def finish(engine: Engine, sequences: list[RunningSequence]) -> list[RunningSequence]:
+    """Run all to their ends; events say exactly what was emitted."""
+    emitted = {id(s): list(s.generation.tokens) for s in sequences}
+    while not engine.scheduler.idle:
+        for event in engine.step():
+            emitted[id(event.sequence)] += event.tokens
+    assert all(s.finished and emitted[id(s)] == s.generation.tokens for s in sequences)
+    return sequences
+
+
+def test_a_slot_that_becomes_free_is_taken_at_once(target: Target) -> None:
+    engine = Engine(target, max_rows=2)
+    short, long, waiting = (engine.add(Request([3, number], number, stops=frozenset())) for number in (2, 8, 5))
+    engine.step()
+    assert short.finished and waiting.slot is None and not engine.scheduler.idle
+    events = engine.step()
+    assert waiting.slot == 0 and {id(e.sequence) for e in events} == {id(long), id(waiting)}
+
+
+def test_ended_requests_leave_the_others_alone(target: Target, drafter: DFlash) -> None:
+    engine = Engine(target, drafter, max_rows=2)
+    prompts = [[4, 9, 2], [8], [1, 2], [6]]
+    first, second, third, fourth = (engine.add(Request(prompt, 20, stops=frozenset())) for prompt in prompts)
+    engine.step()
+    engine.cancel([first, fourth])  # one runs, one waits
+    finish(engine, [second, third])
+    assert first.finished and fourth.finished and not fourth.generation.tokens
+    for sequence, prompt in ((second, prompts[1]), (third, prompts[2])):
+        assert sequence.generation.tokens == transformers_greedy(target, prompt, 20)
+
+
+def test_nothing_is_left_behind_by_an_interrupted_call(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(target)
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(engine, "_round", lambda running: (_ for _ in ()).throw(KeyboardInterrupt))
+        engine.generate([[1, 2], [3]], 9, ())
+    assert engine.scheduler.idle
+    assert engine.generate([[1, 2]], 9, ())[0].tokens == transformers_greedy(target, [1, 2], 9)
+
+
+def test_no_prompts_no_answers(target: Target) -> None:
+    assert Engine(target).generate([], 5) == []
+
+
 def test_sampling_repeats_with_its_seed(target: Target) -> None:
     drafter = make_drafter(target)
     first, again, other = (
         Engine(target, drafter, Sampling(1.0), seed=seed).generate([[1, 2]], 20, ())[0].tokens for seed in (1, 1, 2)
     )
     assert first == again != other
+    engine = Engine(target, drafter, Sampling(1.0))
+    asked = [engine.generate([[1, 2]], 20, (), seeds=seeds)[0].tokens for seeds in (None, None, [5], [5])]
+    assert asked[0] != asked[1] != asked[2] == asked[3]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -156,3 +229,5 @@ def test_requests_that_cannot_be_served(target: Target, drafter: DFlash) -> None
         Engine(target).generate([[1], []], 20)
     with pytest.raises(UserError, match="at least 1"):
         Engine(target).generate([[1]], 0)
+    with pytest.raises(UserError, match="at least one sequence"):
+        Engine(target, max_rows=0)

@@ -39,10 +39,10 @@ def test_parity_would_notice_a_feature_too_many(target: Target, drafter: DFlash)
     ids = torch.randint(1, 40, (1, 12))
     results = []
     for context in (8, 9):
-        state, cache = drafter.start(1, 40), target.new_cache(1, 40)
+        state, cache = drafter.start(1, 40), target.new_slots(1, 40)
         output = target.forward(ids[:, :context], cache, drafter.feature_layers)
-        drafter.observe(state, output.features, ids[:, :context], torch.tensor([context]))
-        results.append(drafter.head(drafter.draft_hidden(state, ids[:, 8], 5)))
+        drafter.observe(state, [0], output.features, ids[:, :context], torch.tensor([context]))
+        results.append(drafter.head(drafter.draft_hidden(state, [0], ids[:, 8], 5)))
     assert not torch.allclose(*results, rtol=1e-2, atol=1e-2)
 
 

@@ -110,8 +110,8 @@ def test_the_first_token_is_kept_with_a_zero_feature() -> None:
     ids = torch.randint(1, 39, (1, 6))
     features = target.features(ids, torch.zeros_like(ids), drafter.feature_layers)
     state = drafter.start(1, 40)
-    drafter.observe(state, features, ids, torch.tensor([6]))
-    drafter.propose(state, ids[:, 2], 3, lambda logits: (logits.argmax(-1), None))
+    drafter.observe(state, [0], features, ids, torch.tensor([6]))
+    drafter.propose(state, [0], ids[:, 2], 3, lambda logits: (logits.argmax(-1), None))
     embedded, projected = drafter.embedding(ids), drafter.scale * drafter.target_proj(features)
     assert seen[0].shape[1] == 6
     torch.testing.assert_close(seen[0][:, 0], embedded[:, 0])

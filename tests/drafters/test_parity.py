@@ -26,7 +26,7 @@ def drafting_logits(drafter: Drafter, target: Target, ids: Tensor, anchors: list
         return logits.argmax(-1), None
 
     with torch.no_grad():
-        state, cache = drafter.start(rows, 40), target.new_cache(rows, 40)
+        state, cache = drafter.start(rows, 40), target.new_slots(rows, 40)
         done = torch.zeros(rows, dtype=torch.long)
         for piece in range(pieces):  # a prompt, then what two rounds committed: another number of tokens in every row
             until = torch.tensor(anchors) - (pieces - 1 - piece) * (1 + torch.arange(rows) % 2)
@@ -36,12 +36,13 @@ def drafting_logits(drafter: Drafter, target: Target, ids: Tensor, anchors: list
                 tokens[row, : counts[row]] = ids[row, done[row] : until[row]]
             output = target.forward(tokens, cache, drafter.feature_layers)
             cache.commit(counts)
-            drafter.observe(state, output.features, tokens, counts)
+            drafter.observe(state, range(rows), output.features, tokens, counts)
             done = until
             if piece + 1 < pieces:  # a draft in between, which must leave no trace
-                drafter.propose(state, ids[torch.arange(rows), done], 3, sampler)
+                drafter.propose(state, range(rows), ids[torch.arange(rows), done], 3, sampler)
         seen.clear()
-        drafter.propose(state, ids[torch.arange(rows), torch.tensor(anchors)], drafter.max_draft, sampler)
+        newest = ids[torch.arange(rows), torch.tensor(anchors)]
+        drafter.propose(state, range(rows), newest, drafter.max_draft, sampler)
     return torch.cat(seen, dim=1)
 
 
@@ -108,6 +109,6 @@ def test_features_matter_in_dependent_mode(kind: str) -> None:
 
     features = target.features(ids, torch.zeros_like(ids), drafter.feature_layers)
     for one, some in zip(state, (features, features.flip(1)), strict=True):
-        drafter.observe(one, some, ids, torch.tensor([12]))
-        drafter.propose(one, ids[:, 3], 3, sampler)
+        drafter.observe(one, [0], some, ids, torch.tensor([12]))
+        drafter.propose(one, [0], ids[:, 3], 3, sampler)
     assert not torch.allclose(found[0], found[1], atol=1e-3)

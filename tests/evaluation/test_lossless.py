@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from paradraft.decoding import Sampling, engine
-from paradraft.decoding.sampling import sample
+from paradraft.decoding import Sampling, acceptance
+from paradraft.decoding.acceptance import ACCEPTANCE, Rule
+from paradraft.decoding.draft import Accepted, Draft, Noise
+from paradraft.decoding.sampling import draw
 from paradraft.drafters import DFlash
 from paradraft.errors import UserError
 from paradraft.evaluation.lossless import check_distribution, check_exact, likely_continuations, undecided_starts
@@ -27,14 +30,10 @@ def small() -> Iterator[tuple[Target, DFlash]]:
     yield target, make_drafter(target, block_size=4)
 
 
-def accept_too_much(
-    tokens: Tensor, draft: Tensor | None, target: Tensor, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
+def accept_too_much(right: Rule, draft: Draft, target: Tensor, noise: Noise) -> Accepted:
     """Broken on purpose: after a rejection it samples p, not the residual of p over q."""
-    p = target[:, : tokens.shape[1]].gather(-1, tokens[..., None]).squeeze(-1)
-    q = torch.ones_like(p) if draft is None else draft.gather(-1, tokens[..., None]).squeeze(-1)
-    accepted = (torch.rand(p.shape, generator=generator) * q < p).long().cumprod(-1).sum(-1)
-    return accepted, sample(target[torch.arange(len(tokens)), accepted], generator)
+    counts = right(draft, target, noise).counts
+    return Accepted(counts, draw(target[torch.arange(len(counts)), counts], noise.last))
 
 
 @pytest.mark.parametrize("sampling", [Sampling(1.0), Sampling(0.8, top_k=5, top_p=0.9)])
@@ -57,7 +56,8 @@ def test_every_drafter_is_lossless_as_a_distribution(small: tuple[Target, DFlash
 
 def test_a_broken_acceptance_rule_is_rejected(small: tuple[Target, DFlash], monkeypatch: pytest.MonkeyPatch) -> None:
     target, drafter = small
-    monkeypatch.setattr(engine, "accept_sampled", accept_too_much)
+    broken = partial(accept_too_much, ACCEPTANCE["chain"])
+    monkeypatch.setitem(ACCEPTANCE, "chain", broken)
     result = check_distribution(target, drafter, PROMPTS, 200_000, Sampling(1.0), batch_size=5000)
     assert not result.passed, result
 
@@ -66,15 +66,13 @@ def test_a_rule_broken_only_behind_the_first_draft_is_rejected(
     small: tuple[Target, DFlash], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, drafter = small
-    right = engine.accept_sampled
+    right = ACCEPTANCE["chain"]
 
-    def keeps_all_behind_the_first(
-        tokens: Tensor, draft: Tensor | None, target: Tensor, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        accepted, following = right(tokens, draft, target, generator)
-        return torch.where(accepted > 0, tokens.shape[1], accepted), following
+    def keeps_all_behind_the_first(draft: Draft, target: Tensor, noise: Noise) -> Accepted:
+        found = right(draft, target, noise)
+        return Accepted(torch.where(found.counts > 0, draft.lengths, 0), found.next)
 
-    monkeypatch.setattr(engine, "accept_sampled", keeps_all_behind_the_first)
+    monkeypatch.setitem(ACCEPTANCE, "chain", keeps_all_behind_the_first)
     result = check_distribution(target, drafter, PROMPTS, 40_000, Sampling(1.0), batch_size=5000)
     assert not result.passed, result
 
@@ -109,10 +107,7 @@ def test_exact_check_passes_and_fails(small: tuple[Target, DFlash], monkeypatch:
     target, drafter = small
     assert check_exact(target, drafter, PROMPTS, 16).passed
 
-    def keep_all(tokens: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.full((len(tokens),), tokens.shape[1]), logits[:, -1].argmax(-1)
-
-    monkeypatch.setattr(engine, "accept_greedy", keep_all)
+    monkeypatch.setattr(acceptance, "follow", lambda draft, choices: Accepted(draft.lengths, choices[:, -1]))
     result = check_exact(target, drafter, PROMPTS, 16)
     assert not result.passed
     assert any(d.gap > 1e-3 and not d.tie for d in result.divergences)

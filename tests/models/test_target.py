@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from paradraft.errors import UserError
-from paradraft.models import RaggedCache, Target
+from paradraft.models import Target
 from tests.conftest import FAMILIES, make_model
 
 
@@ -32,7 +32,7 @@ def test_whole_sequences_equal_transformers(family: str) -> None:
 def test_ragged_rows_with_rollback_equal_whole_sequences(family: str) -> None:
     target = Target(make_model(family))
     texts = [torch.randint(1, 40, (n,)).tolist() for n in (12, 9, 15)]
-    cache = target.new_cache(3, 32)
+    cache = target.new_slots(3, 32)
     longest = 6
     starts = torch.tensor([6, 3, 5])
     prefill = torch.tensor([text[:longest] for text in texts])
@@ -64,23 +64,6 @@ def test_documents_of_a_row_do_not_mix(target: Target) -> None:
         alone = target.logits(ids[None], torch.zeros(1, len(ids), dtype=torch.long))[0]
         torch.testing.assert_close(logits[part], alone, rtol=1e-4, atol=1e-4)
     assert torch.isfinite(logits).all()
-
-
-def test_keep_rows_of_a_cache(target: Target) -> None:
-    cache = target.new_cache(3, 16)
-    target.forward(torch.randint(1, 40, (3, 4)), cache)
-    cache.commit(torch.tensor([2, 4, 3]))
-    keys = cache.layers[0].keys
-    cache.keep_rows(torch.tensor([2, 0]))
-    assert cache.lengths.tolist() == [3, 2] and cache.longest == 3
-    assert torch.equal(cache.layers[0].keys, keys[[2, 0]])
-
-
-def test_cache_refuses_more_than_it_holds() -> None:
-    cache = RaggedCache(1, 2, 4)
-    cache.set_lengths(torch.tensor([3, 1]))
-    with pytest.raises(ValueError, match="holds 4 tokens"):
-        cache.reserve(2)
 
 
 def test_features_of_the_last_layer_come_before_the_final_norm(target: Target) -> None:

@@ -151,7 +151,7 @@ def embedded(target: Target, drafters: dict[str, Drafter], sampling: Sampling, s
     from ..text.provenance import fingerprint
     from ..text.regeneration import Respondent
 
-    engine = Engine(target, next(iter(drafters.values()), None), sampling)
+    engine = Engine(target, next(iter(drafters.values()), None), sampling, max_rows=settings.batch_size)
     who = {
         "answered_by": "the embedded engine",
         "dtype": str(target.dtype).removeprefix("torch."),

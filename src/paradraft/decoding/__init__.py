@@ -1,6 +1,8 @@
 """Decoding: draft, verify, accept, commit. Plain decoding is the same loop without a drafter."""
 
-from .engine import Engine, Generation
+from .engine import Engine
+from .request import Event, Generation, Request
 from .sampling import Sampling
+from .timing import Seconds
 
-__all__ = ["Engine", "Generation", "Sampling"]
+__all__ = ["Engine", "Event", "Generation", "Request", "Sampling", "Seconds"]

@@ -1,101 +1,33 @@
-"""The batched round loop: draft, verify, accept, commit. Without a drafter it is plain autoregressive decoding.
+"""The engine: a step function over sequences that come and go. Draft, verify, accept, commit; then the next.
 
-Rows are ragged: every row has its own length in the target's cache and in the drafter's, and a row that ends
-leaves the batch. The newest committed token is the *anchor*: the target has not consumed it yet, so it has no
-features; the next verify forward consumes it together with the drafts.
+Sequences are ragged: each has its own length in the target's slots and in the drafter's. One that ends leaves its slot
+to the next one that waits, and nothing is copied. Without a drafter a step is plain autoregressive decoding.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from collections.abc import Sequence as Tokens
 
 import torch
 from torch import Tensor
 
 from ..drafters import Drafter, DraftState
 from ..errors import UserError
-from ..models import RaggedCache, Target
-from .acceptance import accept_greedy, accept_sampled
-from .sampling import Sampling, distribution, sample
-
-
-@dataclass(frozen=True)
-class Round:
-    """One row's part in one round: what was drafted, how many drafts were kept, how many tokens were emitted.
-
-    `emitted` is `accepted + 1` (the target's own token), but for a text that ended inside the round.
-    """
-
-    drafted: tuple[int, ...]
-    accepted: int
-    emitted: int
-
-    @property
-    def clipped(self) -> bool:
-        """The text ended (stop token or length) before the target's own token of this round."""
-        return self.emitted <= self.accepted
-
-
-@dataclass
-class Generation:
-    """tokens: the answer, its stop token included. The first one comes from the prefill, outside any round."""
-
-    tokens: list[int] = field(default_factory=list)
-    rounds: list[Round] = field(default_factory=list)
-    stopped: bool = False
-
-
-@dataclass
-class Seconds:
-    """Wall-clock time by phase; `prefill` is not part of decoding."""
-
-    prefill: float = 0.0
-    draft: float = 0.0
-    verify: float = 0.0
-    other: float = 0.0
-
-    @property
-    def decode(self) -> float:
-        return self.draft + self.verify + self.other
-
-    def add(self, more: Seconds) -> None:
-        for name, value in vars(more).items():
-            setattr(self, name, getattr(self, name) + value)
-
-
-@dataclass(frozen=True)
-class Ends:
-    """When a row leaves: at a stop token, at `limit` tokens (drafts are shortened to end there), or with `enough`."""
-
-    limit: int
-    enough: int
-    stops: Collection[int]
-
-
-@dataclass
-class Rows:
-    """The rows still running: outputs[i] belongs to row i of every tensor."""
-
-    outputs: list[Generation]
-    anchors: Tensor
-    cache: RaggedCache
-    draft_state: DraftState | None
-
-    def keep(self, going_on: list[int]) -> None:
-        if len(going_on) == len(self.outputs):
-            return
-        index = torch.tensor(going_on, dtype=torch.long, device=self.anchors.device)
-        self.outputs = [self.outputs[i] for i in going_on]
-        self.anchors = self.anchors[index]
-        keep_rows(index, self.cache, self.draft_state)
+from ..models import KeyValueSlots, Target
+from .acceptance import accept
+from .draft import Draft, Drafting, Noise
+from .request import Event, Generation, Request, Sequence
+from .sampling import Sampling, key_of, noise
+from .scheduler import Scheduler
+from .timing import Clock, Seconds
 
 
 class Engine:
-    """Decodes batches of prompts for one target, with a drafter or without, always with the target's own output.
+    """Decodes for one target, with a drafter or without, always with the target's own output.
 
-    `draft_length` K defaults to the drafter's trained maximum. `on_tokens(row, tokens)` streams what is emitted.
+    `sampling` is what `generate` asks for; a Request has its own. `draft_length` K defaults to the drafter's trained
+    maximum. At most `max_rows` sequences run at a time, the others wait; None: all at once.
     """
 
     def __init__(
@@ -105,141 +37,196 @@ class Engine:
         sampling: Sampling | None = None,
         draft_length: int | None = None,
         seed: int = 0,
+        max_rows: int | None = None,
     ) -> None:
+        if max_rows is not None and max_rows < 1:
+            raise UserError(f"at least one sequence must run at a time, not {max_rows}")
         self.target = target
         self.drafter = drafter
         self.sampling = sampling or Sampling()
         self.draft_length = check_draft_length(drafter, draft_length)
-        self.generator = torch.Generator(target.device).manual_seed(seed)
+        self.seed = seed
         self.seconds = Seconds()
+        self.scheduler = Scheduler(max_rows)
+        self._added = 0
+        self._slots: KeyValueSlots | None = None  # these three while sequences run
+        self._drafting: Drafting | None = None
+        self._feature_layers: tuple[int, ...] = ()
+
+    # --- what a caller does -------------------------------------------------------------------------------------
 
     def generate(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Tokens[Tokens[int]],
         max_new_tokens: int,
         stop_tokens: Collection[int] | None = None,
         samples: int = 1,
         enough: int | None = None,
+        seeds: Tokens[int] | None = None,
     ) -> list[Generation]:
-        """Answers in the order of `prompts` (token ids), which run as one batch; at most `max_new_tokens` each.
+        """Answers in the order of `prompts` (token ids), at most `max_new_tokens` each; `samples` to a prompt.
 
-        `samples` answers a prompt, one after the other, share its prefill. A row may leave with `enough` tokens,
-        while its drafts are still as long as `max_new_tokens` lets them be.
+        `seeds`: of the noise of each answer; without them no two answers of an engine share theirs. `stop_tokens` and
+        `enough` as in Request.
         """
-        stops = self.target.stop_tokens if stop_tokens is None else frozenset(stop_tokens)
-        check_prompts(prompts, max_new_tokens, self.target)
-        ends = Ends(max_new_tokens, enough or max_new_tokens, stops)
-        outputs = [Generation() for _ in prompts for _ in range(samples)]
-        with self.target.decoding():
-            rows = self._prefill(prompts, outputs, ends)
-            while rows.outputs:
-                self._round(rows, ends)
-        return outputs
+        stops = None if stop_tokens is None else frozenset(stop_tokens)
+        requests = [
+            Request(
+                prompt, max_new_tokens, self.sampling, stops, enough, None if seeds is None else seeds[i * samples + n]
+            )
+            for i, prompt in enumerate(prompts)
+            for n in range(samples)
+        ]
+        for i, request in enumerate(requests):
+            check_request(request, self.target, f"prompt {i // samples + 1}")
+        sequences = [self.add(request) for request in requests]
+        try:
+            while not all(sequence.finished for sequence in sequences):
+                self.step()
+        except BaseException:
+            self.cancel(sequences)
+            raise
+        return [sequence.generation for sequence in sequences]
 
-    def _prefill(self, prompts: Sequence[Sequence[int]], outputs: list[Generation], ends: Ends) -> Rows:
-        """Consume the prompts (padded on the right, padding forgotten) and emit each row's first token."""
+    def add(self, request: Request) -> Sequence:
+        """Let a request wait for its turn."""
+        check_request(request, self.target, "the prompt")
+        own = (self.seed, self._added) if request.seed is None else (request.seed,)
+        self._added += 1
+        stops = self.target.stop_tokens if request.stops is None else request.stops
+        sequence = Sequence(request, stops, key_of(*own))
+        self.scheduler.add(sequence)
+        return sequence
+
+    def cancel(self, sequences: list[Sequence]) -> None:
+        """Let sequences end where they are, whether they run or wait."""
+        self._leave([sequence for sequence in sequences if not sequence.finished])
+
+    def step(self) -> list[Event]:
+        """Admit what has room, run one round of everything that runs; what every sequence went on by."""
+        events: list[Event] = []
+        with self.target.decoding():
+            fresh = not self.scheduler.running
+            admitted = self.scheduler.admit()
+            if admitted:
+                self._make_room(admitted, fresh)
+                events += self._prefill(admitted)
+            if self.scheduler.running:
+                events += self._round(self.scheduler.running)
+        return events
+
+    # --- a step ---------------------------------------------------------------------------------------------------
+
+    def _make_room(self, admitted: list[Sequence], fresh: bool) -> None:
+        """Slots for the sequences that come; new ones if none was running."""
+        rows = 1 + max(slot_of(sequence) for sequence in admitted)
+        longest = max(len(sequence.request.prompt) + sequence.request.max_new_tokens for sequence in admitted)
+        capacity = longest + self.draft_length + 1
+        if fresh or self._slots is None:
+            self._slots, self._drafting, self._feature_layers = self.target.new_slots(rows, capacity), None, ()
+            if self.drafter is not None:
+                self._feature_layers = self.drafter.feature_layers
+                self._drafting = Drafting(self.drafter, self.drafter.start(rows, capacity), self.draft_length)
+        for held in self._held():
+            held.grow(rows, capacity)
+
+    def _prefill(self, admitted: list[Sequence]) -> list[Event]:
+        """Consume the prompts (padded on the right, padding forgotten) and emit each sequence's first token.
+
+        Sequences with the same prompt share its forward.
+        """
+        assert self._slots is not None
         clock = Clock(self.target.device)
         device = self.target.device
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        longest = max(len(prompt) for prompt in prompts)
-        capacity = longest + ends.limit + self.draft_length + 1
-        input_ids = torch.tensor([[*p, *[0] * (longest - len(p))] for p in prompts], device=device)
-        cache = self.target.new_cache(len(prompts), capacity)
-        layers = self.drafter.feature_layers if self.drafter else ()
-        output = self.target.forward(input_ids, cache, layers, logits_at=lengths - 1)
-        cache.commit(lengths)
-        state = None
-        if self.drafter is not None:
-            state = self.drafter.start(len(prompts), capacity)
-            self.drafter.observe(state, output.features, input_ids, lengths)
-        logits = output.logits
-        if len(outputs) > len(prompts):
-            index = torch.arange(len(prompts), device=device).repeat_interleave(len(outputs) // len(prompts))
-            keep_rows(index, cache, state)
-            logits = logits[index]
-        _, first = self._accept(torch.empty(len(logits), 0, dtype=torch.long, device=device), None, logits)
-        rows = Rows(list(outputs), first, cache, state)
-        self._commit(rows, [[token] for token in first.tolist()], None, ends)
+        sharing: dict[tuple[int, ...], list[Sequence]] = {}
+        for sequence in admitted:
+            sharing.setdefault(tuple(sequence.request.prompt), []).append(sequence)
+        lengths = torch.tensor([len(prompt) for prompt in sharing])
+        longest = int(lengths.max())
+        tokens = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in sharing], device=device)
+        slots = [slot_of(sequences[0]) for sequences in sharing.values()]
+        layers, last = self._feature_layers, (lengths - 1).to(device)
+        output = self.target.forward(tokens, self._slots, layers, slots, logits_at=last)
+        self._slots.commit(lengths)
+        if self._drafting is not None:
+            self._drafting.drafter.observe(self._drafting.state, slots, output.features, tokens, lengths)
+        for first, *others in sharing.values():
+            for held in self._held() if others else ():
+                held.copy(slot_of(first), [slot_of(sequence) for sequence in others])
+        sequences = [sequence for group in sharing.values() for sequence in group]
+        row_of = torch.tensor([row for row, group in enumerate(sharing.values()) for _ in group], device=device)
+        draft = Draft(row_of.new_empty(len(sequences), 0), torch.zeros(len(sequences), dtype=torch.long))
+        samplings = [sequence.request.sampling for sequence in sequences]
+        _, deciding = self._noise(sequences, [0] * len(sequences))
+        accepted = accept("chain", draft, output.logits[row_of], samplings, deciding)
+        events = [Event(s, s.emit([token], None)) for s, token in zip(sequences, accepted.next.tolist(), strict=True)]
+        self._leave([sequence for sequence in sequences if sequence.finished])
         self.seconds.prefill += clock.lap()
-        return rows
+        return events
 
-    def _round(self, rows: Rows, ends: Ends) -> None:
+    def _round(self, running: list[Sequence]) -> list[Event]:
         """One draft, one target forward, one accept or reject, one commit."""
+        assert self._slots is not None
         clock = Clock(self.target.device)
-        room = ends.limit - min(len(output.tokens) for output in rows.outputs)
-        steps = min(self.draft_length, room - 1)
-        drafts, probabilities = rows.anchors[:, None][:, :0], None
-        if self.drafter is not None and rows.draft_state is not None and steps > 0:
-            proposal = self.drafter.propose(rows.draft_state, rows.anchors, steps, self._sample_drafts)
-            drafts, probabilities = proposal.tokens, proposal.probabilities
+        slots = [slot_of(sequence) for sequence in running]
+        samplings = [sequence.request.sampling for sequence in running]
+        anchors = torch.tensor([sequence.anchor for sequence in running], device=self.target.device)
+        lengths = [min(self.draft_length, sequence.room - 1) for sequence in running]
+        choosing, deciding = self._noise(running, lengths)
+        draft = Draft(anchors.new_zeros(len(running), 0), torch.zeros(len(running), dtype=torch.long))
+        if self._drafting is not None:
+            draft = self._drafting.chain(slots, anchors, lengths, samplings, choosing)
         self.seconds.draft += clock.lap()
 
-        consumed = torch.cat((rows.anchors[:, None], drafts), dim=1)
-        layers = self.drafter.feature_layers if self.drafter else ()
-        output = self.target.forward(consumed, rows.cache, layers)
+        consumed = torch.cat((anchors[:, None], draft.tokens), dim=1)
+        output = self.target.forward(consumed, self._slots, self._feature_layers, slots)
         self.seconds.verify += clock.lap()
 
-        accepted, rows.anchors = self._accept(drafts, probabilities, output.logits)
-        rows.cache.commit(accepted + 1)
-        kept, drafted, new = accepted.tolist(), drafts.tolist(), rows.anchors.tolist()
+        accepted = accept("chain", draft, output.logits, samplings, deciding)
+        found = torch.cat((accepted.counts[:, None], accepted.next[:, None], draft.tokens), dim=1).cpu()
+        kept = found[:, 0] + 1
+        self._slots.commit(kept)
         self.seconds.other += clock.lap()
 
-        if self.drafter is not None and rows.draft_state is not None:
-            self.drafter.observe(rows.draft_state, output.features, consumed, accepted + 1)
+        if self._drafting is not None:
+            self._drafting.drafter.observe(self._drafting.state, slots, output.features, consumed, kept)
         self.seconds.draft += clock.lap()
 
-        emitted = [[*tokens[:count], token] for tokens, count, token in zip(drafted, kept, new, strict=True)]
-        self._commit(rows, emitted, drafted, ends)
+        events = []
+        for sequence, length, (count, new, *tokens) in zip(running, lengths, found.tolist(), strict=True):
+            events.append(Event(sequence, sequence.emit([*tokens[:count], new], tokens[:length])))
+        self._leave([sequence for sequence in running if sequence.finished])
         self.seconds.other += clock.lap()
+        return events
 
-    def _sample_drafts(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self.sampling.greedy:
-            return logits.argmax(-1), None
-        probabilities = distribution(logits, self.sampling)
-        return sample(probabilities, self.generator), probabilities
+    def _leave(self, sequences: list[Sequence]) -> None:
+        slots = self.scheduler.leave(sequences)
+        for held in self._held():
+            held.release(slots)
 
-    def _accept(self, drafts: Tensor, probabilities: Tensor | None, logits: Tensor) -> tuple[Tensor, Tensor]:
-        if self.sampling.greedy:
-            return accept_greedy(drafts, logits)
-        return accept_sampled(drafts, probabilities, distribution(logits, self.sampling), self.generator)
+    def _held(self) -> list[KeyValueSlots | DraftState]:
+        """All that has slots."""
+        held: list[KeyValueSlots | DraftState] = [] if self._slots is None else [self._slots]
+        return held if self._drafting is None else [*held, self._drafting.state]
 
-    def _commit(self, rows: Rows, emitted: list[list[int]], drafted: list[list[int]] | None, ends: Ends) -> None:
-        """Append each row's tokens up to its stop token or limit, and let the rows that ended leave."""
-        going_on = []
-        for i, (output, tokens) in enumerate(zip(rows.outputs, emitted, strict=True)):
-            accepted = len(tokens) - 1
-            tokens = tokens[: ends.limit - len(output.tokens)]
-            stop = next((n for n, token in enumerate(tokens, 1) if token in ends.stops), None)
-            tokens = tokens[:stop]
-            output.tokens.extend(tokens)
-            output.stopped = stop is not None
-            if drafted is not None:
-                output.rounds.append(Round(tuple(drafted[i]), accepted, len(tokens)))
-            if not output.stopped and len(output.tokens) < ends.enough:
-                going_on.append(i)
-        rows.keep(going_on)
+    def _noise(self, sequences: list[Sequence], lengths: list[int]) -> tuple[Tensor | None, Noise | None]:
+        """For drafting, [rows, N], and for deciding; None where every sequence is greedy.
+
+        A sequence draws two numbers a drafted token and one for the token behind them, in an order that does not
+        depend on how much the others draft.
+        """
+        if all(sequence.request.sampling.greedy for sequence in sequences):
+            return None, None
+        keys, drawn = [sequence.key for sequence in sequences], [sequence.drawn for sequence in sequences]
+        found = noise(keys, drawn, 2 * max(lengths) + 1).to(self.target.device)
+        for sequence, length in zip(sequences, lengths, strict=True):
+            sequence.drawn += 2 * length + 1
+        return found[:, 1::2], Noise(found[:, 2::2], found[:, 0])
 
 
-def keep_rows(index: Tensor, cache: RaggedCache, state: DraftState | None) -> None:
-    """Go on with the rows `index`, which may repeat one."""
-    cache.keep_rows(index)
-    if state is not None:
-        state.keep_rows(index)
-
-
-class Clock:
-    """Laps of wall-clock time; a GPU is waited for, so that a phase pays for its own work."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.wait: Callable[[], None] | None = torch.cuda.synchronize if device.type == "cuda" else None
-        self.last = time.perf_counter()
-
-    def lap(self) -> float:
-        if self.wait is not None:
-            self.wait()
-        now = time.perf_counter()
-        elapsed, self.last = now - self.last, now
-        return elapsed
+def slot_of(sequence: Sequence) -> int:
+    assert sequence.slot is not None
+    return sequence.slot
 
 
 def check_draft_length(drafter: Drafter | None, draft_length: int | None) -> int:
@@ -256,15 +243,15 @@ def check_draft_length(drafter: Drafter | None, draft_length: int | None) -> int
     return draft_length
 
 
-def check_prompts(prompts: Sequence[Sequence[int]], max_new_tokens: int, target: Target) -> None:
-    """Every prompt must have a token and leave room for its answer in the target's context."""
-    if max_new_tokens < 1:
-        raise UserError(f"max new tokens must be at least 1, not {max_new_tokens}")
-    for i, prompt in enumerate(prompts):
-        if not prompt:
-            raise UserError(f"prompt {i + 1} is empty")
-        if len(prompt) + max_new_tokens > target.context_length:
-            raise UserError(
-                f"prompt {i + 1} has {len(prompt)} tokens; with {max_new_tokens} new ones that is more than the "
-                f"context of {target.context_length} of target {target.name}: shorten it or lower --max-new-tokens"
-            )
+def check_request(request: Request, target: Target, what: str) -> None:
+    """A prompt must have a token and leave room for its answer in the target's context; `what` names it in errors."""
+    new, tokens = request.max_new_tokens, len(request.prompt)
+    if new < 1:
+        raise UserError(f"max new tokens must be at least 1, not {new}")
+    if not tokens:
+        raise UserError(f"{what} is empty")
+    if tokens + new > target.context_length:
+        raise UserError(
+            f"{what} has {tokens} tokens; with {new} new ones that is more than the context of "
+            f"{target.context_length} of target {target.name}: shorten it or lower --max-new-tokens"
+        )

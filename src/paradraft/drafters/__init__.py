@@ -11,12 +11,13 @@ from ..errors import UserError
 from ..models import Target
 from ..models.cpu_kernels import pack_for_decoding
 from ..models.names import drafter_directory
-from .base import Drafter, DrafterSection, DraftState, Proposal, Sampler
+from .base import Drafter, DrafterSection, Proposal, Sampler
 from .dflash import DFlash, DFlashSection
 from .directory import read_config
 from .grid import Batch, Grid, anchor_grid
 from .pard import Pard
 from .pard2 import Pard2
+from .state import DraftState
 from .vanilla import Vanilla
 
 # In the order in which a directory is asked for: any causal language model will do for the last.

@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..models import Target
 from ..models.cpu_kernels import soft_capped
 from .grid import Batch, Grid
+from .state import DraftState
 from .vocabulary import DraftVocabulary, FrozenLinear, head_rows
 
 
@@ -30,14 +31,6 @@ class Proposal:
 
 Sampler = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """Draft logits [rows, K, V_d] -> draft tokens [rows, K] and the distributions [rows, K, V_d] they came from."""
-
-
-class DraftState(ABC):
-    """What a drafter remembers of the rows it is drafting for."""
-
-    @abstractmethod
-    def keep_rows(self, rows: Tensor) -> None:
-        """Go on with these rows only, in this order; a row may be repeated."""
 
 
 class DrafterSection(Section):
@@ -56,8 +49,8 @@ class Drafter(nn.Module, ABC):
 
     `section`: its part of the configuration. `feature_layers`: 0-based target layers whose outputs it reads (empty:
     none). `max_draft`: the most tokens it was trained to draft in a round. `modes`: how it can draft, with the target's
-    features (dependent) or without (independent), the one it prefers first. `vocabulary`: the tokens it may propose,
-    None: all of the target's; its logits are over these.
+    features (dependent) or without (independent), the one it prefers first. `parallel`: it drafts all tokens in one
+    forward. `vocabulary`: the tokens it may propose, None: all of the target's; its logits are over these.
 
     Training uses `grid` and `forward`, decoding `start`, `observe`, `propose`; a test ties the two: logits at (anchor,
     step) equal the logits at decoding after the same prefix.
@@ -68,6 +61,7 @@ class Drafter(nn.Module, ABC):
     feature_layers: tuple[int, ...]
     max_draft: int
     modes: tuple[str, ...] = ("dependent",)
+    parallel: bool = True
 
     @property
     def mode(self) -> str:
@@ -124,15 +118,22 @@ class Drafter(nn.Module, ABC):
 
     @abstractmethod
     def start(self, rows: int, capacity: int) -> DraftState:
-        """An empty state for `rows` sequences of at most `capacity` tokens, draft slots included."""
+        """An empty state of `rows` slots, each for a sequence of at most `capacity` tokens, draft included."""
 
     @abstractmethod
-    def observe(self, state: DraftState, features: Tensor, tokens: Tensor, counts: Tensor) -> None:
-        """Committed tokens [rows, T] and their features [rows, T, F]; the first `counts` [rows] of each are kept."""
+    def observe(
+        self, state: DraftState, slots: Sequence[int], features: Tensor, tokens: Tensor, counts: Tensor
+    ) -> None:
+        """Committed tokens [rows, T] of `slots` and their features [rows, T, F].
+
+        The first `counts` [rows] (on the host) of each are kept.
+        """
 
     @abstractmethod
-    def propose(self, state: DraftState, anchors: Tensor, steps: int, sampler: Sampler) -> Proposal:
-        """Draft `steps` tokens behind the newest committed tokens `anchors` [rows], which have no features yet."""
+    def propose(
+        self, state: DraftState, slots: Sequence[int], anchors: Tensor, steps: int, sampler: Sampler
+    ) -> Proposal:
+        """Draft `steps` tokens for `slots` behind their newest tokens `anchors` [rows], which have no features yet."""
 
     @abstractmethod
     def save_pretrained(self, directory: Path) -> None:

@@ -16,15 +16,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..models import Target
+from ..models import KeyValueSlots, Target
 from ..models.names import drafter_directory
 from .attention import attention_mask, dflash_predicate
-from .base import Drafter, DrafterSection, DraftState, Proposal, Sampler
+from .base import Drafter, DrafterSection, Proposal, Sampler
 from .dflash_config import DFlashConfig
-from .dflash_state import DFlashState
 from .directory import check_feature_layers, dtype_name, read_config, read_weights, write_directory
 from .grid import Batch, Grid, anchor_grid
 from .layers import Layer, RMSNorm
+from .state import DraftState
 
 
 class DFlashSection(DrafterSection):
@@ -141,62 +141,60 @@ class DFlash(Drafter):
 
     # --- decoding -------------------------------------------------------------------------------------------------
 
-    def start(self, rows: int, capacity: int) -> DFlashState:
+    def start(self, rows: int, capacity: int) -> DraftState:
         config, weight = self.config, self.norm.weight
-        shape = (rows, config.key_value_heads, capacity, config.head_dim)
-        return DFlashState(
-            [weight.new_zeros(shape) for _ in self.layers],
-            [weight.new_zeros(shape) for _ in self.layers],
-            self._rotation(torch.arange(capacity, device=weight.device)[None]),
-            weight.new_zeros(rows, 0, config.hidden_size),
-            torch.zeros(rows, dtype=torch.long, device=weight.device),
+        cache = KeyValueSlots(config.layers, rows, capacity + config.block_size, weight.device)  # what waits is ragged
+        return DraftState(
+            cache, weight.new_zeros(rows, config.block_size, config.hidden_size), weight.new_zeros(rows, 0)
         )
 
     @torch.no_grad()
-    def observe(self, state: DraftState, features: Tensor, tokens: Tensor, counts: Tensor) -> None:
-        assert isinstance(state, DFlashState)
-        self._consume(state)
-        if len(counts) == 1:
-            features = features[:, : int(counts)]  # nothing to do for rejected drafts
-        state.wait(self._context(features), counts)
-        if state.longest == 0:  # a prompt belongs to the prefill, not to the first draft
-            self._consume(state)
+    def observe(
+        self, state: DraftState, slots: Sequence[int], features: Tensor, tokens: Tensor, counts: Tensor
+    ) -> None:
+        features = features[:, : int(counts.max())]  # nothing to do for what every row rejected
+        state.receive(slots, self._context(features), counts, self._consume)
 
-    def _consume(self, state: DFlashState) -> None:
-        """Write what waits without a draft."""
-        if not state.waiting.shape[1]:
-            return
-        positions = state.lengths[:, None] + torch.arange(state.waiting.shape[1], device=state.lengths.device)
-        rotation = state.rotation(positions)
+    def _consume(self, state: DraftState, slots: Sequence[int], context: Tensor, counts: Tensor) -> None:
+        """Write keys and values of the first `counts` [rows] of `context` [rows, W, H]."""
+        positions, _ = state.cache.reserve(slots, context.shape[1])
+        rotation = self._rotation(positions)
         for i, layer in enumerate(self.decoder):
-            state.write(i, *layer.self_attn.keys_values(state.waiting, rotation))
-        state.settle()
+            state.cache.update(*layer.self_attn.keys_values(context, rotation), i)
+        state.cache.commit(counts)
 
     @torch.no_grad()
-    def propose(self, state: DraftState, anchors: Tensor, steps: int, sampler: Sampler) -> Proposal:
-        return self.proposal(self.head(self.draft_hidden(state, anchors, steps)), sampler)
+    def propose(
+        self, state: DraftState, slots: Sequence[int], anchors: Tensor, steps: int, sampler: Sampler
+    ) -> Proposal:
+        return self.proposal(self.head(self.draft_hidden(state, slots, anchors, steps)), sampler)
 
-    def draft_hidden(self, state: DraftState, anchors: Tensor, steps: int) -> Tensor:
-        """Hidden states [rows, steps, H] of the masks. The block's keys go behind the context, unaccounted for."""
-        assert isinstance(state, DFlashState)
-        block, waiting = 1 + steps, state.waiting.shape[1]
-        slots = torch.arange(max(block, waiting), device=anchors.device)
-        positions = torch.cat((state.lengths[:, None] + slots[:waiting], state.starts[:, None] + slots[:block]), dim=1)
-        cos, sin = state.rotation(positions)
+    def draft_hidden(self, state: DraftState, slots: Sequence[int], anchors: Tensor, steps: int) -> Tensor:
+        """Hidden states [rows, steps, H] of the masks.
+
+        The block's keys stand behind what waits and the padding of rows where less waits; positions and mask leave that
+        padding out, and nothing of the block stays.
+        """
+        block, starts = 1 + steps, state.starts(slots).to(anchors.device)
+        context, counts = state.take(slots)
+        waiting = context.shape[1]
+        places, _ = state.cache.reserve(slots, waiting + block)
+        own = starts[:, None] + torch.arange(block, device=anchors.device)
+        positions = torch.cat((places[:, :waiting], own), dim=1)
+        cos, sin = self._rotation(positions)
         rotation, of_block = (cos, sin), (cos[:, :, waiting:], sin[:, :, waiting:])
-        end = int(state.starts.max()) + block
         mask = None
-        if len(anchors) > 1:  # bidirectional: a row's queries all see its context and its block
-            mask = (torch.arange(end, device=anchors.device) < state.starts[:, None] + block)[:, None, None, :]
+        if len(slots) > 1:  # bidirectional: a row's queries all see its context and its block
+            seen, first = torch.arange(state.cache.end, device=anchors.device), places[:, waiting, None]
+            mask = ((seen < starts[:, None]) | ((seen >= first) & (seen < first + block)))[:, None, None]
         hidden = self._embed(self._blocks(anchors, steps))
         for i, layer in enumerate(self.decoder):
             normed = layer.input_layernorm(hidden)
-            behind = torch.cat((state.waiting, normed), dim=1)
-            state.write(i, *layer.self_attn.keys_values(behind, rotation))
-            keys, values = state.keys[i][:, :, :end], state.values[i][:, :, :end]
+            behind = torch.cat((context, normed), dim=1)
+            keys, values = state.cache.update(*layer.self_attn.keys_values(behind, rotation), i)
             hidden = hidden + layer.self_attn.attend(normed, of_block, keys, values, mask)
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-        state.settle()
+        state.cache.commit(counts)
         return self.norm(hidden[:, 1:])
 
     # --- on disk ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What drafters that are causal language models share: their model, their head, and their own ragged cache.
+"""What drafters that are causal language models share: their model, their head, and their own slots.
 
 Committed tokens *wait* until the next draft and are consumed by the same forward, in front of the newest token.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from ..errors import UserError, first_line
-from ..models import RaggedCache, Target
+from ..models import KeyValueSlots, Target
 from ..models.attention import refuse_unsupported, sliding_window
 from ..models.cpu_kernels import head_is_plain, head_logits, soft_capped
 from ..models.names import drafter_directory
 from ..models.target import load_causal_lm, moved, run_decoder
-from .base import Drafter, DrafterSection, DraftState
+from .base import Drafter, DrafterSection
 from .directory import read_config
+from .state import DraftState
 from .vocabulary import DraftVocabulary
 
 OWN_TENSORS = Path("paradraft") / "own.safetensors"  # in a folder: engines load every safetensors file beside it
@@ -44,19 +46,6 @@ class LanguageModelSection(DrafterSection):
     share_embedding: bool = Field(
         False, description="use the target's embedding and head, which are then neither trained nor stored"
     )
-
-
-class LanguageModelState(DraftState):
-    """cache: consumed tokens; waiting [rows, W, H] with counts [rows]: embeddings of committed ones that are not."""
-
-    def __init__(self, cache: RaggedCache, waiting: Tensor, counts: Tensor, last_features: Tensor) -> None:
-        self.cache, self.waiting, self.counts = cache, waiting, counts
-        self.last_features = last_features  # [rows, F] of the newest token that has any; zeros before the first
-
-    def keep_rows(self, rows: Tensor) -> None:
-        self.cache.keep_rows(rows)
-        self.waiting, self.counts = self.waiting[rows], self.counts[rows]
-        self.last_features = self.last_features[rows]
 
 
 class LanguageModelDrafter(Drafter):
@@ -150,7 +139,7 @@ class LanguageModelDrafter(Drafter):
         """Input embeddings [..., H] of tokens [...]; `previous` [..., F]: target features one position earlier."""
         return self.embed(tokens)
 
-    def run(self, inputs: Tensor, positions: Tensor, visible: Any, cache: RaggedCache | None) -> Tensor:
+    def run(self, inputs: Tensor, positions: Tensor, visible: Any, cache: KeyValueSlots | None) -> Tensor:
         """Final-normed hidden states; `visible` as `run_decoder` takes it."""
         wanted = self.attention if isinstance(visible, Tensor) else "flex_attention"
         if self.model.config._attn_implementation != wanted:
@@ -159,40 +148,40 @@ class LanguageModelDrafter(Drafter):
 
     # --- decoding -------------------------------------------------------------------------------------------------
 
-    def start(self, rows: int, capacity: int) -> LanguageModelState:
+    def start(self, rows: int, capacity: int) -> DraftState:
         layers = int(self.model.config.get_text_config().num_hidden_layers)
-        weight = self.embedding.weight  # a stand-in has the same width, type and device
+        weight, longest = self.embedding.weight, self.max_draft + 1  # a stand-in has the same width, type and device
+        cache = KeyValueSlots(layers, rows, capacity + longest, weight.device)
         width = len(self.feature_layers) * self.target.hidden_size
-        cache = RaggedCache(layers, rows, capacity + self.max_draft + 1, weight.device)  # room for ragged waiting
-        counts = torch.zeros(rows, dtype=torch.long, device=weight.device)
-        return LanguageModelState(
-            cache, weight.new_zeros(rows, 0, weight.shape[1]), counts, weight.new_zeros(rows, width)
-        )
+        return DraftState(cache, weight.new_zeros(rows, longest, weight.shape[1]), weight.new_zeros(rows, width))
 
     @torch.no_grad()
-    def observe(self, state: DraftState, features: Tensor, tokens: Tensor, counts: Tensor) -> None:
-        assert isinstance(state, LanguageModelState)
-        if state.waiting.shape[1]:
-            self.run_behind(state, state.waiting[:, :0])
-        features = features.to(self.dtype)
-        previous = torch.cat((state.last_features[:, None], features[:, :-1]), dim=1)
-        prompt = state.cache.longest == 0
-        state.waiting, state.counts = self.inputs(tokens, previous), counts
-        newest = torch.arange(len(counts), device=counts.device), (counts - 1).clamp(min=0)
-        state.last_features = torch.where(counts[:, None] > 0, features[newest], state.last_features)
-        if prompt:  # a prompt belongs to the prefill, not to the first draft
-            self.run_behind(state, state.waiting[:, :0])
+    def observe(
+        self, state: DraftState, slots: Sequence[int], features: Tensor, tokens: Tensor, counts: Tensor
+    ) -> None:
+        slots, features, last = list(slots), features.to(self.dtype), state.last_features[list(slots)]
+        previous = torch.cat((last[:, None], features[:, :-1]), dim=1)
+        state.receive(slots, self.inputs(tokens, previous), counts, self._consume)
+        known = torch.cat((last[:, None], features), dim=1)
+        state.last_features[slots] = known[torch.arange(len(counts)), counts]
 
-    def run_behind(self, state: LanguageModelState, block: Tensor) -> Tensor:
+    def _consume(self, state: DraftState, slots: Sequence[int], inputs: Tensor, counts: Tensor) -> None:
+        self.run_behind(state, slots, inputs, counts, inputs[:, :0])
+
+    def draft_behind(self, state: DraftState, slots: Sequence[int], block: Tensor) -> Tensor:
         """Consume what waits and `block` [rows, K, H] behind it, then forget the block; its hidden states."""
+        return self.run_behind(state, slots, *state.take(slots), block)
+
+    def run_behind(
+        self, state: DraftState, slots: Sequence[int], inputs: Tensor, counts: Tensor, block: Tensor
+    ) -> Tensor:
+        """Consume the first `counts` [rows] of `inputs` [rows, W, H], and `block` right behind each row's own."""
         rows, steps, width = block.shape
-        places = state.counts[:, None] + torch.arange(steps, device=block.device)  # a row's own end of waiting
+        places = counts.to(block.device)[:, None] + torch.arange(steps, device=block.device)
         index = places[..., None].expand(-1, -1, width)
-        inputs = torch.cat((state.waiting, block.new_zeros(rows, steps, width)), dim=1).scatter(1, index, block)
-        positions, visible = state.cache.reserve(inputs.shape[1])
-        hidden = self.run(inputs, positions, visible, state.cache)
-        state.cache.commit(state.counts)
-        state.waiting, state.counts = state.waiting[:, :0], torch.zeros_like(state.counts)
+        inputs = torch.cat((inputs, block.new_zeros(rows, steps, width)), dim=1).scatter(1, index, block)
+        hidden = self.run(inputs, *state.cache.reserve(slots, inputs.shape[1]), state.cache)
+        state.cache.commit(counts)
         return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
 
     # --- on disk ----------------------------------------------------------------------------------------------------

@@ -21,18 +21,18 @@ from ..models import Target
 from ..models.attention import document_positions
 from ..models.names import drafter_directory
 from .attention import Predicate, attention_mask
-from .base import DrafterSection, DraftState, Proposal, Sampler
+from .base import DrafterSection, Proposal, Sampler
 from .directory import read_config, unused_token
 from .grid import Batch, Grid, anchor_grid, conditional_drop
 from .language_model import (
     LanguageModelDrafter,
     LanguageModelSection,
-    LanguageModelState,
     load_language_model,
     own_settings,
     read_own_tensors,
     starting_model,
 )
+from .state import DraftState
 
 DRAFT_LENGTH = 16  # of a directory that does not say: the published K
 
@@ -165,16 +165,18 @@ class Pard(LanguageModelDrafter):
 
     # --- decoding -------------------------------------------------------------------------------------------------
 
-    def draft_hidden(self, state: LanguageModelState, anchors: Tensor, steps: int) -> Tensor:
+    def draft_hidden(self, state: DraftState, slots: Sequence[int], anchors: Tensor, steps: int) -> Tensor:
         """Hidden states [rows, steps, H] of the newest token and its masks."""
         tokens = torch.full((len(anchors), steps), self.mask_token, device=anchors.device)
         tokens[:, 0] = anchors
-        return self.run_behind(state, self.inputs(tokens, state.last_features[:, None].expand(-1, steps, -1)))
+        features = state.last_features[list(slots), None].expand(-1, steps, -1)
+        return self.draft_behind(state, slots, self.inputs(tokens, features))
 
     @torch.no_grad()
-    def propose(self, state: DraftState, anchors: Tensor, steps: int, sampler: Sampler) -> Proposal:
-        assert isinstance(state, LanguageModelState)
-        return self.proposal(self.head(self.draft_hidden(state, anchors, steps)), sampler)
+    def propose(
+        self, state: DraftState, slots: Sequence[int], anchors: Tensor, steps: int, sampler: Sampler
+    ) -> Proposal:
+        return self.proposal(self.head(self.draft_hidden(state, slots, anchors, steps)), sampler)
 
     # --- on disk ----------------------------------------------------------------------------------------------------
 

@@ -14,17 +14,17 @@ from torch import Tensor
 
 from ..models import Target
 from ..models.attention import document_attention
-from .base import DraftState, Proposal, Sampler
+from .base import Proposal, Sampler
 from .grid import Batch, Grid, anchor_grid
 from .language_model import (
     LanguageModelDrafter,
     LanguageModelSection,
-    LanguageModelState,
     load_language_model,
     own_settings,
     read_own_tensors,
     starting_model,
 )
+from .state import DraftState
 
 DRAFT_LENGTH = 4  # of a directory that does not say; more steps pay only where nearly every token is accepted
 
@@ -37,6 +37,7 @@ class Vanilla(LanguageModelDrafter):
     kind = "vanilla"
     section = VanillaSection
     modes = ("independent",)
+    parallel = False
 
     # --- training: next-token prediction, so only step 1 of the grid exists -----------------------------------------
 
@@ -53,19 +54,20 @@ class Vanilla(LanguageModelDrafter):
     # --- decoding -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def propose(self, state: DraftState, anchors: Tensor, steps: int, sampler: Sampler) -> Proposal:
-        assert isinstance(state, LanguageModelState)
-        one = torch.ones_like(state.counts)
-        hidden = self.run_behind(state, self.inputs(anchors, state.last_features)[:, None])
-        committed = state.cache.lengths
+    def propose(
+        self, state: DraftState, slots: Sequence[int], anchors: Tensor, steps: int, sampler: Sampler
+    ) -> Proposal:
+        slots, cache = list(slots), state.cache
+        features = state.last_features[slots]
+        hidden = self.draft_behind(state, slots, self.inputs(anchors, features)[:, None])
+        committed, one = cache.lengths[slots], torch.ones(len(slots), dtype=torch.long)
         drafted = []
         for step in range(steps):
             drafted.append(self.proposal(self.head(hidden), sampler))
             if step + 1 < steps:
-                state.cache.commit(one)
-                positions, visible = state.cache.reserve(1)
-                hidden = self.run(self.inputs(drafted[-1].tokens, state.last_features), positions, visible, state.cache)
-        state.cache.set_lengths(committed)
+                cache.commit(one)
+                hidden = self.run(self.inputs(drafted[-1].tokens, features), *cache.reserve(slots, 1), cache)
+        cache.lengths[slots] = committed
         sampled = [step.probabilities for step in drafted if step.probabilities is not None]
         tokens = torch.cat([step.tokens for step in drafted], dim=1)
         return Proposal(tokens, torch.cat(sampled, dim=1) if sampled else None)

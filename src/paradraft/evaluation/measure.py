@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from ..decoding import Engine, Generation, Sampling
-from ..decoding.engine import Seconds, check_draft_length
+from ..decoding import Engine, Generation, Sampling, Seconds
+from ..decoding.engine import check_draft_length
+from ..decoding.sampling import key_of
 from ..drafters import Drafter
 from ..errors import UserError
 from ..models import Target
@@ -59,10 +60,12 @@ class Measured:
     engine: Engine
     generations: list[Generation] = field(default_factory=list)
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generation]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, seeds: Sequence[int] | None = None
+    ) -> list[Generation]:
         if self.engine.drafter is not None:
             self.engine.drafter.set_mode(self.mode)  # a drafter may be measured in two modes
-        return self.engine.generate(prompts, max_new_tokens)
+        return self.engine.generate(prompts, max_new_tokens, seeds=seeds)
 
     @property
     def tokens_per_second(self) -> float:
@@ -112,9 +115,9 @@ def measure(
             for i in part:
                 check_fits(target, asked_ids[i], prompt_set, i, settings.max_new_tokens)
             prompts = [asked_ids[i] for i in part]
+            seeds = [key_of(settings.seed, turn, i) for i in part]
             for way in measured:
-                way.engine.generator.manual_seed(settings.seed + 1_000_003 * turn + start)
-                way.generations += way.generate(prompts, settings.max_new_tokens)
+                way.generations += way.generate(prompts, settings.max_new_tokens, seeds)
                 advance(len(part))
             for i, generation in zip(part, measured[0].generations[-len(part) :], strict=True):
                 answer = tokenizer.decode(generation.tokens, skip_special_tokens=True)

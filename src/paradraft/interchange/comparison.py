@@ -28,8 +28,8 @@ def draft_logits(drafter: Drafter, target: Target, steps: int) -> Tensor:
 
     with torch.inference_mode():
         state = drafter.start(1, CONTEXT + steps + 2)
-        drafter.observe(state, features, tokens[:, :-1], torch.tensor([CONTEXT]))
-        drafter.propose(state, tokens[:, -1], steps, keep)
+        drafter.observe(state, [0], features, tokens[:, :-1], torch.tensor([CONTEXT]))
+        drafter.propose(state, [0], tokens[:, -1], steps, keep)
     return torch.cat(seen, dim=1)
 
 

@@ -1,6 +1,6 @@
 """The target: the large language model whose output distribution must be preserved."""
 
-from .cache import RaggedCache
+from .slots import KeyValueSlots
 from .target import Target
 
-__all__ = ["RaggedCache", "Target"]
+__all__ = ["KeyValueSlots", "Target"]

@@ -20,11 +20,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from ..errors import UserError, first_line
 from .attention import attention_implementation, document_attention, layer_masks, refuse_unsupported
-from .cache import RaggedCache
 from .chat import ChatText, context_length_of, load_tokenizer, no_tokenizer, stop_tokens_of
 from .cpu_kernels import head_is_plain, head_logits, pack_for_decoding
 from .gguf import origin
 from .names import shown_name, target_name
+from .slots import KeyValueSlots
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -119,8 +119,8 @@ class Target:
         """Final-normed hidden states [..., hidden] -> logits [..., vocabulary], soft cap included."""
         return head_logits(self.model, hidden, self.vocabulary_size, self.softcap)
 
-    def new_cache(self, rows: int, capacity: int) -> RaggedCache:
-        return RaggedCache(len(self.layers), rows, capacity, self.device)
+    def new_slots(self, rows: int, capacity: int) -> KeyValueSlots:
+        return KeyValueSlots(len(self.layers), rows, capacity, self.device)
 
     def decoding(self) -> AbstractContextManager[None]:
         """Around all of a decode: inference mode, but where FSDP2 gathers weights, which it cannot do in there."""
@@ -130,15 +130,18 @@ class Target:
     def forward(
         self,
         input_ids: Tensor,
-        cache: RaggedCache,
+        cache: KeyValueSlots,
         feature_layers: Sequence[int] = (),
+        slots: Sequence[int] | None = None,
+        parents: Tensor | None = None,
         logits_at: Tensor | None = None,
     ) -> TargetOutput:
-        """Run [rows, tokens] behind each row's committed tokens; the caller commits what it accepts.
+        """Run [rows, tokens] behind the committed tokens of `slots` (None: all); the caller commits what it accepts.
 
-        With `logits_at` [rows] the head runs on one position a row only (prefill), logits [rows, 1, vocabulary].
+        `parents` as `KeyValueSlots.reserve` takes them. With `logits_at` [rows] the head runs on one position a row
+        (prefill), logits [rows, 1, vocabulary].
         """
-        positions, visible = cache.reserve(input_ids.shape[1])
+        positions, visible = cache.reserve(slots, input_ids.shape[1], parents)
         hidden, features = self._run(input_ids, positions, visible, feature_layers, cache)
         if logits_at is not None:
             hidden = hidden[torch.arange(len(hidden), device=hidden.device), logits_at][:, None]
@@ -178,7 +181,7 @@ class Target:
         positions: Tensor,
         visible: Tensor,
         feature_layers: Sequence[int],
-        cache: RaggedCache | None,
+        cache: KeyValueSlots | None,
     ) -> tuple[Tensor, Tensor]:
         collected: dict[int, Tensor] = {}
 
@@ -283,7 +286,7 @@ def run_decoder(
     positions: Tensor,
     visible: Any,
     dtype: torch.dtype,
-    cache: RaggedCache | None,
+    cache: KeyValueSlots | None,
 ) -> Tensor:
     """Final-normed hidden states of a Hugging Face decoder.
 

@@ -23,7 +23,7 @@ from .journal import Journal
 from .loops import is_looping
 from .render import content_of, render_prompt
 
-WINDOW = 32  # batches of prompts that are sorted by length together
+WINDOW = 32  # units whose prompts are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ class Dialogue:
         return {**found, "finish_reason": self.finish}
 
 
-def plan_units(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Batches of numbers, like lengths together, in windows of the given order so that memory stays bounded."""
+def plan_units(lengths: Sequence[int], unit_size: int) -> list[list[int]]:
+    """Units of numbers, like lengths together, in windows of the given order so that memory stays bounded."""
     units = []
-    size = batch_size * WINDOW
+    size = unit_size * WINDOW
     for start in range(0, len(lengths), size):
         window = sorted(range(start, min(start + size, len(lengths))), key=lambda i: (lengths[i], i))
-        units += [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
+        units += [window[i : i + unit_size] for i in range(0, len(window), unit_size)]
     return units
 
 

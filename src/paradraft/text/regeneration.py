@@ -20,6 +20,8 @@ from .provenance import Provenance, TargetIdentity, content_hash, read_provenanc
 from .render import render_prompt
 from .sources import Bad, Reading, check_bad_share, read_source
 
+ROWS_REFILLED = 4  # answers of a unit to a row of the engine: rows idle only while a unit ends
+
 
 @dataclass(frozen=True)
 class Respondent:
@@ -106,8 +108,9 @@ class Regeneration:
         self.done = len(self.journal.done())
         longest = respondent.context_length - settings.max_new_tokens
         self.job = Job(self.conversations, respondent.chat, longest, settings.seed)
-        batches = respondent.workers == 1
-        self.units = plan_units(lengths, settings.batch_size) if batches else [[i] for i in range(len(lengths))]
+        in_rows = respondent.workers == 1
+        unit_size = settings.batch_size * ROWS_REFILLED
+        self.units = plan_units(lengths, unit_size) if in_rows else [[i] for i in range(len(lengths))]
         self.refused: list[str] = []
 
     def __enter__(self) -> Regeneration:

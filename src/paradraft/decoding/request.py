@@ -1,0 +1,101 @@
+"""A text that is asked for, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass, field
+
+from .sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Request:
+    """Answer `prompt` (token ids) with at most `max_new_tokens`.
+
+    `stops`: tokens that end the answer, None: the target's. It may leave with `enough` tokens, while its drafts are
+    still as long as `max_new_tokens` lets them be. `seed` of its noise; None: the engine gives every request another.
+    """
+
+    prompt: Tokens[int]
+    max_new_tokens: int
+    sampling: Sampling = field(default_factory=Sampling)
+    stops: frozenset[int] | None = None
+    enough: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """One row's part in one round: what was drafted, how many drafts were kept, how many tokens were emitted.
+
+    `emitted` is `accepted + 1` (the target's own token), but for a text that ended inside the round.
+    """
+
+    drafted: tuple[int, ...]
+    accepted: int
+    emitted: int
+
+    @property
+    def clipped(self) -> bool:
+        """The text ended (stop token or length) before the target's own token of this round."""
+        return self.emitted <= self.accepted
+
+
+@dataclass
+class Generation:
+    """tokens: the answer, its stop token included. The first one comes from the prefill, outside any round."""
+
+    tokens: list[int] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
+    stopped: bool = False
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A request on its way: waiting (no slot yet), running in its slot, or finished.
+
+    Its newest token is the *anchor*: the target has not consumed it yet, so it has no features; the next verify forward
+    consumes it together with the drafts. `key` and `drawn` say where its noise goes on.
+    """
+
+    request: Request
+    stops: frozenset[int]
+    key: int
+    drawn: int = 0
+    slot: int | None = None
+    finished: bool = False
+    generation: Generation = field(default_factory=Generation)
+
+    @property
+    def anchor(self) -> int:
+        return self.generation.tokens[-1]
+
+    @property
+    def room(self) -> int:
+        """Tokens that may still be emitted."""
+        return self.request.max_new_tokens - len(self.generation.tokens)
+
+    def emit(self, tokens: list[int], drafted: Tokens[int] | None) -> list[int]:
+        """Append what a round brought, up to the end of the answer; what was appended.
+
+        The answer ends at a stop token, at its limit, or with enough tokens. `drafted`: by the round, None: prefill.
+        """
+        accepted, generation = len(tokens) - 1, self.generation
+        tokens = tokens[: self.room]
+        stop = next((n for n, token in enumerate(tokens, 1) if token in self.stops), None)
+        tokens = tokens[:stop]
+        generation.tokens += tokens
+        generation.stopped = stop is not None
+        if drafted is not None:
+            generation.rounds.append(Round(tuple(drafted), accepted, len(tokens)))
+        enough = self.request.enough or self.request.max_new_tokens
+        self.finished = generation.stopped or len(generation.tokens) >= enough
+        return tokens
+
+
+@dataclass(frozen=True)
+class Event:
+    """`sequence` went on by `tokens`; see `sequence.finished`."""
+
+    sequence: Sequence
+    tokens: list[int]

@@ -1,0 +1,72 @@
+"""What a drafter remembers of the sequences it drafts for: one slot each, the engine's own numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..models import KeyValueSlots
+from ..models.slots import grown
+
+Consume = Callable[["DraftState", Sequence[int], Tensor, Tensor], None]
+
+
+class DraftState:
+    """Keys and values of consumed tokens in `cache`, and the newest committed tokens, which wait for the next draft.
+
+    `waiting` [slots, W, H] holds what the drafter reads of them, the first `counts` [slots] (on the host) of each slot:
+    one forward then consumes them and drafts. `last_features` [slots, F]: the target's, of the newest token that has
+    any; zeros before the first.
+    """
+
+    def __init__(self, cache: KeyValueSlots, waiting: Tensor, last_features: Tensor) -> None:
+        self.cache, self.waiting, self.last_features = cache, waiting, last_features
+        self.counts = torch.zeros(len(waiting), dtype=torch.long)
+
+    def starts(self, slots: Sequence[int]) -> Tensor:
+        """Committed tokens of each slot, consumed or waiting, [rows] on the host."""
+        return self.cache.lengths[list(slots)] + self.counts[list(slots)]
+
+    def receive(self, slots: Sequence[int], inputs: Tensor, counts: Tensor, consume: Consume) -> None:
+        """Let the first `counts` [rows] of `inputs` [rows, W, H] wait; `consume` what waited since no draft took it.
+
+        A prompt is consumed at once: it belongs to the prefill, not to the first draft.
+        """
+        slots = list(slots)
+        if self.counts[slots].any():
+            consume(self, slots, *self.take(slots))
+        tokens = int(counts.max())
+        if tokens > self.waiting.shape[1] or not self.cache.lengths[slots].all():
+            consume(self, slots, inputs, counts)
+            return
+        self.waiting[slots, :tokens] = inputs[:, :tokens]
+        self.counts[slots] = counts
+
+    def take(self, slots: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """What waits, [rows, W, H], and how much of it counts, [rows]; whoever takes it consumes it."""
+        slots = list(slots)
+        counts = self.counts[slots]
+        self.counts[slots] = 0
+        return self.waiting[slots, : int(counts.max())], counts
+
+    def release(self, slots: Sequence[int]) -> None:
+        """Forget these sequences."""
+        self.cache.release(slots)
+        self.counts[list(slots)] = 0
+        self.last_features[list(slots)] = 0
+
+    def copy(self, source: int, slots: Sequence[int]) -> None:
+        """Let `slots` go on from where `source` is."""
+        self.cache.copy(source, slots)
+        for tensor in (self.waiting, self.counts, self.last_features):
+            tensor[list(slots)] = tensor[source].clone()
+
+    def grow(self, rows: int, capacity: int) -> None:
+        """Room for at least so many sequences and tokens in each."""
+        self.cache.grow(rows, capacity)
+        rows = len(self.cache.lengths)
+        self.waiting, self.counts, self.last_features = (
+            grown(tensor, rows) for tensor in (self.waiting, self.counts, self.last_features)
+        )

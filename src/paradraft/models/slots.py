@@ -1,0 +1,182 @@
+"""Key/value slots: a fixed buffer a layer, one slot a sequence, sequences come and go.
+
+Token t of a sequence stands at place t of its slot. Taking back a rejected draft is keeping a shorter length: what lies
+beyond is hidden by the attention mask and overwritten by the next write. Lengths are kept on the host, so that no
+bookkeeping waits for a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class SlotLayer(CacheLayerMixin):
+    """Keys and values of one layer, `[slots, heads, capacity, head_dim]`, allocated at the first write."""
+
+    def __init__(self, owner: KeyValueSlots) -> None:
+        super().__init__()
+        self.owner = owner
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        heads, rows, capacity = key_states.shape[1], len(self.owner.lengths), self.owner.capacity
+        self.keys = key_states.new_zeros(rows, heads, capacity, key_states.shape[-1])
+        self.values = value_states.new_zeros(rows, heads, capacity, value_states.shape[-1])
+        self.is_initialized = True
+
+    def write(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Put `[rows, heads, tokens, dim]` at the reserved places; the layer's whole buffers."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
+        self.owner.write(self.keys, key_states)
+        self.owner.write(self.values, value_states)
+        return self.keys, self.values
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        keys, values = self.write(key_states, value_states)
+        return self.owner.reserved(keys), self.owner.reserved(values)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.owner.end, 0
+
+    def get_seq_length(self) -> int:
+        return self.owner.start
+
+    def get_max_length(self) -> int:
+        return self.owner.capacity
+
+
+class KeyValueSlots(Cache):
+    """`lengths` [slots], on the host, counts the committed tokens of every slot; it moves by `commit` and `release`.
+
+    `reserve` announces that some slots are about to write tokens behind their own lengths; the model's forward then
+    writes them, and `commit` says how many of them stay.
+    """
+
+    def __init__(self, layers: int, rows: int, capacity: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
+        self.capacity, self.device = capacity, torch.device(device)
+        self.lengths = torch.zeros(rows, dtype=torch.long)
+        self.slots: list[int] = []  # of the reservation, as all that follows
+        self.start = self.end = 0  # the longest length before and after it
+        self.rows: slice | Tensor = slice(0, 0)  # its slots as an index: a slice where they stand side by side
+        self._index: tuple[Tensor, Tensor] | None = None
+
+    # --- a forward --------------------------------------------------------------------------------------------
+
+    def reserve(self, slots: Sequence[int] | None, tokens: int, parents: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Positions [rows, tokens] of the coming tokens of `slots` (None: all) and what they see, [rows, tokens, end].
+
+        A token sees what is committed and the tokens before it. With `parents` [rows, tokens] they are trees: index of
+        the parent among the tokens, -1 for the first; a token sees its ancestors and stands at its depth.
+        """
+        self.slots = list(range(len(self.lengths))) if slots is None else list(slots)
+        lengths = self.lengths[self.slots]
+        self.start = int(lengths.max())
+        self.end = self.start + tokens
+        if self.end > self.capacity:
+            raise ValueError(f"the slots hold {self.capacity} tokens each, {self.end} were asked for")
+        self.rows = as_index(self.slots, self.device)
+        starts = lengths.to(self.device)[:, None]
+        places = starts + torch.arange(tokens, device=self.device)
+        self._index = None if len(self.slots) == 1 else (torch.tensor(self.slots, device=self.device)[:, None], places)
+        seen = torch.arange(self.end, device=self.device)
+        if parents is None:
+            return places, seen <= places[..., None]
+        family = ancestors(parents)
+        visible = (seen < starts[..., None]).expand(-1, tokens, -1).clone()
+        visible.scatter_(2, places[:, None].expand(-1, tokens, -1), family)
+        return starts + family.sum(-1) - 1, visible
+
+    def write(self, buffer: Tensor, states: Tensor) -> None:
+        """Put `states` [rows, heads, tokens, dim] at the reserved places of `buffer` [slots, heads, capacity, dim]."""
+        if self._index is None:  # a single row: one contiguous copy
+            buffer[self.slots[0], :, self.start : self.end] = states[0]
+        else:
+            slots, places = self._index
+            buffer[slots, :, places] = states.transpose(1, 2)
+
+    def reserved(self, buffer: Tensor) -> Tensor:
+        """The reserved slots of a buffer up to the longest: a view where they stand side by side, else a copy."""
+        return buffer[self.rows, :, : self.end]
+
+    def commit(self, counts: Tensor, path: Tensor | None = None) -> None:
+        """Keep `counts` [rows] (on the host) of the tokens that were written last; the rest is forgotten.
+
+        The first ones, or those that `path` [rows, P] names in order; their keys and values move to the front.
+        """
+        if path is not None and not torch.equal(path, torch.arange(path.shape[1], device=path.device).expand_as(path)):
+            slots = torch.tensor(self.slots, device=self.device)[:, None]
+            starts = self.lengths[self.slots].to(self.device)[:, None]
+            places = starts + torch.arange(path.shape[1], device=self.device)
+            for buffer in self._buffers():
+                buffer[slots, :, places] = buffer[slots, :, starts + path]
+        self.lengths[self.slots] += counts
+
+    # --- sequences that come and go -----------------------------------------------------------------------------
+
+    def release(self, slots: Sequence[int]) -> None:
+        """Forget what these slots hold."""
+        self.lengths[list(slots)] = 0
+
+    def copy(self, source: int, slots: Sequence[int]) -> None:
+        """Let `slots` hold what `source` holds."""
+        length = int(self.lengths[source])
+        for buffer in self._buffers():
+            buffer[list(slots), :, :length] = buffer[source, :, :length]
+        self.lengths[list(slots)] = length
+
+    def grow(self, rows: int, capacity: int) -> None:
+        """Make room for at least so many slots and tokens in each; what they hold stays."""
+        rows, capacity = max(rows, len(self.lengths)), max(capacity, self.capacity)
+        if (rows, capacity) == (len(self.lengths), self.capacity):
+            return
+        for layer in self.layers:
+            assert isinstance(layer, SlotLayer)
+            if layer.keys is not None and layer.values is not None:
+                layer.keys, layer.values = (grown(b, rows, capacity) for b in (layer.keys, layer.values))
+        self.lengths = grown(self.lengths, rows)
+        self.capacity = capacity
+
+    def _buffers(self) -> list[Tensor]:
+        return [
+            buffer
+            for layer in self.layers
+            if isinstance(layer, SlotLayer) and layer.keys is not None and layer.values is not None
+            for buffer in (layer.keys, layer.values)
+        ]
+
+
+def as_index(slots: list[int], device: torch.device) -> slice | Tensor:
+    """A slice of slots that stand side by side in order, which gives views; else their numbers."""
+    if slots == list(range(slots[0], slots[0] + len(slots))):
+        return slice(slots[0], slots[0] + len(slots))
+    return torch.tensor(slots, device=device)
+
+
+def ancestors(parents: Tensor) -> Tensor:
+    """[rows, N, N] boolean: which nodes are a node's ancestors or itself; parents [rows, N] stand before children."""
+    rows, nodes = parents.shape
+    family = torch.eye(nodes, dtype=torch.bool, device=parents.device).repeat(rows, 1, 1)
+    row = torch.arange(rows, device=parents.device)
+    for node in range(1, nodes):
+        family[:, node] |= family[row, parents[:, node]]
+    return family
+
+
+def grown(tensor: Tensor, rows: int, capacity: int | None = None) -> Tensor:
+    """`tensor` [slots, ...] with more slots, or [slots, heads, capacity, dim] with more of both; zeros behind it."""
+    shape = [rows, *tensor.shape[1:]]
+    if capacity is not None:
+        shape[2] = capacity
+    larger = tensor.new_zeros(shape)
+    if capacity is None:
+        larger[: len(tensor)] = tensor
+    else:
+        larger[: len(tensor), :, : tensor.shape[2]] = tensor
+    return larger
