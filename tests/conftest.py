@@ -24,6 +24,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
@@ -59,6 +61,8 @@ def make_model(family: str, seed: int = 0, **sizes: Any) -> Any:
         return Qwen3ForCausalLM(Qwen3Config(**settings))
     if family == "llama":
         return LlamaForCausalLM(LlamaConfig(**settings))
+    if family == "qwen2":
+        return Qwen2ForCausalLM(Qwen2Config(**settings))
     if family == "gemma":
         return GemmaForCausalLM(GemmaConfig(**settings))
     if family == "gemma2":
@@ -73,7 +77,7 @@ def make_model(family: str, seed: int = 0, **sizes: Any) -> Any:
         rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
         return GptOssForCausalLM(GptOssConfig(**settings, **window, **rope, num_local_experts=4, num_experts_per_tok=2))
     if family == "mistral":  # the window is in every layer
-        return MistralForCausalLM(MistralConfig(**settings, **window))
+        return MistralForCausalLM(MistralConfig(**window | settings))
     if family == "qwen3_moe":
         experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
         return Qwen3MoeForCausalLM(Qwen3MoeConfig(**settings, **experts))

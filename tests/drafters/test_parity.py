@@ -49,7 +49,8 @@ def drafting_logits(drafter: Drafter, target: Target, ids: Tensor, anchors: list
 @pytest.mark.parametrize("family", ["qwen3", "gemma2", "qwen3_moe"])
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize(("kind", "mode"), WAYS)
-def test_training_logits_equal_decoding_logits(kind: str, mode: str, rows: int, family: str) -> None:
+@pytest.mark.parametrize("lean", [False, True])
+def test_training_logits_equal_decoding_logits(kind: str, mode: str, rows: int, family: str, lean: bool) -> None:
     target = Target(make_model(family))
     drafter = make_drafter_of(kind, target)
     drafter.set_mode(mode)
@@ -62,6 +63,9 @@ def test_training_logits_equal_decoding_logits(kind: str, mode: str, rows: int, 
     with torch.no_grad():
         features = target.features(ids, document_ids, drafter.feature_layers)
         training = drafter.head(drafter(grid, features))
+    if lean:  # loaded drafters draft the fast way
+        target.prepare_decoding()
+        drafter.prepare_decoding()
     by_place = {(r, a): n for n, (r, a) in enumerate(zip(grid.rows.tolist(), grid.anchors.tolist(), strict=True))}
     checked = 0
     for first in range(6, 10):  # ragged: row r's anchor is first + r

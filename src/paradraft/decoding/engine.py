@@ -100,7 +100,8 @@ class Engine:
 
     def cancel(self, sequences: list[Sequence]) -> None:
         """Let sequences end where they are, whether they run or wait."""
-        self._leave([sequence for sequence in sequences if not sequence.finished])
+        with self.target.decoding():
+            self._leave([sequence for sequence in sequences if not sequence.finished])
 
     def step(self) -> list[Event]:
         """Admit what has room, run one round of everything that runs; what every sequence went on by."""

@@ -9,7 +9,6 @@ from pydantic import Discriminator, Tag
 
 from ..errors import UserError
 from ..models import Target
-from ..models.cpu_kernels import pack_for_decoding
 from ..models.names import drafter_directory
 from .base import Drafter, DrafterSection, Proposal, Sampler
 from .dflash import DFlash, DFlashSection
@@ -54,7 +53,7 @@ def load_drafter(name: str | Path, target: Target) -> Drafter:
     """The drafter of that name or directory, whatever its kind, bound to `target`, ready to decode with."""
     directory = drafter_directory(name)
     drafter = DRAFTERS[kind_of(directory)].from_pretrained(directory, target)
-    pack_for_decoding(drafter)
+    drafter.prepare_decoding()
     return drafter
 
 

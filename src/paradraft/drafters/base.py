@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..config import Section
 from ..errors import UserError
 from ..models import Target
-from ..models.cpu_kernels import soft_capped
+from ..models.cpu_kernels import pack_for_decoding, soft_capped
 from .grid import Batch, Grid
 from .state import DraftState
 from .vocabulary import DraftVocabulary, FrozenLinear, head_rows
@@ -115,6 +115,10 @@ class Drafter(nn.Module, ABC):
         if self.head_rows is None:
             return self.target.head(hidden)
         return soft_capped(self.head_rows(hidden), self.target.softcap)
+
+    def prepare_decoding(self) -> None:
+        """Draft the fast way from now on; the weights are final and stay where they are."""
+        pack_for_decoding(self)
 
     @abstractmethod
     def start(self, rows: int, capacity: int) -> DraftState:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..models import KeyValueSlots, Target
+from ..models.cpu_kernels import linears_to_pack, pack_for_decoding
 from ..models.names import drafter_directory
 from .attention import attention_mask, dflash_predicate
 from .base import Drafter, DrafterSection, Proposal, Sampler
@@ -140,6 +141,10 @@ class DFlash(Drafter):
         return self.norm(hidden).view(-1, block, hidden.shape[-1])[:, 1:]
 
     # --- decoding -------------------------------------------------------------------------------------------------
+
+    def prepare_decoding(self) -> None:
+        pack = bool(linears_to_pack(self))
+        pack_for_decoding(self, [linear for layer in self.decoder for linear in layer.fuse(pack)])
 
     def start(self, rows: int, capacity: int) -> DraftState:
         config, weight = self.config, self.norm.weight

@@ -23,6 +23,7 @@ from ..errors import UserError, first_line
 from ..models import KeyValueSlots, Target
 from ..models.attention import refuse_unsupported, sliding_window
 from ..models.cpu_kernels import head_is_plain, head_logits, soft_capped
+from ..models.lean import LeanDecoder, prepare_decoding
 from ..models.names import drafter_directory
 from ..models.target import load_causal_lm, moved, run_decoder
 from .base import Drafter, DrafterSection
@@ -65,6 +66,7 @@ class LanguageModelDrafter(Drafter):
         if max_draft < 1:
             raise UserError(f"a draft model drafts at least one token a round, not {max_draft} (draft_length)")
         self.max_draft = max_draft
+        self.lean: LeanDecoder | None = None  # see `prepare_decoding`
         self.model = model.requires_grad_(True)
         self.attention: str = model.config._attn_implementation
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
@@ -141,12 +143,17 @@ class LanguageModelDrafter(Drafter):
 
     def run(self, inputs: Tensor, positions: Tensor, visible: Any, cache: KeyValueSlots | None) -> Tensor:
         """Final-normed hidden states; `visible` as `run_decoder` takes it."""
+        if cache is not None and self.lean is not None:
+            return self.lean.run(inputs, positions, visible, cache)[0]
         wanted = self.attention if isinstance(visible, Tensor) else "flex_attention"
         if self.model.config._attn_implementation != wanted:
             self.model.set_attn_implementation(wanted)
         return run_decoder(self.model.base_model, {"inputs_embeds": inputs}, positions, visible, self.dtype, cache)
 
     # --- decoding -------------------------------------------------------------------------------------------------
+
+    def prepare_decoding(self) -> None:
+        self.lean = prepare_decoding(self.model, self)
 
     def start(self, rows: int, capacity: int) -> DraftState:
         layers = int(self.model.config.get_text_config().num_hidden_layers)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..models.cpu_kernels import Product
 from .attention import attend
 
 
@@ -56,6 +57,7 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(size, config.key_value_heads * dim, bias=False)
         self.v_proj = nn.Linear(size, config.key_value_heads * dim, bias=False)
         self.o_proj = nn.Linear(config.heads * dim, size, bias=False)
+        self.key_value: Product | None = None  # both projections in one, at decoding
         self.q_norm = RMSNorm(dim, config.norm_epsilon)
         self.k_norm = RMSNorm(dim, config.norm_epsilon)
 
@@ -64,8 +66,9 @@ class Attention(nn.Module):
 
     def keys_values(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """[rows, key_value_heads, T, dim] each; keys normed and rotated to their positions."""
-        keys = self.k_norm(self.k_proj(x).unflatten(-1, (-1, self.head_dim))).transpose(1, 2)
-        return rotate(keys, rotation), self._heads(self.v_proj(x))
+        keys, values = (self.k_proj(x), self.v_proj(x)) if self.key_value is None else self.key_value(x).chunk(2, -1)
+        keys = self.k_norm(keys.unflatten(-1, (-1, self.head_dim))).transpose(1, 2)
+        return rotate(keys, rotation), self._heads(values)
 
     def queries(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         return rotate(self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.head_dim))).transpose(1, 2), rotation)
@@ -82,8 +85,11 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
+        self.gate_up: Product | None = None  # both projections in one, at decoding
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = (self.gate_proj(x), self.up_proj(x)) if self.gate_up is None else self.gate_up(x).chunk(2, -1)
+        return self.down_proj(F.silu(gate) * up)
 
 
 class Layer(nn.Module):
@@ -93,3 +99,10 @@ class Layer(nn.Module):
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.norm_epsilon)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_epsilon)
+
+    def fuse(self, pack: bool) -> list[nn.Module]:
+        """Run projections of one input as one product from now on; the layers that this takes the place of."""
+        attention, mlp = self.self_attn, self.mlp
+        attention.key_value = Product((attention.k_proj, attention.v_proj), pack)
+        mlp.gate_up = Product((mlp.gate_proj, mlp.up_proj), pack)
+        return [*attention.key_value.linears, *mlp.gate_up.linears]

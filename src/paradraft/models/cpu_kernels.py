@@ -6,7 +6,8 @@ oneDNN keeps it rearranged, so that ten rows cost little more than one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 import torch
@@ -15,39 +16,122 @@ from torch import Tensor, nn
 
 MOST_BYTES = 2**30  # of weights that are packed: the packed copy comes on top of them
 ROWS = 10  # that the packing is made for; others work
+WORTH_A_TRIAL = 2**16  # elements of a weight
+CLEARLY = 1.3  # times as fast
+MANY_ROWS = 64  # beyond the rows of a draft every product is bound by arithmetic
+
+
+class Product:
+    """The linear layers of one input as one product, the layers' outputs side by side.
+
+    With `pack` it reads a copy in oneDNN's own order, but for a single row, which PyTorch's matrix-vector product does
+    faster on layers in column order; weights that an embedding shares (`shared`) must keep their rows, so there even a
+    single row reads the copy. Without, several layers' weights are laid side by side, and the layers go on as views of
+    that. Either way the weights must be final.
+    """
+
+    def __init__(self, linears: Sequence[nn.Linear], pack: bool, shared: bool = False) -> None:
+        self.linears, self.inputs = tuple(linears), linears[0].in_features
+        weights = [linear.weight.detach() for linear in linears]
+        biases = [
+            linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
+            for linear in linears
+        ]
+        has_bias = any(linear.bias is not None for linear in linears)
+        self.weight = weights[0] if len(linears) == 1 else torch.cat(weights)
+        self.bias: Tensor | None = torch.cat(biases) if has_bias else None
+        self.packed: Tensor | None = None
+        self.least = 0  # rows from which the packed copy is read
+        if pack:
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, ROWS)
+            if not shared:
+                for linear in linears:
+                    linear.weight.data = linear.weight.data.t().contiguous().t()
+            self.weight = self.linears[0].weight.detach()
+            self.least = rows_to_pack(self, 1 if shared else 2)
+        elif len(linears) > 1:
+            for linear, part in zip(linears, self.weight.split([len(weight) for weight in weights]), strict=True):
+                linear.weight.data = part
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.packed is None:
+            return F.linear(x, self.weight, self.bias)
+        if x.numel() < self.least * self.inputs:
+            return self.by_layer(x)
+        return self.by_copy(x)
+
+    def by_layer(self, x: Tensor) -> Tensor:
+        found = [F.linear(x, linear.weight, linear.bias) for linear in self.linears]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+
+    def by_copy(self, x: Tensor) -> Tensor:
+        product = torch.ops.mkldnn._linear_pointwise.default
+        return cast("Tensor", product(x, self.packed, self.bias, "none", [], ""))
+
+
+def rows_to_pack(product: Product, usual: int) -> int:
+    """Rows from which the packed copy is read: `usual`, unless a trial on this machine clearly says otherwise.
+
+    Only clearly, and once for a shape: results should not depend on the noise of a stopwatch, not even in rounding.
+    """
+    shape = product.inputs, *(linear.out_features for linear in product.linears)
+    if shape[0] * sum(shape[1:]) < WORTH_A_TRIAL:
+        return usual
+    key = (*shape, usual, torch.get_num_threads())
+    if key not in _rows_to_pack:
+        if gain_of_copy(product, 4) * CLEARLY < 1:
+            _rows_to_pack[key] = MANY_ROWS
+        else:
+            gain = gain_of_copy(product, 1)
+            _rows_to_pack[key] = 1 if gain > CLEARLY else 2 if gain * CLEARLY < 1 else usual
+    return _rows_to_pack[key]
+
+
+_rows_to_pack: dict[tuple[int, ...], int] = {}
+
+
+def gain_of_copy(product: Product, rows: int) -> float:
+    """How many times as fast as by layer so many rows are by the packed copy."""
+    x = torch.zeros(1, rows, product.inputs)
+    with torch.inference_mode():
+        return shortest(lambda: product.by_layer(x)) / shortest(lambda: product.by_copy(x))
+
+
+def shortest(call: Callable[[], Any], times: int = 5) -> float:
+    """Seconds of the fastest of a few calls."""
+    best = float("inf")
+    for _ in range(times):
+        started = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - started)
+    return best
 
 
 class PackedLinear(nn.Linear):
-    """A linear layer that shares `linear`'s weights and, in inference mode, reads a copy in oneDNN's own order.
+    """A linear layer that shares `linear`'s weights and, in inference mode, multiplies as `Product` does.
 
-    A single row is left to PyTorch's matrix-vector product, which is faster in column order; weights that an
-    embedding shares must keep their rows, so there even a single row reads the copy. Nothing updates the copy: pack a
-    model only when its weights are final. Weights that are moved or cast leave it behind.
+    Nothing updates the packed copy: pack a model only when its weights are final. Weights that are moved or cast leave
+    it behind.
     """
 
     def __init__(self, linear: nn.Linear, shared: bool = False) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        self.packed: Tensor | None = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
-        self.least = self.in_features if shared else self.in_features + 1  # elements of an input that reads the copy
-        if not shared:
-            self.weight.data = self.weight.data.t().contiguous().t()
+        self.product: Product | None = Product((linear,), True, shared)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> PackedLinear:
-        self.packed = None
+        self.product = None
         return cast("PackedLinear", super()._apply(fn, recurse))
 
     def forward(self, input: Tensor) -> Tensor:
-        few = input.numel() < self.least
-        if self.packed is None or few or not torch.is_inference_mode_enabled() or input.dtype != torch.float32:
+        if self.product is None or not torch.is_inference_mode_enabled() or input.dtype != torch.float32:
             return F.linear(input, self.weight, self.bias)
-        product = torch.ops.mkldnn._linear_pointwise.default
-        return cast("Tensor", product(input, self.packed, self.bias, "none", [], ""))
+        return self.product(input)
 
 
-def pack_for_decoding(model: nn.Module) -> None:
-    """Replace the float32 linear layers of a model on a CPU by packed ones, where oneDNN is there and memory allows."""
+def linears_to_pack(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
+    """(parent, name, layer) of the float32 linear layers of a model on a CPU, if oneDNN is there and memory allows."""
     found = [
         (parent, name, child)
         for parent in model.modules()
@@ -58,11 +142,15 @@ def pack_for_decoding(model: nn.Module) -> None:
         and child.weight.device.type == "cpu"
     ]
     size = sum(child.weight.numel() * child.weight.element_size() for _, _, child in found)
-    if size > MOST_BYTES or not packing_works():
-        return
+    return found if size <= MOST_BYTES and packing_works() else []
+
+
+def pack_for_decoding(model: nn.Module, but: Collection[nn.Module] = ()) -> None:
+    """Replace the linear layers that `linears_to_pack` finds by packed ones, `but` some."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    for parent, name, child in found:
-        setattr(parent, name, PackedLinear(child, id(child.weight) in embeddings))
+    for parent, name, child in linears_to_pack(model):
+        if child not in but:
+            setattr(parent, name, PackedLinear(child, id(child.weight) in embeddings))
 
 
 def packing_works() -> bool:

@@ -65,6 +65,7 @@ class KeyValueSlots(Cache):
         self.slots: list[int] = []  # of the reservation, as all that follows
         self.start = self.end = 0  # the longest length before and after it
         self.rows: slice | Tensor = slice(0, 0)  # its slots as an index: a slice where they stand side by side
+        self.runs: list[tuple[slice, slice, int]] = []  # its rows, by slots that stand side by side; see `runs_of`
         self._index: tuple[Tensor, Tensor] | None = None
 
     # --- a forward --------------------------------------------------------------------------------------------
@@ -82,6 +83,7 @@ class KeyValueSlots(Cache):
         if self.end > self.capacity:
             raise ValueError(f"the slots hold {self.capacity} tokens each, {self.end} were asked for")
         self.rows = as_index(self.slots, self.device)
+        self.runs = runs_of(self.slots, (lengths + tokens).tolist())
         starts = lengths.to(self.device)[:, None]
         places = starts + torch.arange(tokens, device=self.device)
         self._index = None if len(self.slots) == 1 else (torch.tensor(self.slots, device=self.device)[:, None], places)
@@ -157,6 +159,15 @@ def as_index(slots: list[int], device: torch.device) -> slice | Tensor:
     if slots == list(range(slots[0], slots[0] + len(slots))):
         return slice(slots[0], slots[0] + len(slots))
     return torch.tensor(slots, device=device)
+
+
+def runs_of(slots: list[int], ends: list[int]) -> list[tuple[slice, slice, int]]:
+    """Rows whose slots stand side by side: (rows, their slots, the longest of their `ends`)."""
+    breaks = [row for row in range(1, len(slots)) if slots[row] != slots[row - 1] + 1]
+    return [
+        (slice(first, last), slice(slots[first], slots[last - 1] + 1), max(ends[first:last]))
+        for first, last in zip([0, *breaks], [*breaks, len(slots)], strict=True)
+    ]
 
 
 def ancestors(parents: Tensor) -> Tensor:

@@ -21,8 +21,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from ..errors import UserError, first_line
 from .attention import attention_implementation, document_attention, layer_masks, refuse_unsupported
 from .chat import ChatText, context_length_of, load_tokenizer, no_tokenizer, stop_tokens_of
-from .cpu_kernels import head_is_plain, head_logits, pack_for_decoding
+from .cpu_kernels import head_is_plain, head_logits
 from .gguf import origin
+from .lean import LeanDecoder, prepare_decoding
 from .names import shown_name, target_name
 from .slots import KeyValueSlots
 
@@ -55,6 +56,7 @@ class Target:
         self.stop_tokens = stop_tokens_of(model.generation_config, tokenizer)
         self._chat = None if tokenizer is None else ChatText.of(tokenizer, self.stop_tokens, thinking, date)
         self.sharded = False  # by FSDP2, over several processes
+        self.lean: LeanDecoder | None = None  # see `prepare_decoding`
         self.origin: str | None = None  # what a GGUF file held, in words
         self.base: nn.Module = model.base_model
         found = getattr(self.base, "layers", None)
@@ -142,7 +144,11 @@ class Target:
         (prefill), logits [rows, 1, vocabulary].
         """
         positions, visible = cache.reserve(slots, input_ids.shape[1], parents)
-        hidden, features = self._run(input_ids, positions, visible, feature_layers, cache)
+        if self.lean is not None and not self.sharded:
+            hidden, outputs = self.lean.run(self.embedding(input_ids), positions, visible, cache, feature_layers)
+            features = torch.cat(outputs, dim=-1) if outputs else hidden[..., :0]
+        else:
+            hidden, features = self._run(input_ids, positions, visible, feature_layers, cache)
         if logits_at is not None:
             hidden = hidden[torch.arange(len(hidden), device=hidden.device), logits_at][:, None]
         return TargetOutput(self.head(hidden), features)
@@ -165,6 +171,13 @@ class Target:
     def logits(self, input_ids: Tensor, document_ids: Tensor) -> Tensor:
         """Logits [batch, tokens, vocabulary] of whole sequences, the documents apart."""
         return self.head(self.read(input_ids, document_ids, ())[0])
+
+    def prepare_decoding(self) -> None:
+        """Decode the fast way from now on: a lean forward where the architecture is a common one, CPU kernels.
+
+        The weights must be final and stay where they are.
+        """
+        self.lean = prepare_decoding(self.model)
 
     def check_layers(self, feature_layers: Sequence[int]) -> None:
         wrong = [i for i in feature_layers if not 0 <= i <= len(self.layers)]
@@ -237,7 +250,7 @@ class Target:
         model = load_causal_lm(directory, chosen, "target", trust_remote_code)
         target = cls(moved(model, device), tokenizer, shown_name(name), thinking, date)
         target.origin = origin(directory)
-        pack_for_decoding(target.model)
+        target.prepare_decoding()
         return target
 
 

@@ -241,4 +241,4 @@ def shard_target(target: Target, processes: Processes) -> None:
     rest = {p for module in (target.base, target.model) for p in module.parameters() if not isinstance(p, DTensor)}
     fully_shard(target.base, mesh=mesh, ignored_params=rest)
     target.model.to(processes.device)
-    target.sharded = True
+    target.sharded, target.lean = True, None

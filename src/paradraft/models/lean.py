@@ -1,0 +1,164 @@
+"""A lean forward of the common decoder (Llama, Qwen2, Qwen3, Mistral), equal to Transformers' own.
+
+Projections of one input are one product, positions are rotated from a table, the mask is made once, keys and values go
+straight to their slots, and no module is called. Every other architecture takes Transformers' forward, the oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import additive, sliding_window
+from .cpu_kernels import PackedLinear, Product, linears_to_pack, pack_for_decoding
+from .slots import KeyValueSlots, SlotLayer
+
+COMMON = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+
+
+class LeanLayer:
+    """The weights of one decoder layer as it is run."""
+
+    def __init__(self, layer: Any, pack: bool) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.before = layer.input_layernorm.weight, layer.input_layernorm.variance_epsilon
+        self.between = layer.post_attention_layernorm.weight, layer.post_attention_layernorm.variance_epsilon
+        self.qkv = Product((attention.q_proj, attention.k_proj, attention.v_proj), pack)
+        self.out = Product((attention.o_proj,), pack)
+        self.gate_up = Product((mlp.gate_proj, mlp.up_proj), pack)
+        self.down = Product((mlp.down_proj,), pack)
+        self.scale: float = attention.scaling
+        self.head_dim: int = attention.head_dim
+        self.heads = attention.q_proj.out_features // self.head_dim
+        self.key_heads = attention.k_proj.out_features // self.head_dim
+        self.normed: tuple[Tensor, float] | None = None
+        if getattr(attention, "q_norm", None) is not None:
+            queries = attention.q_norm.weight.expand(self.heads, -1)
+            weights = torch.cat((queries, attention.k_norm.weight.expand(self.key_heads, -1)))
+            self.normed = weights.detach(), attention.q_norm.variance_epsilon
+
+    @property
+    def products(self) -> tuple[Product, ...]:
+        return self.qkv, self.out, self.gate_up, self.down
+
+    def attend(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], held: SlotLayer, masks: list[Any]) -> Tensor:
+        """The attention's output [R, T, H]; `rotation` [R, T, 1, dim], one mask for each of the cache's runs."""
+        rows, tokens, _ = hidden.shape
+        states = self.qkv(rms_norm(hidden, self.before)).view(rows, tokens, -1, self.head_dim)
+        both, values = states.split((self.heads + self.key_heads, self.key_heads), dim=2)
+        if self.normed is not None:
+            weights, epsilon = self.normed
+            both = F.rms_norm(both, (self.head_dim,), None, epsilon) * weights
+        both = rotated(both, rotation).transpose(1, 2)
+        queries, keys = both[:, : self.heads], both[:, self.heads :]
+        all_keys, all_values = held.write(keys, values.transpose(1, 2))
+        found = []
+        for (row, slot, end), mask in zip(held.owner.runs, masks, strict=True):
+            known = all_keys[slot, :, :end], all_values[slot, :, :end]
+            found.append(F.scaled_dot_product_attention(queries[row], *known, mask, scale=self.scale, enable_gqa=True))
+        attended = found[0] if len(found) == 1 else torch.cat(found)
+        return self.out(attended.transpose(1, 2).reshape(rows, tokens, -1))
+
+    def feed_forward(self, hidden: Tensor) -> Tensor:
+        gate, up = self.gate_up(rms_norm(hidden, self.between)).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class LeanDecoder:
+    """Runs the decoder of a Hugging Face model whose weights are final and stay where they are."""
+
+    def __init__(self, model: Any, pack: bool) -> None:
+        self.layers = [LeanLayer(layer, pack) for layer in model.base_model.layers]
+        self.norm = model.base_model.norm.weight, model.base_model.norm.variance_epsilon
+        self.rotary = model.base_model.rotary_emb
+        self._table: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def products(self) -> list[Product]:
+        return [product for layer in self.layers for product in layer.products]
+
+    def run(
+        self,
+        hidden: Tensor,
+        positions: Tensor,
+        visible: Tensor,
+        cache: KeyValueSlots,
+        feature_layers: Sequence[int] = (),
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Final-normed hidden states of embeddings [R, T, H], and the outputs of some layers.
+
+        positions [R, T] and visible [R, T, end] as `cache.reserve` gave them; the id N of a model with N layers is the
+        output after the final norm.
+        """
+        cos, sin = self._rotations(cache.capacity, hidden)
+        rotation = cos[positions][:, :, None], sin[positions][:, :, None]
+        masks = [run_mask(visible[row, :, :end], hidden.dtype) for row, _, end in cache.runs]
+        outputs = {}
+        for number, (layer, held) in enumerate(zip(self.layers, cache.layers, strict=True)):
+            assert isinstance(held, SlotLayer)
+            hidden = hidden + layer.attend(hidden, rotation, held, masks)
+            hidden = hidden + layer.feed_forward(hidden)
+            if number in feature_layers:
+                outputs[number] = hidden
+        hidden = outputs[len(self.layers)] = rms_norm(hidden, self.norm)
+        return hidden, [outputs[number] for number in feature_layers]
+
+    def _rotations(self, capacity: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and signed sin [capacity, dim] of every position."""
+        if self._table is None or len(self._table[0]) < capacity:
+            cos, sin = self.rotary(like, torch.arange(capacity, device=like.device)[None])
+            half = sin.shape[-1] // 2
+            self._table = cos[0], torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)
+        return self._table
+
+
+def rms_norm(hidden: Tensor, norm: tuple[Tensor, float]) -> Tensor:
+    weight, epsilon = norm
+    return F.rms_norm(hidden, weight.shape, weight, epsilon)
+
+
+def rotated(states: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary embedding, half-rotation form: states [R, T, heads, dim]; the sine's first half carries its sign."""
+    cos, sin = rotation
+    return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, -1), sin)
+
+
+def run_mask(visible: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """The additive mask [R, 1, T, end] of what is visible; None for a single token, which sees all."""
+    return None if visible.shape[:2] == (1, 1) else additive(visible, dtype)
+
+
+def is_common(model: Any) -> bool:
+    """Whether a lean forward says the same as the model's own: a known architecture, nothing added to it."""
+    if type(model).__name__ not in COMMON or not type(model).__module__.startswith("transformers."):
+        return False
+    config, base = model.config, model.base_model
+    dims = 2 * base.rotary_emb.inv_freq.shape[-1]
+    plain = all(
+        type(module) in (nn.Linear, PackedLinear)
+        for layer in base.layers
+        for name, module in layer.named_modules()
+        if name.endswith("_proj")
+    )
+    return (
+        plain
+        and sliding_window(config) is None
+        and config.hidden_act == "silu"
+        and dims == base.layers[0].self_attn.head_dim
+    )
+
+
+def prepare_decoding(model: Any, owner: nn.Module | None = None) -> LeanDecoder | None:
+    """A lean decoder of a causal LM if its architecture allows; all else in `owner` is packed layer by layer.
+
+    `owner`: a module that `model` is part of; None: the model itself.
+    """
+    owner = model if owner is None else owner
+    decoder = LeanDecoder(model, bool(linears_to_pack(owner))) if is_common(model) else None
+    products = [] if decoder is None else decoder.products
+    pack_for_decoding(owner, [linear for product in products for linear in product.linears])
+    return decoder
