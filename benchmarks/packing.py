@@ -18,10 +18,19 @@ import torch
 
 from paradraft.commands.pair import load_pair
 from paradraft.decoding import Engine
+from paradraft.drafters import Drafter
 from paradraft.evaluation.measure import environment, first_turn_ids
 from paradraft.evaluation.prompts import load_prompts
 from paradraft.files import write_text
-from paradraft.models.cpu_kernels import PackedLinear
+from paradraft.models import Target
+from paradraft.models.cpu_kernels import Product
+
+
+def products_of(target: Target, drafter: Drafter) -> list[Product]:
+    """Every product that decoding runs."""
+    modules = [module for model in (target.model, drafter) for module in model.modules()]
+    held = [value for module in modules for value in vars(module).values() if isinstance(value, Product)]
+    return held + (target.lean.products if target.lean is not None else [])
 
 
 def main() -> None:
@@ -35,15 +44,15 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     target, drafters = load_pair("demo", [arguments.drafter], "auto", False)
     drafter = drafters[arguments.drafter]
-    layers = [m for model in (target.model, drafter) for m in model.modules() if isinstance(m, PackedLinear)]
-    if not layers:
+    products = [product for product in products_of(target, drafter) if product.packed is not None]
+    if not products:
         parser.error("nothing is packed here: no oneDNN, or no CPU")
-    least = [layer.least for layer in layers]
+    least = [product.least for product in products]
     times: dict[str, list[dict[str, float]]] = {}
     for ids in first_turn_ids(target, load_prompts(arguments.prompts, arguments.limit)):
         for packed in (False, True):
-            for layer, own in zip(layers, least, strict=True):
-                layer.least = own if packed else 2**62
+            for product, own in zip(products, least, strict=True):
+                product.least = own if packed else 2**62
             for name, by in (("plain", None), ("drafted", drafter)):
                 engine = Engine(target, by)
                 rounds = len(engine.generate([ids], 128)[0].rounds)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..config import Section
 from ..errors import UserError
-from ..models import Target
+from ..models import KeyValueSlots, Target
 from ..models.cpu_kernels import pack_for_decoding, soft_capped
 from .grid import Batch, Grid
 from .state import DraftState
@@ -120,11 +120,14 @@ class Drafter(nn.Module, ABC):
         """Draft the fast way from now on; the weights are final and stay where they are."""
         pack_for_decoding(self)
 
-    @abstractmethod
     def start(self, rows: int, capacity: int) -> DraftState:
-        """An empty state of `rows` slots, each for a sequence of at most `capacity` tokens, draft included."""
+        """An empty state of `rows` slots, each for a sequence of at most `capacity` tokens, draft included.
 
-    @abstractmethod
+        Here one for a drafter that remembers nothing of a text.
+        """
+        nothing = torch.empty(rows, 0)
+        return DraftState(KeyValueSlots(0, rows, capacity), nothing[..., None], nothing)
+
     def observe(
         self, state: DraftState, slots: Sequence[int], features: Tensor, tokens: Tensor, counts: Tensor
     ) -> None:
