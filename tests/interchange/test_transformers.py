@@ -36,8 +36,8 @@ def test_the_assistant_computes_what_we_do(target: Target, tmp_path: Path) -> No
     state = drafter.start(1, 32)
     anchor = torch.tensor([4])
     with torch.no_grad():
-        drafter.observe(state, features, torch.zeros(1, 7, dtype=torch.long), torch.tensor([7]))
-        ours = drafter.draft_hidden(state, anchor, 5)
+        drafter.observe(state, [0], features, torch.zeros(1, 7, dtype=torch.long), torch.tensor([7]))
+        ours = drafter.draft_hidden(state, [0], anchor, 5)
         slots = torch.tensor([[4, *[drafter.config.mask_token] * 5]])
         theirs = model(noise_embeds=target.embedding(slots), context_hidden_states=features).last_hidden_state
     assert torch.allclose(theirs[:, 1:], ours, atol=1e-4)
