@@ -191,6 +191,8 @@ def test_wrong_evaluations(target_directory: Path, drafter_directory: Path, prom
         (["eval", "--drafter", tmp_path / "no", "--prompts", prompts], "no does not exist"),
         (["eval", "--target", tmp_path / "no", "--drafter", drafter_directory, "--prompts", prompts], "cannot be"),
         (["generate", "--target", target_directory, " "], "prompt is empty"),
+        (["generate", "--target", target_directory, "x", "--mode", "independent"], "give one with --drafter"),
+        (["generate", "--target", target_directory, "x", "--draft-length", 3], "give one with --drafter"),
     ):
         with pytest.raises(UserError, match=complaint):
             run(*arguments, *(["--out", tmp_path / "out"] if arguments[0] == "eval" else []))

@@ -1,4 +1,4 @@
-"""The command line: every command registered under its name. What a command does stands in its file of `commands/`."""
+"""The command line: registers every command under its name. Each command is a file in `commands/`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SETTINGS: dict[str, Any] = {"no_args_is_help": True, "add_completion": False, "r
 
 app = typer.Typer(
     name="paradraft",
-    help="Parallel draft models: train them, prove decoding lossless, measure what they gain.",
+    help="Parallel draft models: train them, check that decoding stays lossless, measure what they gain.",
     pretty_exceptions_enable=False,
     **SETTINGS,
 )
@@ -52,7 +52,7 @@ app.add_typer(data, name="data")
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one sentence and exit code 2, Ctrl-C is 130, all else is a traceback."""
+    """A user's mistake prints one sentence and exits with 2, Ctrl-C exits with 130; a bug shows a traceback."""
     try:
         app()
     except UserError as error:

@@ -107,7 +107,7 @@ def test_an_interrupted_store_is_unfinished_and_goes_on(
         FeatureStore(halved)
     capsys.readouterr()
     write(target_directory, conversations, halved)
-    assert "going on: " in capsys.readouterr().out
+    assert "continuing: " in capsys.readouterr().out
     for path in whole.iterdir():
         assert path.read_bytes() == (halved / path.name).read_bytes()
     write(target_directory, conversations, halved)

@@ -1,1 +1,1 @@
-"""One file a command: its options, what it calls in the library, what it prints; heavy imports stay inside."""
+"""One file for each command: its options and what it prints. Functions import what is slow, to keep --help fast."""

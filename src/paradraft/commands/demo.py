@@ -1,4 +1,4 @@
-"""`paradraft demo`: decode, check, train and report on the shipped target, in some minutes on a CPU."""
+"""`paradraft demo`: decode, check, train and report on the shipped target, in a few minutes on a CPU."""
 
 from __future__ import annotations
 
@@ -34,9 +34,11 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="the report, one HTML file that opens offline")] = Path(
         "demo-report.html"
     ),
-    training_seconds: Annotated[int, typer.Option("--training-seconds", min=1, help="of the fresh drafter")] = 110,
+    training_seconds: Annotated[
+        int, typer.Option("--training-seconds", min=1, help="how long the fresh drafter is trained")
+    ] = 110,
 ) -> None:
-    """The whole story on the shipped target: decode, check, train, report. A CPU and some minutes.
+    """Decode, check, train and report on the shipped target, in a few minutes on a CPU.
 
     Example: `paradraft demo --out demo-report.html --training-seconds 60`
     """
@@ -129,7 +131,7 @@ def measure_sets(
 
 
 def check(console: Console, target: Target, drafter: Drafter, sets: list[PromptSet]) -> Section:
-    """Token by token at temperature 0, as a distribution at 1."""
+    """Compare token by token at temperature 0, and test the distribution of samples at 1."""
     from ..decoding import Sampling
     from ..evaluation.figures import Section
     from ..evaluation.lossless import check_distribution, check_exact, undecided_starts
@@ -153,7 +155,7 @@ def check(console: Console, target: Target, drafter: Drafter, sets: list[PromptS
 
 
 def fresh_config(output: Path, steps: int, prompts: tuple[str, ...], every: int) -> RunConfig:
-    """A smaller sibling of recipes/demo-dpace.yaml that learns as much as it can in little time."""
+    """Like recipes/demo-dpace.yaml, but smaller, to learn much in little time."""
     from ..config import DataSection, EvaluationSection
     from ..drafters import DFlashSection
     from ..training.config import RunConfig, TrainingSection

@@ -22,11 +22,13 @@ PACKAGES = ("torch", "transformers", "safetensors", "accelerate", "gguf", "llm-s
 
 
 def doctor(
-    target: Annotated[str | None, typer.Option("--target", help="directory, GGUF file, id, demo or smollm2")] = None,
-    drafter: Annotated[str | None, typer.Option("--drafter", help="directory or demo:NAME")] = None,
-    json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+    target: Annotated[
+        str | None, typer.Option("--target", help="directory, GGUF file, Hugging Face id, demo or smollm2")
+    ] = None,
+    drafter: Annotated[str | None, typer.Option("--drafter", help="directory, Hugging Face id or demo:NAME")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """What works on this machine, and which engine reads a drafter and why another does not.
+    """Show what this machine can do, and which engines read a drafter and why others do not.
 
     Example: `paradraft doctor --target demo --drafter demo:dflash-dpace`
     """
@@ -82,7 +84,7 @@ def lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     bfloat16 = (
         "with instructions for bfloat16"
         if cpu["bfloat16"]
-        else "bfloat16 has none and is hundreds of times slower than float32: leave training.precision at float32"
+        else "no instructions for bfloat16, so it is hundreds of times slower: leave training.precision at float32"
     )
     packages = [f"{name} {number}" for name, number in found["packages"].items() if number]
     missing = [name for name, number in found["packages"].items() if not number]

@@ -46,7 +46,9 @@ def evaluate(
     draft_length: DraftLengthOption = None,
     mode: ModesOption = None,
     limit: LimitOption = None,
-    skip_long: Annotated[bool, typer.Option("--skip-long", help="leave out prompts beyond the context")] = False,
+    skip_long: Annotated[
+        bool, typer.Option("--skip-long", help="leave out prompts that do not fit the context")
+    ] = False,
     seed: SeedOption = 0,
     out: Annotated[Path | None, typer.Option("--out", help="directory for results.json")] = None,
     dtype: DtypeOption = "auto",
@@ -85,7 +87,7 @@ def evaluate(
     for i, whole in enumerate(sets if skip_long else []):
         sets[i] = fitting(whole, loaded, max_new_tokens)
         if left_out := len(whole.prompts) - len(sets[i].prompts):
-            console.print(f"{whole.name}: {left_out} prompts are longer than the context allows and were left out")
+            console.print(f"{whole.name}: {left_out} prompts do not fit the context and were left out")
     for prompt_set in sets:
         check_first_turns(loaded, prompt_set, max_new_tokens)
     if out is not None:
@@ -99,7 +101,7 @@ def evaluate(
         if left_out := prompt_set.turns - len(measured[0].generations):
             console.print(f"{prompt_set.name}: {left_out} later turns had no room in the context and were not asked")
         runs += run_results(loaded, weights, measured, prompt_set, settings)
-        if out is not None:  # after every set, so that a long run that is stopped leaves what it measured
+        if out is not None:  # after every set: a long run that is stopped keeps what it measured
             write_results(out / "results.json", runs, environment(loaded))
     for table in (emitted_table(runs), speed_table(runs), acceptance_table(runs)):
         console.print(table)

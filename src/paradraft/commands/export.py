@@ -1,4 +1,4 @@
-"""`paradraft export`: a drafter for the engine that serves it."""
+"""`paradraft export`: write a drafter in the format of an engine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def export(
-    drafter: Annotated[str, typer.Argument(help="directory or demo:NAME")],
+    drafter: Annotated[str, typer.Argument(help="directory, Hugging Face id or demo:NAME")],
     to: Annotated[str, typer.Option("--to", help="vllm, sglang, speculators, gguf, transformers or published")],
     out: Annotated[Path, typer.Option("--out", help="new directory")],
     target: Annotated[str | None, typer.Option("--target", help="its target; needed for gguf and speculators")] = None,
 ) -> None:
-    """A drafter for the engine that serves it. Example: `paradraft export runs/x/drafter --to vllm --out served`"""
+    """Write a drafter in the format of an engine. Example: `paradraft export runs/x/drafter --to vllm --out served`"""
     from ..interchange import exchange
 
     print_exchanged(exchange.export(drafter, to, out, target), out)

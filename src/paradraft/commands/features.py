@@ -1,4 +1,4 @@
-"""`paradraft data features`: the target's features on disk, after saying what they cost; --estimate stops there."""
+"""`paradraft data features`: print what features on disk cost, then write them; --estimate only prints."""
 
 from __future__ import annotations
 
@@ -30,33 +30,39 @@ if TYPE_CHECKING:
     from ..text.features import Estimate
 
 ADVICE = (
-    "Online training, the default, needs none of this disk: it runs the target in every step. Features on disk pay "
-    "where the same texts are trained on many times."
+    "Online training, the default, needs none of this disk: it runs the target in every step. Features on disk pay off "
+    "if you train on the same texts many times."
 )
 
 
 def features(
-    files: Annotated[list[str], typer.Argument(help="what data.train will name, in the same order")],
-    out: Annotated[Path, typer.Option("--out", help="directory of the store")],
+    files: Annotated[list[str], typer.Argument(help="the files that data.train names, in the same order")],
+    out: Annotated[Path, typer.Option("--out", help="directory of the features")],
     target: TargetOption = "demo",
-    estimate: Annotated[bool, typer.Option("--estimate", help="say what it would cost, write nothing")] = False,
-    layers: Annotated[str, typer.Option("--layers", help="0-based, as 1,9,17; auto: those of a drafter of 5")] = "auto",
+    estimate: Annotated[bool, typer.Option("--estimate", help="print the cost and stop")] = False,
+    layers: Annotated[
+        str, typer.Option("--layers", help="0-based, such as 1,9,17; auto: as for a drafter of 5 layers")
+    ] = "auto",
     storage: Annotated[
-        str, typer.Option("--storage", help="bfloat16, or int8 with a scale a token and layer")
+        str, typer.Option("--storage", help="bfloat16, or int8 with one scale for each token and layer")
     ] = "bfloat16",
     max_length: MaxLengthOption = 3072,
     limit: LimitOption = None,
     thinking: ThinkingOption = None,
     date: DateOption = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="texts that the target reads together")] = 4,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="texts that the target reads in one batch")
+    ] = 4,
     max_bad_share: BadShareOption = 0.01,
-    keep_cut: Annotated[bool, typer.Option("--keep-cut", help="as data.skip_cut=false")] = False,
-    keep_looping: Annotated[bool, typer.Option("--keep-looping", help="as data.skip_looping=false")] = False,
+    keep_cut: Annotated[bool, typer.Option("--keep-cut", help="keep conversations whose last answer was cut")] = False,
+    keep_looping: Annotated[
+        bool, typer.Option("--keep-looping", help="keep conversations with an answer that repeats itself")
+    ] = False,
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Write the target's features to disk, for training with `data.features`; says first what it costs.
+    """Print what the target's features cost on disk, then write them for training with `data.features`.
 
     Example: `paradraft data features train.jsonl --target Qwen/Qwen3-4B --out features --estimate`
     """
@@ -103,14 +109,14 @@ def features(
     writer = StoreWriter(out, wanted, data.examples)
     writer.prepare(cost)
     if writer.done:
-        console.print(f"going on: {len(writer.done)} of {len(writer.shards)} shards are written already")
+        console.print(f"continuing: {len(writer.done)} of {len(writer.shards)} shards are written already")
     with progress_bar(console, "writing", cost.tokens, sum(writer.tokens[n] for n in writer.done)) as advance:
         writer.write(loaded, batch_size, advance)
     console.print(f"wrote {out}; train with data.features={out}")
 
 
 def parse_layers(text: str) -> tuple[int, ...] | None:
-    """`auto` is None; else ids with commas between them, ascending and without repeats."""
+    """Layer ids from text such as 1,9,17, sorted and without repeats; None for `auto`."""
     if text == "auto":
         return None
     parts = [part.strip() for part in text.split(",")]

@@ -1,4 +1,4 @@
-"""`paradraft generate`: one prompt answered, and with --show-rounds how it was drafted."""
+"""`paradraft generate`: answer one prompt, and with --show-rounds show how it was drafted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="what to ask")],
     target: TargetOption = "demo",
     drafter: DrafterOption = None,
-    show_rounds: Annotated[bool, typer.Option("--show-rounds", help="one colour a round, with what was kept")] = False,
+    show_rounds: Annotated[
+        bool, typer.Option("--show-rounds", help="colour the answer by rounds and list the drafts")
+    ] = False,
     temperature: TemperatureOption = 0.0,
     top_k: TopKOption = 0,
     top_p: TopPOption = 1.0,
@@ -57,6 +59,10 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p)
     if not prompt.strip():
         raise UserError("the prompt is empty; give the text to answer")
+    if drafter is None and (mode is not None or draft_length is not None):
+        raise UserError(
+            "--mode and --draft-length say how a drafter drafts; give one with --drafter, or leave them out"
+        )
     loaded, drafters = load_pair(target, [drafter] if drafter else [], dtype, trust_remote_code, thinking, date)
     print_origin(Console(stderr=True), loaded)
     drafting = drafters[drafter] if drafter else None

@@ -1,4 +1,4 @@
-"""`paradraft import`: a published drafter as a directory of ours."""
+"""`paradraft import`: turn a published drafter into a directory that paradraft reads."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ def import_(
         str | None, typer.Option("--target", help="its target; needed where the checkpoint leaves it open")
     ] = None,
     assume: Annotated[
-        list[str] | None, typer.Option("--assume", help="decides what the checkpoint leaves open")
+        list[str] | None,
+        typer.Option("--assume", help="state what the checkpoint leaves open; the error names the choices"),
     ] = None,
 ) -> None:
-    """A published DFlash, PARD, PARD-2 or speculators checkpoint as a directory to train on or decode with.
+    """Turn a published DFlash, PARD, PARD-2 or speculators checkpoint into a directory to train on or decode with.
 
     Example: `paradraft import z-lab/Qwen3-4B-DFlash-b16 --out drafter`
     """

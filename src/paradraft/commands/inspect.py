@@ -1,4 +1,4 @@
-"""`paradraft data inspect`: one conversation with mask, special tokens and ids; what is wrong with the file is said."""
+"""`paradraft data inspect`: show one conversation token by token, and what is wrong with the file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 def inspect(
     file: Annotated[str, typer.Argument(help="JSONL (.gz too), Parquet, owner/name[:subset][@split], or demo:train")],
     target: TargetOption = "demo",
-    number: Annotated[int, typer.Option("--number", min=1, help="which conversation, bad ones not counted")] = 1,
-    html: Annotated[Path | None, typer.Option("--html", help="write it as a page too")] = None,
+    number: Annotated[
+        int, typer.Option("--number", min=1, help="number of the conversation, bad ones not counted")
+    ] = 1,
+    html: Annotated[Path | None, typer.Option("--html", help="also write an HTML page")] = None,
     thinking: ThinkingOption = None,
     date: DateOption = None,
     max_length: MaxLengthOption = 3072,
@@ -82,13 +84,13 @@ def inspect(
         console.print(f"wrote {escape(str(html))}")
     if not any(learnable(example) for example in examples):
         raise UserError(
-            f"{conversation.place}: the loss mask is zero everywhere, the target wrote nothing of it within "
+            f"{conversation.place}: the loss mask is zero everywhere, because there is no answer within the first "
             f"{max_length} tokens; check the record, --max-length and the chat template"
         )
 
 
 def counted(rendered: list[Rendered], examples: list[Rendered]) -> str:
-    """How many tokens there are, are learned, and were cut off."""
+    """The numbers of all tokens, of those learned, and of those cut off, as a sentence."""
     tokens = sum(len(example.input_ids) for example in examples)
     learned = sum(sum(example.loss_mask) for example in examples)
     cut_off = sum(len(example.input_ids) for example in rendered) - tokens

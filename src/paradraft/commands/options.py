@@ -1,4 +1,4 @@
-"""Options that several commands share. This file is read whenever the help is shown: nothing heavy is imported here."""
+"""Options that several commands share. Even --help imports this file, so it imports nothing slow."""
 
 from __future__ import annotations
 
@@ -13,18 +13,26 @@ DEMO_DRAFTER = "demo:dflash-dpace"
 TargetOption = Annotated[
     str, typer.Option("--target", help="directory, GGUF file, Hugging Face id, `demo` or `smollm2`")
 ]
-DraftersOption = Annotated[list[str] | None, typer.Option("--drafter", help="directory or demo:NAME; repeatable")]
-DrafterOption = Annotated[str | None, typer.Option("--drafter", help="directory or demo:NAME; none: plain")]
+DraftersOption = Annotated[
+    list[str] | None, typer.Option("--drafter", help="directory, Hugging Face id or demo:NAME; repeatable")
+]
+DrafterOption = Annotated[
+    str | None, typer.Option("--drafter", help="directory, Hugging Face id or demo:NAME; without it: plain decoding")
+]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores")]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with a checkpoint")]
 ThinkingOption = Annotated[
-    bool | None, typer.Option("--thinking/--no-thinking", help="the template's switch; default: as the template has it")
+    bool | None,
+    typer.Option("--thinking/--no-thinking", help="the chat template's thinking switch; default: the template's own"),
 ]
 DateOption = Annotated[
     datetime.date | None,
     typer.Option(
-        "--date", parser=datetime.date.fromisoformat, metavar="YYYY-MM-DD", help="the template writes; default: today's"
+        "--date",
+        parser=datetime.date.fromisoformat,
+        metavar="YYYY-MM-DD",
+        help="date that the chat template writes; default: today's",
     ),
 ]
 
@@ -35,26 +43,33 @@ PromptsOption = Annotated[
         help="demo:math, demo:code, demo:chat, files, gsm8k, math500, humaneval, mbpp, mt-bench, livecodebench",
     ),
 ]
-LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="only the first so many of each file")]
-BadShareOption = Annotated[float, typer.Option("--max-bad-share", min=0, max=1, help="of records that may be left out")]
-MaxLengthOption = Annotated[int, typer.Option("--max-length", min=8, help="as data.max_length")]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="read only this many records of each file")]
+BadShareOption = Annotated[
+    float, typer.Option("--max-bad-share", min=0, max=1, help="share of bad records above which the command stops")
+]
+MaxLengthOption = Annotated[int, typer.Option("--max-length", min=8, help="tokens of a conversation, at most")]
 
-DraftLengthOption = Annotated[int | None, typer.Option("--draft-length", help="drafts a round; default: as trained")]
-ModeOption = Annotated[str | None, typer.Option("--mode", help="dependent or independent of the target's features")]
+DraftLengthOption = Annotated[
+    int | None, typer.Option("--draft-length", help="drafted tokens per round; default: as trained")
+]
+ModeOption = Annotated[
+    str | None, typer.Option("--mode", help="draft with the target's features (dependent) or without (independent)")
+]
 ModesOption = Annotated[
-    list[str] | None, typer.Option("--mode", help="dependent or independent of the target's features; repeatable")
+    list[str] | None,
+    typer.Option("--mode", help="draft with the target's features (dependent) or without (independent); repeatable"),
 ]
 
-TemperatureOption = Annotated[float, typer.Option("--temperature", help="0: the likeliest token")]
+TemperatureOption = Annotated[float, typer.Option("--temperature", help="0: always the most likely token")]
 TopKOption = Annotated[int, typer.Option("--top-k", help="0: off")]
 TopPOption = Annotated[float, typer.Option("--top-p", help="1: off")]
-SeedOption = Annotated[int, typer.Option("--seed", help="of everything random")]
+SeedOption = Annotated[int, typer.Option("--seed", help="seed of all random numbers")]
 MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="tokens of an answer, at most")]
-BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="texts that are run together")]
+BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="prompts that are answered together")]
 
 
 def set_threads(threads: int | None) -> None:
-    """What --threads asks for; None leaves PyTorch's own choice."""
+    """Give PyTorch this many threads; None leaves its own choice."""
     if threads is not None:
         import torch
 

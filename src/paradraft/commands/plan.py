@@ -18,7 +18,7 @@ from ..training.plan import GIB, Plan, free_memory, make_plan, measure
 
 
 def print_plan(config: RunConfig, as_json: bool = False) -> None:
-    """Plan for the processes of the launcher (WORLD_SIZE) on this machine's kind of device; one of them prints."""
+    """Plan for the processes of the launcher (WORLD_SIZE) on this machine's kind of device; only the first prints."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plan = make_plan(config, int(os.environ.get("WORLD_SIZE", "1")), device)
     try:
@@ -36,11 +36,11 @@ def print_plan(config: RunConfig, as_json: bool = False) -> None:
         table.add_row(*row)
     console.print(table)
     for reason in plan.unknown:
-        console.print(f"cannot know {reason}")
+        console.print(f"not known: {reason}")
 
 
 def rows_of(config: RunConfig, plan: Plan) -> Iterator[tuple[str, str]]:
-    """Names and sentences of all that is known."""
+    """The rows of the table: a name and a sentence for everything that is known."""
     section, data, measured = config.training, plan.data, plan.measured
     kind = "GPU" if plan.device == "cuda" else "CPU"
     yield "processes", f"{plan.processes} on {kind} (accelerate launch or torchrun sets how many)"

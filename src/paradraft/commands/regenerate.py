@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from ..text.regeneration import AnswerSettings, Regeneration, Respondent
 
 SUMMARY = {
-    "cut": "answers were ended by --max-new-tokens; training leaves them out (data.skip_cut)",
+    "cut": "answers were cut at --max-new-tokens; training leaves them out (data.skip_cut)",
     "looping": "answers repeat themselves; training leaves them out (data.skip_looping)",
     "empty": "answers are empty",
-    "too_long": "prompts left no room for an answer and were left out",
+    "too_long": "prompts leave no room for an answer in the context and were left out",
     "refused_by_server": "prompts were refused by the server; their conversations end before them",
     "refused": "conversations ended where the chat template refused their next turn",
-    "read_differently": "answers are other tokens when the template renders their text again",
+    "read_differently": "answers become other tokens when the template renders their text again",
 }
 
 
@@ -51,13 +51,14 @@ def regenerate(
     prompts: Annotated[
         list[str], typer.Option("--prompts", help="JSONL, Parquet, owner/name or demo:train; repeatable")
     ],
-    out: Annotated[Path, typer.Option("--out", help="JSONL file of the answers; .gz packs it")],
+    out: Annotated[Path, typer.Option("--out", help="JSONL file of the answers; compressed if its name ends in .gz")],
     target: TargetOption = "demo",
     endpoint: Annotated[
-        str | None, typer.Option("--endpoint", help="an OpenAI-compatible server of the target")
+        str | None,
+        typer.Option("--endpoint", help="OpenAI-compatible server that runs the target, such as http://localhost:8000"),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="what the server calls it; default: its only one")
+        str | None, typer.Option("--model", help="the target's name on the server; default: the server's only model")
     ] = None,
     key_variable: Annotated[
         str | None, typer.Option("--key-variable", help="environment variable that holds the server's key")
@@ -68,8 +69,12 @@ def regenerate(
     top_k: TopKOption = 0,
     top_p: TopPOption = 1.0,
     max_new_tokens: MaxNewTokensOption = 512,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="of the embedded engine")] = 16,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=2, help="requests under way at the server")] = 32,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="prompts answered together, without --endpoint")
+    ] = 16,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", min=2, help="requests sent to the server at a time")
+    ] = 32,
     thinking: ThinkingOption = None,
     date: DateOption = None,
     seed: SeedOption = 0,
@@ -78,7 +83,7 @@ def regenerate(
     threads: ThreadsOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """The target answers prompts. After a kill the same command goes on; nothing is lost or answered twice.
+    """Let the target answer prompts. If killed, run the same command again: it continues, and answers nothing twice.
 
     Examples: `paradraft data regenerate --prompts prompts.jsonl --out answers.jsonl --drafter demo:dflash-dpace`,
     `paradraft data regenerate --target Qwen/Qwen3-4B --prompts p.jsonl --out a.jsonl --endpoint http://localhost:8000`
@@ -132,7 +137,7 @@ def answer_with_progress(console: Console, run: Regeneration) -> list[str]:
     """A bar over conversations with the rate of tokens; returns why some prompts were refused."""
     total, started, tokens = len(run.conversations), time.monotonic(), 0
     if run.done:
-        console.print(f"going on: {run.done} of {total} are answered already")
+        console.print(f"continuing: {run.done} of {total} are answered already")
     with progress_bar(console, "answering", total, run.done) as advance:
 
         def report(conversations: int, written: int) -> None:

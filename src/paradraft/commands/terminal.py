@@ -1,4 +1,4 @@
-"""What every command shows in the same way: its progress, notes, and which weights a target has."""
+"""Progress bars, notes and the origin of a target's weights, shown alike by every command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Advance(Protocol):
-    """Moves a bar by `amount` and, where given, replaces the figures behind it."""
+    """Moves a bar by `amount`; `figures`, if given, is the new text after the bar."""
 
     def __call__(self, amount: int, figures: str | None = None) -> None: ...
 
@@ -37,12 +37,12 @@ def progress_bar(console: Console, title: str, total: int, done: int = 0, stays:
 
 
 def print_notes(console: Console, notes: Iterable[str]) -> None:
-    """One line each, marked as something to know rather than an error."""
+    """Print each on a line of its own, marked as a note."""
     for note in notes:
         console.print(f"[yellow]note:[/] {escape(note)}")
 
 
 def print_origin(console: Console, target: Target) -> None:
-    """What a target from a GGUF file really is; nothing for others."""
+    """Say from which GGUF file a target comes; print nothing for other targets."""
     if target.origin is not None:
         console.print(f"{target.name}: {target.origin}", markup=False)

@@ -1,4 +1,4 @@
-"""`paradraft train`: a training run in the terminal, or with --plan what it would cost."""
+"""`paradraft train`: run a training in the terminal, or with --plan print what it needs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 def train(
     config: Annotated[Path, typer.Argument(help="YAML; see recipes/")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...")] = None,
-    resume: Annotated[str, typer.Option("--resume", help="auto, never, or a checkpoint directory")] = "auto",
-    plan: Annotated[bool, typer.Option("--plan", help="memory, disk, steps, time; nothing is run")] = False,
-    json: Annotated[bool, typer.Option("--json", help="the plan as JSON")] = False,
+    resume: Annotated[
+        str, typer.Option("--resume", help="auto: from the newest checkpoint; never; or a checkpoint directory")
+    ] = "auto",
+    plan: Annotated[
+        bool, typer.Option("--plan", help="print what the run needs (memory, disk, steps, time) and stop")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="print the plan as JSON")] = False,
 ) -> None:
     """Train a drafter. Example: `paradraft train recipes/demo-dpace.yaml training.max_steps=50`
 
@@ -42,7 +46,7 @@ def train_with_progress(config: RunConfig, resume: str) -> None:
     """Set up, train with a progress bar, and say where the drafter is, or how to go on after Ctrl-C."""
     from ..training.loop import Trainer
 
-    console = Console(quiet=int(os.environ.get("RANK", 0)) > 0)  # of several processes, one speaks
+    console = Console(quiet=int(os.environ.get("RANK", 0)) > 0)  # only one of several processes prints
     with console.status("loading the target and the data"):
         trainer = Trainer(config, resume)
     print_origin(console, trainer.target)
@@ -53,7 +57,7 @@ def train_with_progress(config: RunConfig, resume: str) -> None:
         f"loss divided by {trainer.objective.denominator}" + (f", {count} processes" if count > 1 else "")
     )
     if trainer.progress.step >= trainer.steps:
-        trainer.run()  # the last thing a run writes may be missing
+        trainer.run()  # writes what the run may have left unwritten at its end
         console.print(f"nothing to do: {config.output} has already reached step {trainer.progress.step}")
         return
     if trainer.progress.step:

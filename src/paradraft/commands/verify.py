@@ -30,11 +30,15 @@ if TYPE_CHECKING:
 
 def verify(
     target: TargetOption = "demo",
-    drafter: Annotated[str, typer.Option("--drafter", help="directory or demo:NAME")] = DEMO_DRAFTER,
+    drafter: Annotated[str, typer.Option("--drafter", help="directory, Hugging Face id or demo:NAME")] = DEMO_DRAFTER,
     prompts: PromptsOption = DEMO_PROMPTS,
-    temperature: Annotated[float | None, typer.Option("--temperature", help="default: both 0 and 1")] = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="prompts at temperature 0")] = 200,
-    samples: Annotated[int, typer.Option("--samples", min=100, help="sampled continuations above 0")] = 20000,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="test only this one; default: both 0 and 1")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="prompts that are answered at temperature 0")] = 200,
+    samples: Annotated[
+        int, typer.Option("--samples", min=100, help="continuations that are sampled above temperature 0")
+    ] = 20000,
     max_new_tokens: MaxNewTokensOption = 128,
     draft_length: DraftLengthOption = None,
     mode: ModeOption = None,
@@ -44,7 +48,7 @@ def verify(
     thinking: ThinkingOption = None,
     date: DateOption = None,
 ) -> None:
-    """Check that decoding is lossless: token by token at temperature 0, as a distribution above. Exit code 1 if not.
+    """Check that decoding is lossless: token by token at temperature 0, by a statistical test above. Exit 1 if not.
 
     Example: `paradraft verify --target demo --drafter demo:pard2 --mode independent --count 50`
     """
