@@ -75,7 +75,7 @@ def test_the_last_layer_is_read_by_no_new_drafter() -> None:
     assert max(Pard2.create(section("pard2"), target).feature_layers) < 3
     for layers in ((1, 3), (1, 4)):
         for kind in (DFlash, Pard2):
-            with pytest.raises(UserError, match="hold the last layer"):
+            with pytest.raises(UserError, match="include the last layer"):
                 kind.create(kind.section(layers=1, feature_layers=layers), target)  # type: ignore[call-arg]
 
 

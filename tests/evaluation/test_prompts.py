@@ -97,5 +97,5 @@ def test_a_bad_record_is_an_error_not_left_out(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is empty; give one JSON object a line"):
         load(tmp_path / "x.jsonl")
     result = {"role": "tool", "content": "3"}
-    with pytest.raises(UserError, match=r"line 1: there is no user message in front of the first result"):
+    with pytest.raises(UserError, match=r"line 1: there is no user message before the first tool result"):
         load(tmp_path / "x.jsonl", {"messages": [result, USER]})

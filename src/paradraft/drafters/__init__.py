@@ -19,11 +19,11 @@ from .pard2 import Pard2
 from .state import DraftState
 from .vanilla import Vanilla
 
-# In the order in which a directory is asked for: any causal language model will do for the last.
+# A directory is read by the first kind that accepts it; the last accepts any causal language model.
 DRAFTERS: dict[str, type[Drafter]] = {"dflash": DFlash, "pard2": Pard2, "pard": Pard, "vanilla": Vanilla}
 
 
-# The drafter's section of a run's configuration: one arm a drafter, told apart by `kind`.
+# The drafter's section of a run's configuration: a union with one member for each drafter, chosen by `kind`.
 if TYPE_CHECKING:
     AnyDrafterSection = DrafterSection
 else:
@@ -38,14 +38,14 @@ else:
 
 
 def kind_of(directory: Path) -> str:
-    """Which drafter a directory holds, by what its config.json says in the engines' own terms."""
+    """The kind of drafter in a directory, from the fields of config.json that serving engines read too."""
     config = read_config(directory)
     for kind, drafter in DRAFTERS.items():
         if drafter.reads(config):
             return kind
     raise UserError(
-        f"drafter {directory}: its config.json (architectures {config.get('architectures') or []}) is none of those "
-        f"paradraft reads: {', '.join(DRAFTERS)}"
+        f"drafter {directory}: its config.json (architectures {config.get('architectures') or []}) does not describe a "
+        f"drafter that paradraft reads ({', '.join(DRAFTERS)})"
     )
 
 

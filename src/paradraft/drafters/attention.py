@@ -1,4 +1,4 @@
-"""Which keys a query may see, as one predicate; from it a dense mask (the oracle) or a flex block mask.
+"""Which keys a query may see: a predicate, from which a dense mask (the oracle) or a flex block mask is made.
 
 DFlash in training: keys are the S context positions of a row, then the slots of its blocks, block after block;
 queries are the slots alone. A predicate takes index tensors (row, head, query, key) and broadcasts.
@@ -18,7 +18,10 @@ Predicate = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def dflash_predicate(anchors: Tensor, document_ids: Tensor, block_size: int) -> Predicate:
-    """anchors [B, A], document_ids [B, S]: context strictly before the anchor and of its document; own block."""
+    """A query sees the context of its document strictly before its anchor, and its own block.
+
+    anchors [B, A], document_ids [B, S].
+    """
     context = document_ids.shape[1]
     anchor_documents = document_ids.gather(1, anchors)
 
@@ -35,7 +38,7 @@ def dflash_predicate(anchors: Tensor, document_ids: Tensor, block_size: int) -> 
 
 
 def dense_mask(predicate: Predicate, rows: int, queries: int, keys: int, device: torch.device) -> Tensor:
-    """Boolean [rows, 1, queries, keys]: the predicate written out."""
+    """The predicate as a boolean mask [rows, 1, queries, keys]."""
     row = torch.arange(rows, device=device)[:, None, None, None]
     head = torch.zeros((), dtype=torch.long, device=device)
     query = torch.arange(queries, device=device)[None, None, :, None]

@@ -23,7 +23,7 @@ from .vocabulary import DraftVocabulary, FrozenLinear, head_rows
 
 @dataclass(frozen=True)
 class Proposal:
-    """tokens [rows, K]; probabilities [rows, K, vocabulary] they were sampled from, None if each is an argmax."""
+    """Drafted tokens [rows, K], and the probabilities [rows, K, V] they were sampled from (None: each is an argmax)."""
 
     tokens: Tensor
     probabilities: Tensor | None
@@ -34,13 +34,13 @@ Sampler = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
 class DrafterSection(Section):
-    """What the configuration says of a drafter of any kind; each kind adds its own, `kind` first."""
+    """The configuration fields that every kind of drafter has; each kind adds its own and sets `kind`."""
 
     kind: str
     layers: int = Field(5, ge=1, description="decoder layers of a fresh drafter")
     init_from: str | None = Field(None, description="start from the weights of this drafter")
     vocabulary: int | None = Field(
-        None, ge=2, description="propose only so many of the most frequent tokens of the training text; null: all"
+        None, ge=2, description="propose only this many of the most frequent tokens of the training text; null: all"
     )
 
 
@@ -103,9 +103,9 @@ class Drafter(nn.Module, ABC):
         """Hidden states [N, K, H] ready for the head; features [B, S, layers * H_target]."""
 
     def slots(self, grid: Grid) -> tuple[int, int]:
-        """How many slots of a training grid run through the layers, and how many are attended to and nothing more.
+        """How many positions of a training grid run through the layers, and how many more are only attended to.
 
-        A language model runs its text and what is laid out behind it: the valid steps after the first.
+        Here of a language model, which runs the whole text and the masks of the valid steps after the first.
         """
         return grid.batch.input_ids.numel() + int(grid.valid[:, 1:].sum()), 0
 

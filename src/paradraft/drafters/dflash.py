@@ -38,11 +38,11 @@ class DFlashSection(DrafterSection):
 
 
 def check_start(section: DFlashSection, start: DFlashConfig) -> None:
-    """A run that starts from a drafter says what that drafter is, or nothing."""
+    """UserError if the section asks for sizes other than those of the drafter that training starts from."""
     for name in ("layers", "block_size", "feature_layers", "mask_token"):
         asked, found = getattr(section, name), getattr(start, name)
         if asked not in (found, "auto", None):
-            raise UserError(f"drafter.{name} is {asked}, but {section.init_from} has {found}; set it to that")
+            raise UserError(f"drafter.{name} is {asked}, but {section.init_from} has {found}; set it to that value")
 
 
 class DFlash(Drafter):

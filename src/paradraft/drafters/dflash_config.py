@@ -1,4 +1,4 @@
-"""The sizes of a DFlash drafter: of a fresh one, and in config.json as vLLM and SGLang read it."""
+"""The sizes of a DFlash drafter: chosen for a fresh one, and in config.json as vLLM and SGLang read it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class DFlashConfig:
         )
 
     def saved(self) -> dict[str, Any]:
-        """What config.json says; nothing that an engine might read otherwise is left to its default."""
+        """The fields of config.json. Nothing is left to defaults, because engines differ in them."""
         return {
             "model_type": "qwen3",
             **{theirs: getattr(self, ours) for ours, theirs in SAVED_AS.items()},
@@ -106,7 +106,7 @@ class DFlashConfig:
 
     @classmethod
     def from_saved(cls, saved: Mapping[str, Any], directory: Path) -> DFlashConfig:
-        """Of config.json; `directory` for errors."""
+        """Read from the fields of config.json; `directory` is named in errors."""
         if saved.get("is_causal") or set(saved.get("layer_types") or ()) - {"full_attention"}:
             raise UserError(f"drafter {directory}: causal or sliding-window DFlash blocks are not supported")
         check_rope(saved, directory)

@@ -1,4 +1,4 @@
-"""Reading a drafter's directory: what is wrong with it is said in one sentence, never guessed around."""
+"""Reading and writing a drafter's directory. What is wrong with one raises a UserError; nothing is guessed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..models import Target
 from .base import Drafter
 from .vocabulary import VOCABULARY_MAPS, DraftVocabulary
 
-RESERVED = re.compile(r"[<\[].*(reserved|unused).*[>\]]")  # as <|reserved_0|> or [unused7], never the plain words
+RESERVED = re.compile(r"[<\[].*(reserved|unused).*[>\]]")  # such as <|reserved_0|> or [unused7], not the plain words
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def check_rope(config: Mapping[str, Any], where: Path) -> None:
 
 
 def write_directory(directory: Path, config: dict[str, Any], drafter: Drafter) -> None:
-    """config.json and model.safetensors; a reduced vocabulary is told in both."""
+    """Write config.json and model.safetensors; both record a reduced vocabulary."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in drafter.state_dict().items()}
     if drafter.vocabulary is not None:
@@ -61,14 +61,14 @@ def write_directory(directory: Path, config: dict[str, Any], drafter: Drafter) -
 
 
 def dtype_name(tensor: Tensor) -> str:
-    """As config.json has it, such as bfloat16."""
+    """The dtype as config.json writes it, such as bfloat16."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
 def read_weights(directory: Path, drafter: Drafter) -> dict[str, Tensor]:
     """model.safetensors, checked name by name and shape by shape against the drafter.
 
-    A reduced vocabulary in it is taken on; what is returned is for `load_state_dict`.
+    If the file holds a reduced vocabulary, the drafter is restricted to it. The rest is returned for `load_state_dict`.
     """
     path = directory / "model.safetensors"
     try:
@@ -96,17 +96,17 @@ def read_weights(directory: Path, drafter: Drafter) -> dict[str, Tensor]:
 
 
 def check_feature_layers(target: Target, layers: Sequence[int]) -> None:
-    """Of a new drafter: layers that exist, and not the last one.
+    """UserError if a new drafter would read layers that do not exist, or the last one.
 
-    Engines give the last layer's output before the final norm, loops on Transformers after it: a drafter that reads it
-    drafts badly in one of the two.
+    Engines give the last layer's output before the final norm, Transformers after it: a drafter that reads it drafts
+    badly in one of the two.
     """
     target.check_layers(layers)
     last = len(target.layers) - 1
     if any(layer >= last for layer in layers):
         raise UserError(
-            f"drafter.feature_layers {list(layers)} hold the last layer, which engines and Transformers give in "
-            f"different states; use layers up to {last - 1}"
+            f"drafter.feature_layers {list(layers)} include the last layer, whose output engines give before the final "
+            f"norm and Transformers after it; use layers up to {last - 1}"
         )
 
 
@@ -119,7 +119,7 @@ def unused_token(target: Target) -> int:
     reserved = [i for token, i in known.items() if RESERVED.fullmatch(token)]
     if reserved:
         return min(reserved)
-    beyond = max(known.values(), default=-1) + 1  # not their number: ids may have gaps
+    beyond = max(known.values(), default=-1) + 1  # ids may have gaps, so their number will not do
     if beyond < target.vocabulary_size:
         return beyond
     raise UserError(

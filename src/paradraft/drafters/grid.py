@@ -18,7 +18,7 @@ COD_STREAM = 0x5EED  # keeps COD's draws apart from those of the anchors, which 
 
 @dataclass(frozen=True)
 class Batch:
-    """input_ids, loss_mask (boolean: the target wrote this token), document_ids (-1: padding); all [B, S]."""
+    """B rows of S tokens, [B, S] each; loss_mask: the target wrote this token; document_ids: -1 is padding."""
 
     input_ids: Tensor
     loss_mask: Tensor
@@ -30,10 +30,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Grid:
-    """N = B * A query blocks, row by row.
+    """N = B * A query blocks of K steps, A for each row of `batch`, row by row.
 
-    rows, anchors [N]: where each block stands in `batch` (unused slots: anchor 0, nothing valid); labels, valid
-    [N, K]. `keep_features` [B]: rows that see the target's features; None: all do.
+    rows, anchors [N]: row and position of each block's anchor. labels, valid [N, K]. A row with fewer than A anchors
+    ends with unused blocks: anchor 0, nothing valid. keep_features [B]: rows that see the target's features; None: all.
     """
 
     rows: Tensor
@@ -49,10 +49,10 @@ class Grid:
 
 
 def eligible_anchors(batch: Batch) -> Tensor:
-    """[B, S]: positions whose token and next token are supervised and of one document.
+    """[B, S]: positions where the target wrote the token and the next one, both of one document.
 
-    Positions near the end of a text stay in (the tail of their block is masked), or short answers would never
-    be learned.
+    Positions near the end of a text are included, although the end of their block is not valid; else short answers
+    would never be learned.
     """
     supervised, documents = batch.loss_mask.bool(), batch.document_ids
     eligible = torch.zeros_like(supervised)
@@ -61,7 +61,7 @@ def eligible_anchors(batch: Batch) -> Tensor:
 
 
 def sample_anchors(eligible: Tensor, anchors: int, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Up to `anchors` eligible positions a row without replacement: positions and presence, both [B, A], sorted.
+    """Up to `anchors` eligible positions of each row, without replacement: sorted positions, and which exist; [B, A].
 
     Row r draws from its own generator, seeded with seeds[r], and only for its eligible positions: its anchors
     depend neither on the rows beside it nor on the padding.
@@ -71,7 +71,7 @@ def sample_anchors(eligible: Tensor, anchors: int, seeds: Sequence[int]) -> tupl
         generator = torch.Generator().manual_seed(seed)
         keys[row, mask] = torch.rand(int(mask.sum()), generator=generator, dtype=torch.float32)
     keys = keys.to(eligible.device)
-    most = max(1, int(eligible.sum(1).max()))  # no empty slots that every row would pay for
+    most = max(1, int(eligible.sum(1).max()))  # no more columns than the fullest row needs
     chosen = keys.topk(min(anchors, most), dim=1)
     present = chosen.values >= 0
     positions, order = torch.where(present, chosen.indices, eligible.shape[1]).sort(dim=1)
@@ -82,8 +82,8 @@ def sample_anchors(eligible: Tensor, anchors: int, seeds: Sequence[int]) -> tupl
 def anchor_grid(batch: Batch, steps: int, anchors: int, seeds: Sequence[int]) -> Grid:
     """Sample anchors and look up their labels.
 
-    A step is valid while every step up to it is supervised and of the anchor's document: a draft ends where the
-    target's own text ends, as it does at decoding.
+    A step is valid if the target wrote its token and those of all steps before it, in the anchor's document: a draft
+    ends where the target's own text ends, as in decoding.
     """
     positions, present = sample_anchors(eligible_anchors(batch), anchors, seeds)
     length = batch.input_ids.shape[1]
@@ -110,13 +110,13 @@ def anchor_grid(batch: Batch, steps: int, anchors: int, seeds: Sequence[int]) ->
 def conditional_drop(grid: Grid, ratio: float, least: float, seeds: Sequence[int]) -> Grid:
     """COD (PARD, arXiv 2504.18583): step i + 1 stays for a share max(ratio^i, least) of each row's anchors.
 
-    Nested: an anchor that loses a step loses all later ones, so every anchor gets a random draft length. In
-    expectation the share is exact. D-PACE's sums over later positions end where the steps were dropped.
+    An anchor that loses a step loses all later ones, so every anchor gets a random draft length. In expectation the
+    share is exact. D-PACE's sums over later positions end where the steps were dropped.
     """
     rows, steps = len(grid.batch.input_ids), grid.labels.shape[1]
     present = grid.valid[:, 0].view(rows, -1).cpu()
     shares = torch.tensor([max(ratio**i, least) for i in range(steps)], dtype=torch.float64)
-    place = torch.zeros(present.shape, dtype=torch.float64)  # in single precision a last place rounds up to 1
+    place = torch.zeros(present.shape, dtype=torch.float64)  # in float32 the last place may round up to 1
     for row, seed in enumerate(seeds):
         count = int(present[row].sum())
         generator = torch.Generator().manual_seed(seed ^ COD_STREAM)

@@ -34,15 +34,15 @@ from .language_model import (
 )
 from .state import DraftState
 
-DRAFT_LENGTH = 16  # of a directory that does not say: the published K
+DRAFT_LENGTH = 16  # of a directory that does not say: the K of the paper
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The masks of a batch that COD kept, row by row, padded to the longest: all [B, M].
+    """The M masks of each row that COD kept, padded to the longest row; all [B, M].
 
-    place: in the flattened grid (anchor * (K - 1) + step - 2, `present` only); anchor: the position that the mask
-    drafts behind, -1 in padding; step: 2 for the first mask.
+    place: index in the flattened grid, anchor * (K - 1) + step - 2; anchor: position of the token that the mask's draft
+    follows, -1 in padding; step: 2 for the first mask; present: false in padding.
     """
 
     place: Tensor
@@ -52,7 +52,7 @@ class Layout:
 
 
 def lay_out(grid: Grid) -> Layout:
-    """Only what COD kept is ever laid out: about sum_i max(r^i, r_min) queries an anchor instead of K."""
+    """Collect the masks that COD kept: about sum_i max(r^i, r_min) queries for each anchor instead of K."""
     rows, steps = len(grid.batch.input_ids), grid.labels.shape[1]
     kept = grid.valid[:, 1:].reshape(rows, -1)
     most = int(kept.sum(1).max()) if kept.numel() else 0
@@ -65,9 +65,10 @@ def lay_out(grid: Grid) -> Layout:
 
 
 def pard_predicate(document_ids: Tensor, anchor: Tensor, step: Tensor) -> Predicate:
-    """Slots 0..S-1 are the text [B, S], the rest masks [B, M] behind their anchors; queries and keys alike.
+    """Queries and keys 0..S-1 are the text [B, S], the rest are the masks [B, M].
 
-    Text sees text, causally and within its document; a mask sees its anchor's text up to it, and its own draft.
+    A text token sees its document up to itself. A mask sees its document up to its anchor, and the masks of its own
+    draft up to itself.
     """
     length = document_ids.shape[1]
     positions = torch.arange(length, device=document_ids.device).expand(document_ids.shape)
@@ -86,10 +87,10 @@ def pard_predicate(document_ids: Tensor, anchor: Tensor, step: Tensor) -> Predic
 
 
 class ParallelSection(LanguageModelSection):
-    """Of PARD and PARD-2."""
+    """The fields that PARD and PARD-2 share."""
 
     mask_token: int | None = Field(None, ge=0, description="id of the mask; null finds an unused one")
-    cod_ratio: float = Field(0.7, gt=0, le=1, description="the share of the steps i + 1 kept is ratio^i ...")
+    cod_ratio: float = Field(0.7, gt=0, le=1, description="step i + 1 is kept for a share ratio^i of the anchors ...")
     cod_least: float = Field(0.1, ge=0, le=1, description="... but at least this")
 
 
@@ -130,12 +131,12 @@ class Pard(LanguageModelDrafter):
     # --- training -------------------------------------------------------------------------------------------------
 
     def grid(self, batch: Batch, anchors: int, seeds: Sequence[int]) -> Grid:
-        """Every anchor, COD cuts its steps; `anchors` does not apply, the text is consumed anyway."""
+        """Every eligible anchor with the steps COD keeps; `anchors` is ignored, since the whole text runs anyway."""
         grid = anchor_grid(batch, self.max_draft, batch.input_ids.shape[1], seeds)
         return conditional_drop(grid, self.cod_ratio, self.cod_least, seeds)
 
     def previous_features(self, grid: Grid, features: Tensor) -> Tensor:
-        """What `inputs` gets for the text, [B, S, F]; PARD reads no features."""
+        """The features [B, S, F] that `inputs` adds to the text; PARD reads none, F = 0."""
         return features[..., :0]
 
     def forward(self, grid: Grid, features: Tensor) -> Tensor:
@@ -230,8 +231,8 @@ def saved_mask(directory: Path) -> int:
 
 
 def mask_of(section: ParallelSection, model: PreTrainedModel, target: Target) -> int:
-    """The mask that is configured, or that the starting model was trained with, or an unused id of the target's
-    tokenizer, or a new one for which the embedding grows."""
+    """The mask's id: the configured one, else that of the starting model, else an unused id of the target's tokenizer,
+    else a new id for which the embedding gets a row more."""
     if section.mask_token is not None:
         return section.mask_token
     if section.init_from not in (None, "target"):

@@ -1,8 +1,8 @@
 """PARD-2 (arXiv 2605.08632): PARD whose inputs carry the target's features, so that one drafter works in two modes.
 
-To the input embedding at position t comes scale * proj(features of t - 1); the first token is kept and gets zero.
-The masks of a draft all reuse the row of its newest token. *Dependent* mode adds the term, *independent* mode leaves
-it out; both are learned by leaving it out for whole sequences at random.
+The input at position t is its embedding plus scale * proj(features of t - 1); the first token gets no such term. All
+masks of a draft get the term of its newest token. *Dependent* mode adds the term, *independent* mode leaves it out. One
+drafter learns both, because training leaves it out for whole sequences at random.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Pard2(Pard):
         self.dependent_layers = self.feature_layers = feature_layers
         self.scale, self.feature_dropout = scale, feature_dropout
         self.target_proj = nn.Linear(feature_width, self.embedding.embedding_dim, bias=False)
-        nn.init.zeros_(self.target_proj.weight)  # a run starts from what its language model knows, in both modes
+        nn.init.zeros_(self.target_proj.weight)  # so that both modes start from the language model as it is
 
     def set_mode(self, mode: str) -> None:
         super().set_mode(mode)
@@ -89,7 +89,7 @@ class Pard2(Pard):
         return replace(super().grid(batch, anchors, seeds), keep_features=keep)
 
     def previous_features(self, grid: Grid, features: Tensor) -> Tensor:
-        """Features of the position before, [B, S, F]: zero at the start of a document and in dropped rows."""
+        """Features of the position before, [B, S, F]: zero at a document's start and in rows trained without them."""
         first = document_positions(grid.batch.document_ids) == 0
         unseen = first if grid.keep_features is None else first | ~grid.keep_features[:, None]
         return torch.where(unseen[..., None], 0.0, features.roll(1, dims=1))
@@ -122,7 +122,7 @@ class Pard2(Pard):
 
     @classmethod
     def create(cls, section: Pard2Section, target: Target) -> Pard2:
-        """A starting directory that is PARD-2 brings its projection, layers and scale; the rest is the section's."""
+        """Projection, layers and scale come from `init_from` if that is a PARD-2 drafter, all else from the section."""
         start = None if section.init_from in (None, "target") else drafter_directory(section.init_from)
         if start is not None and read_config(start).get("pard2"):
             drafter = cls.from_pretrained(start, target, torch.float32)
@@ -151,7 +151,7 @@ class Pard2(Pard):
 
     @classmethod
     def from_pretrained(cls, directory: Path, target: Target, dtype: torch.dtype | None = None) -> Pard2:
-        """Falls back to independent mode, and says so, where the target's features do not fit."""
+        """If the target's features do not fit the projection, warns and offers independent mode only."""
         config, own = read_config(directory), own_settings(directory)
         if config.get("pard2_proj_bias"):
             raise UserError(f"drafter {directory}: a feature projection with a bias is not supported")
@@ -195,7 +195,7 @@ class Pard2(Pard):
 
 
 def check_start(section: Pard2Section, drafter: Pard2, start: Path) -> None:
-    """What the section sets must be what the PARD-2 drafter has that the run starts from."""
+    """UserError if the section sets something else than the PARD-2 drafter has that training starts from."""
     if "dependent" not in drafter.modes:
         raise UserError(f"drafter.init_from {start} reads features of another target; start from a plain model")
     found = {
@@ -218,7 +218,9 @@ def layer_id(published: int, target_layers: int) -> int:
 
 def published_layers(layers: Sequence[int], target_layers: int) -> list[int]:
     if not layers:
-        raise UserError("drafter.feature_layers is empty; PARD-2 needs some, `kind: pard` does without")
+        raise UserError(
+            "drafter.feature_layers is empty, but PARD-2 reads features; name some layers, or use kind: pard"
+        )
     if target_layers - 1 in layers:
         raise UserError(
             f"feature layer {target_layers - 1} is the last layer before the final norm, which PARD-2's format cannot "
@@ -228,9 +230,9 @@ def published_layers(layers: Sequence[int], target_layers: int) -> list[int]:
 
 
 def default_layers(target_layers: int) -> tuple[int, ...]:
-    """As published, but with hidden state -4 in place of the last one; four over the depth of a shallow target.
+    """The published layers, but hidden state -4 in place of the last; of a shallow target, four layers over its depth.
 
-    No layer behind N - 3 is read.
+    No layer after N - 3 is read.
     """
     if target_layers >= -min(PUBLISHED_LAYERS):
         return tuple(layer_id(i, target_layers) for i in (-4, *PUBLISHED_LAYERS[1:]))

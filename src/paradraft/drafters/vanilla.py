@@ -26,7 +26,7 @@ from .language_model import (
 )
 from .state import DraftState
 
-DRAFT_LENGTH = 4  # of a directory that does not say; more steps pay only where nearly every token is accepted
+DRAFT_LENGTH = 4  # of a directory that does not say; more steps pay only if nearly every token is accepted
 
 
 class VanillaSection(LanguageModelSection):
@@ -42,7 +42,7 @@ class Vanilla(LanguageModelDrafter):
     # --- training: next-token prediction, so only step 1 of the grid exists -----------------------------------------
 
     def grid(self, batch: Batch, anchors: int, seeds: Sequence[int]) -> Grid:
-        """Every position; `anchors` does not apply, since all of them cost one forward."""
+        """Every eligible position; `anchors` is ignored, since one forward gives them all."""
         return anchor_grid(batch, 1, batch.input_ids.shape[1], seeds)
 
     def forward(self, grid: Grid, features: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Reduced draft vocabularies: a drafter that may propose only the most frequent tokens of its training text.
 
-Its head is so many rows of the target's (or of its own), in ascending order of their ids. Decoding stays lossless: the
-draft distribution is zero outside. Saved as engines have it: `d2t` [V_d], the target's id minus the draft's, and `t2d`
-[V], true for the tokens inside.
+Its head has one row for each of these tokens, taken from the target's head (or its own), in ascending order of the ids.
+Decoding stays lossless, because the draft distribution is zero at all other tokens. The vocabulary is saved as engines
+read it: `d2t` [V_d], the target's id minus the draft's, and `t2d` [V], true for the tokens inside.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 
-VOCABULARY_MAPS: tuple[str, ...] = ("d2t", "t2d")  # how they are called in files
+VOCABULARY_MAPS: tuple[str, ...] = ("d2t", "t2d")  # their names in files
 
 
 class DraftVocabulary(nn.Module):
-    """ids [V_d]: the target's ids inside, ascending. to_draft [V]: the draft id of each target id, -1 outside."""
+    """ids [V_d]: the target's ids of the tokens, ascending. to_draft [V]: the draft id of each target id, -1: none."""
 
     ids: Tensor
     to_draft: Tensor
@@ -48,7 +48,7 @@ class DraftVocabulary(nn.Module):
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], vocabulary_size: int, where: str) -> DraftVocabulary:
-        """Of saved maps; `where` names the drafter in errors."""
+        """Read from saved maps; `where` names the drafter in errors."""
         d2t, t2d = tensors.get("d2t"), tensors.get("t2d")
         if d2t is None or d2t.ndim != 1 or d2t.is_floating_point():
             raise UserError(f"{where}: its reduced draft vocabulary needs d2t, one whole number for each draft token")
@@ -63,7 +63,7 @@ class DraftVocabulary(nn.Module):
 
 
 class FrozenLinear(nn.Linear):
-    """Some rows of a head, never trained and not saved: they are the target's."""
+    """Some rows of the target's head; they are neither trained nor saved."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         nn.Module.__init__(self)
@@ -81,7 +81,7 @@ def head_rows(head: nn.Module, ids: Tensor) -> FrozenLinear:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The ids of a reduced vocabulary, and which share of the text's learned tokens they cover."""
+    """The ids of a reduced vocabulary, and the share of the text's learned tokens that they cover."""
 
     ids: Tensor
     coverage: float

@@ -95,13 +95,13 @@ class Line:
 
 
 def write_page(title: str, sections: Sequence[Section], out: Path) -> None:
-    """One file with all it needs inside; it appears under its name only when complete."""
+    """Write one HTML file that needs no other; `out` never holds an incomplete page."""
     make_directory(out.parent)
     write_text(out, page_html(title, sections))
 
 
 def page_html(title: str, sections: Sequence[Section]) -> str:
-    """The whole page; plotly.js is inside once, if anything is drawn."""
+    """The whole page, with plotly.js if there is a chart."""
     links = "".join(f'<a href="#s{i}">{escape(section.title)}</a>' for i, section in enumerate(sections))
     parts = [f'<section id="s{i}"><h2>{escape(s.title)}</h2>{s.html}</section>' for i, s in enumerate(sections)]
     drawing = any('class="plot"' in section.html for section in sections)
@@ -158,14 +158,14 @@ def colour_of(index: int) -> str:
 
 
 def ramp(count: int) -> list[str]:
-    """Colours for what has an order, such as draft positions."""
+    """`count` colours from blue to orange, for things in an order, such as draft positions."""
     shares = [i / max(1, count - 1) for i in range(count)]
     mixed = [[round(a + (b - a) * share) for a, b in zip(NEAR, FAR, strict=True)] for share in shares]
     return [f"rgb({r},{g},{b})" for r, g, b in mixed]
 
 
 def plot(data: list[dict[str, Any]], layout: dict[str, Any], height: int, label: str) -> str:
-    """A figure's place in the page followed by the figure itself; a wrong property raises ValueError."""
+    """The HTML of a figure: its place, then its data as JSON. ValueError if plotly does not know a property."""
     figure = {"data": data, "layout": layout | {"template": {}}}  # without it plotly adds 8 kB of its own style
     text = str(plotly.io.to_json(figure, validate=True)).replace("<", "\\u003c")
     return (

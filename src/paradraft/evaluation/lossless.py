@@ -1,4 +1,4 @@
-"""Is decoding lossless? Exact tokens at temperature 0; a goodness-of-fit test of the distribution above it.
+"""Is decoding lossless? Tokens are compared at temperature 0; above it a goodness-of-fit test compares distributions.
 
 In float32 drafted and plain tokens must be equal. In lower precision a verify forward of K + 1 tokens and K + 1
 forwards of one token round differently: a first divergence where the target's two best logits lie within
@@ -123,9 +123,10 @@ def likely_continuations(
 def undecided_starts(
     target: Target, prompts: Sequence[list[int]], sampling: Sampling, tokens: int = 48, seed: int = 0
 ) -> list[list[int]]:
-    """Each prompt with as much of an answer, sampled without a drafter, as leads to its least decided next token.
+    """Each prompt with the start of an answer, up to the place where the target is least sure of its next token.
 
-    A target that is sure of its next tokens says nothing about sampling; where it is not follows from it alone.
+    Where the target is sure, sampling is not tested. The answers are sampled without a drafter, so the choice of the
+    place does not depend on what is tested.
     """
     starts = []
     answers = Engine(target, sampling=sampling, seed=seed).generate(prompts, tokens)
@@ -171,7 +172,7 @@ def check_distribution(
         observed = [*counts.values(), each - sum(counts.values())]
         wanted = [p * each for p in expected.values()]
         wanted.append(max(0.0, each - sum(wanted)))
-        if wanted[-1] < SMALLEST_EXPECTED:  # too rare for a cell of its own: joined to the rarest one
+        if wanted[-1] < SMALLEST_EXPECTED:  # too rare for a cell of its own: added to the rarest one
             observed[-2:], wanted[-2:] = [sum(observed[-2:])], [sum(wanted[-2:])]
         statistic += sum((o - w) ** 2 / w for o, w in zip(observed, wanted, strict=True) if w > 0)
         degrees += len(wanted) - 1

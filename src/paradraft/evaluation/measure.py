@@ -1,4 +1,4 @@
-"""Plain and drafted decoding of the same prompts in one run, batch by batch side by side."""
+"""Plain and drafted decoding of the same prompts in one run, one after the other on every batch."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Settings:
     max_new_tokens: int = 256
     draft_length: int | None = None
     seed: int = 0
-    modes: tuple[str, ...] = ()  # of drafters that work in several; empty: the one each prefers
+    modes: tuple[str, ...] = ()  # for drafters with several; empty: the one that each drafter prefers
 
     def modes_of(self, drafter: Drafter) -> tuple[str, ...]:
         return tuple(mode for mode in drafter.modes if mode in self.modes) or drafter.modes[:1]
 
     def check(self, drafters: Collection[Drafter]) -> None:
-        """UserError for a draft length that a drafter does not reach, and for a mode that none of them works in."""
+        """UserError if the draft length is too long for a drafter, or if no drafter has one of the modes."""
         for drafter in drafters:
             check_draft_length(drafter, self.draft_length)
         known = sorted({mode for drafter in drafters for mode in drafter.modes})
@@ -53,7 +53,7 @@ class Settings:
 
 @dataclass
 class Measured:
-    """Everything one way of decoding produced on one prompt set."""
+    """All that one way of decoding (plain, or a drafter in a mode) produced on one prompt set."""
 
     name: str
     mode: str
@@ -85,10 +85,10 @@ def measure(
     settings: Settings,
     advance: Callable[[int], None] = lambda answers: None,
 ) -> list[Measured]:
-    """Plain decoding first, then each drafter, on every batch in turn: what drifts on the machine hits all alike.
+    """Decode every batch plainly and then with each drafter, so that a slower or faster machine affects all alike.
 
     Later turns of a conversation follow the *plain* answers, so that all ways of decoding see the same prompts.
-    A conversation ends where a later turn no longer fits the context; a first turn that does not is an error.
+    If a later turn does not fit the context, the conversation ends before it; if a first turn does not, UserError.
     """
     measured = [Measured(PLAIN, "", Engine(target, None, settings.sampling))]
     for name, drafter in drafters.items():
@@ -126,7 +126,7 @@ def measure(
 
 
 def warm_up(measured: Sequence[Measured], prompt: list[int]) -> None:
-    """A few untimed rounds each: first calls allocate, compile and fault pages in."""
+    """Run a few untimed rounds of each, because first calls allocate memory and compile."""
     for way in measured:
         room = min(32, way.engine.target.context_length - len(prompt))
         if room > 0:
@@ -143,12 +143,12 @@ def check_fits(target: Target, ids: Sequence[int], prompt_set: PromptSet, number
         raise UserError(
             f"prompt {prompt_set.prompts[number].id} of {prompt_set.name} has {len(ids)} tokens; with "
             f"{max_new_tokens} new ones that is more than the context of {target.context_length}: "
-            "shorten it, lower the new tokens, or skip it (eval: --skip-long)"
+            "shorten it, ask for fewer new tokens, or leave it out (eval has --skip-long)"
         )
 
 
 def ask(target: Target, messages: Sequence[Message], prompt: Prompt) -> list[int]:
-    """Ids of a history of `prompt`, as the target is asked."""
+    """Token ids of the conversation so far, ready for the target's next answer."""
     try:
         return render_prompt(target.chat, messages, prompt.tools)
     except UserError as error:
@@ -164,7 +164,7 @@ def first_turn_ids(target: Target, prompt_set: PromptSet) -> list[list[int]]:
 
 
 def fitting(prompt_set: PromptSet, target: Target, max_new_tokens: int) -> PromptSet:
-    """The prompts whose first turn fits the context with its answer; UserError where none does."""
+    """The prompts whose first turn and answer fit the context; UserError if none does."""
     pairs = zip(prompt_set.prompts, first_turn_ids(target, prompt_set), strict=True)
     kept = tuple(prompt for prompt, ids in pairs if fits(target, ids, max_new_tokens))
     if not kept:
@@ -173,14 +173,14 @@ def fitting(prompt_set: PromptSet, target: Target, max_new_tokens: int) -> Promp
 
 
 def interleaved(target: Target, sets: Sequence[PromptSet], count: int) -> list[list[int]]:
-    """Ids of the first turns of `count` prompts, one of each set in turn."""
+    """Ids of the first turns of `count` prompts, taken from the sets in turn."""
     longest = max(len(s.prompts) for s in sets)
     prompts = [s.prompts[i] for i in range(longest) for s in sets if i < len(s.prompts)]
     return [first_turn(target, prompt) for prompt in prompts[:count]]
 
 
 def check_first_turns(target: Target, prompt_set: PromptSet, max_new_tokens: int) -> None:
-    """Before anything is run or written: every first turn fits the context, and the template takes all turns."""
+    """UserError, before anything runs, if a first turn does not fit the context or the template refuses a turn."""
     for number, prompt in enumerate(prompt_set.prompts):
         check_fits(target, first_turn(target, prompt), prompt_set, number, max_new_tokens)
         history: list[Message] = []
@@ -192,7 +192,7 @@ def check_first_turns(target: Target, prompt_set: PromptSet, max_new_tokens: int
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights are measured: the target's name as it was asked for, and fingerprints of all weight files."""
+    """Which weights are measured: the target's name as the user gave it, and fingerprints of all weight files."""
 
     target: str
     target_fingerprint: str | None
@@ -200,7 +200,7 @@ class Weights:
 
 
 def weights_of(target: str, drafters: Iterable[str]) -> Weights:
-    """By the names that `Target.load` and `load_drafter` take."""
+    """The weights behind names as `Target.load` and `load_drafter` take them."""
     return Weights(
         target, identify(target).fingerprint, {name: fingerprint(drafter_directory(name)) for name in drafters}
     )
@@ -275,7 +275,7 @@ def environment(target: Target) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's marketing name where the system tells it."""
+    """The processor's name, as far as the system tells it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""Prompt sets: questions in any shape that training data has, hashed so that equal sets are known to be."""
+"""Prompt sets: questions in any shape that training data has; a hash shows whether two sets are equal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .public_prompts import PUBLIC, fetch_turns
 
 @dataclass(frozen=True)
 class Prompt:
-    """`turns`: what is put to the target before each of its answers (a user's message, a system's before the first).
+    """`turns`: the messages before each answer of the target (the user's; before the first also a system message).
 
     tools: function schemas for the chat template.
     """
@@ -32,7 +32,7 @@ class Prompt:
         return str(self.turns[0][-1]["content"])
 
     def identity(self) -> Any:
-        """All that is asked: plain texts where there are only those."""
+        """What the hash covers: all turns and tools, or just the texts if there is nothing else."""
         if all(len(turn) == 1 and turn[0].keys() == {"role", "content"} for turn in self.turns) and not self.tools:
             return [turn[0]["content"] for turn in self.turns]
         return [self.turns, self.tools]
@@ -62,7 +62,7 @@ class PromptSet:
 def load_prompts(name: str, limit: int | None = None) -> PromptSet:
     """A shipped set (`demo:math`), a public one (`gsm8k`) or any source of conversations, or its first `limit` prompts.
 
-    Answers in it are dropped; every user's turn up to the first result of a tool is asked. A record that is no prompt
+    Answers in it are dropped, and the user's turns up to the first tool result are asked. A record that is not a prompt
     is an error.
     """
     if name in PUBLIC:
@@ -79,7 +79,7 @@ def load_prompts(name: str, limit: int | None = None) -> PromptSet:
     for number, conversation in enumerate(reading.conversations, 1):
         turns = tuple(tuple(turn) for turn in turns_of(conversation))
         if not turns:
-            raise UserError(f"{conversation.place}: there is no user message in front of the first result of a tool")
+            raise UserError(f"{conversation.place}: there is no user message before the first tool result")
         prompts.append(Prompt(conversation.id or str(number), turns, conversation.tools))
     if not prompts:
         raise UserError(f'prompt file {path} is empty; give one JSON object a line, such as {{"prompt": "..."}}')

@@ -1,4 +1,4 @@
-"""Public benchmarks as prompt sets: fetched from the Hub at a pinned revision, worded as the DFlash papers do."""
+"""Public benchmarks as prompt sets: fetched from the Hub at a pinned revision, worded as in the DFlash papers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROGRAMMER = (
 
 @dataclass(frozen=True)
 class PublicSet:
-    """turns: what a record of `split` asks, turn by turn. file: of a data set that is read as one JSONL file."""
+    """turns: from a record of `split` to its user turns. file: the JSONL file to read, if not the data set itself."""
 
     id: str
     revision: str
@@ -89,7 +89,7 @@ PUBLIC = {
 
 
 def fetch_turns(name: str, limit: int | None) -> list[list[str]]:
-    """The turns of each prompt of a public set, or of its first `limit`; UserError where it cannot be fetched."""
+    """The turns of each prompt of a public set, or of its first `limit`; UserError if it cannot be fetched."""
     import datasets
 
     public = PUBLIC[name]

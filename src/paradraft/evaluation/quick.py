@@ -1,4 +1,4 @@
-"""Emitted length and acceptance alone, in batches and without a plain baseline: what training watches."""
+"""Emitted length and acceptance without plain decoding beside them, which is all that a training run watches."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ def decode_first_turns(
 
 
 def watched(generations: Sequence[Generation], steps: int) -> Watched:
-    """The figures of drafts of `steps` tokens."""
+    """Emitted length and acceptance of drafts of `steps` tokens."""
     rounds, tokens = rounds_and_tokens(generations)
     return Watched(ratio(tokens, rounds) or 1.0, acceptance(generations, steps))

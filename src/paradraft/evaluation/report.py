@@ -37,7 +37,7 @@ STEP_KEYS = {"cross_entropy", "denominator", "weights", "reached", "accuracy"}
 
 @dataclass(frozen=True)
 class ReportInput:
-    """What one path of a report holds."""
+    """What was found under one of the paths: a run, results, or both."""
 
     name: str
     records: list[Record]
@@ -88,7 +88,7 @@ def read_text(path: Path) -> str:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Records of metrics.jsonl; the last line may be cut off, as the run may still be writing it."""
+    """Records of metrics.jsonl; the last line may be incomplete, because the run may still be writing it."""
     lines, records = read_text(path).splitlines(), []
     for i, line in enumerate(lines, 1):
         try:
@@ -124,7 +124,7 @@ def results_sections(results: Results) -> list[Section]:
 
 
 def drafter_names(runs: Sequence[RunResult]) -> list[str]:
-    """The drafter of each run, with the settings in which the runs differ."""
+    """A name for each run: its drafter, and those settings in which the runs of a drafter differ."""
     marks = {"draft_length": "K", "temperature": "T", "batch_size": "B"}
     spread: dict[str, set[tuple[str, Any]]] = {key: {(run.title, getattr(run, key)) for run in runs} for key in marks}
     drafters = {run.title for run in runs}
@@ -158,7 +158,7 @@ def acceptance_chart(runs: Sequence[RunResult], names: Sequence[str], prompts: s
 
 
 def settings_table(runs: Sequence[RunResult], environment: Record) -> str:
-    """All that is needed to repeat the figures; a setting that varies shows each of its values."""
+    """All that is needed to repeat the figures; a setting that differs between runs shows all its values."""
     rows = [[name, str(value)] for name, value in environment.items()]
     for key in SETTINGS:
         rows.append([key.replace("_", " "), ", ".join(dict.fromkeys(str(getattr(run, key)) for run in runs))])
@@ -188,8 +188,13 @@ def training_sections(records: list[Record], name: str) -> list[Section]:
     means = f"Each point is the mean of {size} logged steps. " if size > 1 else ""
     ended = f"At step {last['step']}: loss {last['loss']:.4g}, cross entropy {last['cross_entropy']:.4g}."
     reached, accuracy = position_chart(steps, "reached", True), position_chart(steps, "accuracy", True)
-    weights = position_chart(steps, "weights", False) + remark("The mean weight of each position's loss, as it moves.")
-    explained = "Reached: share of training blocks right at this position and all before it. Accuracy: at this one."
+    weights = position_chart(steps, "weights", False) + remark(
+        "The mean weight of each position's loss in the course of training."
+    )
+    explained = (
+        "Reached: share of training blocks that are right at this position and all before it. "
+        "Accuracy: right at this position."
+    )
     return [
         *sections,
         Section(f"{name}: loss", pair(losses, entropies) + remark(divided + means + ended)),

@@ -1,6 +1,6 @@
-"""results.json, written and read: what `paradraft eval` found, a `RunResult` for each drafter, mode and prompt set.
+"""Writing and reading results.json, where `paradraft eval` puts a `RunResult` for each drafter, mode and prompt set.
 
-docs/reference/results.md describes the file for those who read it elsewhere.
+docs/reference/results.md describes the file.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class AgainstFirst:
 class RunResult:
     """One drafter in one mode on one prompt set, against plain decoding in the same process.
 
-    Fields with a default are those that older files lack. identical, identical_share: answers equal to plain
-    decoding's, None when sampled. Fingerprints are of the weight files, None where none were at hand.
+    Older files lack the fields with a default. identical, identical_share: whether all answers equal those of plain
+    decoding, and what share does; None if answers are sampled. Fingerprints are of the weight files, None without any.
     """
 
     target: str
@@ -83,7 +83,7 @@ class RunResult:
 
     @property
     def title(self) -> str:
-        """The drafter, and its mode where it goes without the target's features."""
+        """The drafter, followed by "independent" if it drafts without the target's features."""
         return title_of(self.drafter, self.mode)
 
 
@@ -114,7 +114,7 @@ def write_results(path: Path, runs: Sequence[RunResult], environment: dict[str, 
 
 
 def read_results(path: Path) -> Results:
-    """A results.json of this version or an older one; UserError that names the run and the field that is wrong."""
+    """Read a results.json of this version or an older one; a UserError names the run and the field that is wrong."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -129,7 +129,7 @@ def read_results(path: Path) -> Results:
 
 
 def read_run(record: Any, place: str) -> RunResult:
-    """A run from its JSON; fields that this version does not know are left out."""
+    """Read a run from its JSON; fields that this version does not know are dropped."""
     missing = REQUIRED - set(record) if isinstance(record, dict) else REQUIRED
     if missing:
         raise UserError(f"{place} lacks {', '.join(sorted(missing))}; write it anew with paradraft eval --out")

@@ -1,4 +1,4 @@
-"""From rounds to figures: emitted length with intervals, acceptance by position, loops apart."""
+"""From rounds to figures: emitted length with intervals, acceptance by position, the share of loops."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EmittedLength:
 
 @dataclass(frozen=True)
 class Acceptance:
-    """By draft position: given that all before it were accepted, and out of all rounds that drafted it."""
+    """Acceptance of each draft position: given that all before it were accepted, and in all rounds that drafted it."""
 
     conditional: list[float | None]
     unconditional: list[float | None]
@@ -49,7 +49,7 @@ def resampled(count: int, seed: int = 0) -> np.ndarray:
 
 
 def emitted_length(generations: Sequence[Generation]) -> EmittedLength:
-    """Micro: all tokens over all rounds; macro: mean over prompts; and micro again on what does not loop."""
+    """Micro: all tokens by all rounds; macro: mean over prompts; non_looping: micro of answers that do not loop."""
     rounds, tokens = rounds_and_tokens(generations)
     used = rounds > 0
     if not used.any():
@@ -73,7 +73,7 @@ def loop_share(generations: Sequence[Generation]) -> float:
 
 
 def acceptance(generations: Sequence[Generation], steps: int) -> Acceptance:
-    """Rounds cut short by the end of the text count only as far as their tokens were emitted."""
+    """Acceptance by position; of a round that the end of the text cuts short, only the emitted tokens count."""
     drafted, reached, accepted = np.zeros(steps), np.zeros(steps), np.zeros(steps)
     for generation in generations:
         for r in generation.rounds:

@@ -21,7 +21,7 @@ SPEED = ("prompts", "drafter", "plain tok/s", "tok/s", "speed-up", "draft/verify
 
 
 def cells(run: RunResult) -> dict[str, str]:
-    """Everything that tables show of a run, by column; the terminal, the report and Markdown pick theirs."""
+    """What tables can show of a run, by column; the terminal, the report and Markdown each show some columns."""
     emitted, seconds, same = run.emitted_length, run.seconds, run.identical_share
     total = seconds.draft + seconds.verify + seconds.other or 1.0
     gained = run.speedup / emitted.micro if run.speedup is not None and emitted.micro else None
@@ -50,7 +50,7 @@ def rows_of(runs: Sequence[RunResult], columns: Sequence[str]) -> list[list[str]
 
 
 def difference(run: RunResult) -> str | None:
-    """How a drafter compares with the first one on the same prompts, as a sentence; None for the first."""
+    """A sentence that compares a drafter with the first one on the same prompts; None for the first."""
     against = run.against_first
     if against is None:
         return None
@@ -71,12 +71,12 @@ def terminal_table(title: str, runs: Sequence[RunResult], columns: Sequence[str]
 
 
 def emitted_table(runs: Sequence[RunResult]) -> Table:
-    """Emitted length counts the target's own token of each round."""
+    """Emitted length, in which the target's own token of each round counts."""
     return terminal_table("tokens a round (emitted length)", runs, EMITTED)
 
 
 def speed_table(runs: Sequence[RunResult]) -> Table:
-    """Decoding alone; the prefill is left out."""
+    """Speed of decoding, without the prefill."""
     return terminal_table("speed, plain and drafted on the same prompts in the same run", runs, SPEED)
 
 

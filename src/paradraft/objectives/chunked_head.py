@@ -1,9 +1,9 @@
-"""The language-model head and the objective in chunks of whole blocks, recomputed in the backward pass.
+"""The language-model head and the objective, computed in chunks of whole blocks and again in the backward pass.
 
-Logits of a full batch never exist at once: at Qwen3-4B's sizes (512 anchors x 15 positions x 151,936 entries)
-they would be 4.6 GiB in float32. Losses against the target's distribution do keep the target's logits beside them,
-once a position, in the target's dtype. Weights depend on one block alone, so chunks of whole blocks are exact. The
-head runs on valid queries only, which COD makes a small part of the grid.
+So the logits of a full batch never exist at once: at Qwen3-4B's sizes (512 anchors x 15 positions x 151,936 entries)
+they would be 4.6 GiB in float32. Losses against the target's distribution also need the target's logits, once for each
+position, in the target's dtype. Weights depend on one block alone, so chunks of whole blocks are exact. The head runs
+only on valid queries, which are few after COD.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def chunked_head(
 ) -> ObjectiveSums:
     """Equal to `unchunked_head` in value and gradient, with the logits of one chunk in memory at a time.
 
-    hidden [N, K, H]; `positions_per_chunk`: by the size of the vocabulary unless given.
+    hidden [N, K, H]. Without `positions_per_chunk`, the size of the vocabulary decides.
     """
     scale, share = objective.block_scale(blocks), objective.sequence_share(blocks)
     parts = whole_blocks(blocks.valid, positions_per_chunk or chunk_positions(vocabulary_of(head, hidden)))
@@ -46,7 +46,9 @@ def chunked_head(
 
     total: ObjectiveSums | None = None
     for part in parts:
-        if torch.is_grad_enabled() and hidden.requires_grad and len(parts) > 1:  # one chunk: nothing to save
+        if (
+            torch.is_grad_enabled() and hidden.requires_grad and len(parts) > 1
+        ):  # with one chunk, recomputing saves no memory
             sums = ObjectiveSums(*checkpoint(chunk_sums, part, hidden[part], use_reentrant=False))
         else:
             sums = ObjectiveSums(*chunk_sums(part, hidden[part]))
@@ -68,11 +70,11 @@ def whole_blocks(valid: Tensor, positions: int) -> list[slice]:
 
 
 def vocabulary_of(head: Head, hidden: Tensor) -> int:
-    """How many logits the head makes, from a run over no positions at all."""
+    """The number of logits that the head makes, found by running it on zero positions."""
     with torch.no_grad():
         return head(hidden[:0, 0]).shape[-1]
 
 
 def chunk_positions(vocabulary: int) -> int:
-    """Positions whose logits are in memory together."""
+    """How many positions a chunk has."""
     return max(1, min(POSITIONS_PER_CHUNK, ENTRIES_PER_CHUNK // vocabulary))

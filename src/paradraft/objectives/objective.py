@@ -25,15 +25,15 @@ DENOMINATORS = ("anchors", "tokens", "weights", "sequences")
 
 @dataclass(frozen=True)
 class Blocks:
-    """N blocks of K queries, beside the drafter's hidden states.
+    """Labels and more for N blocks of K queries; the drafter's hidden states come separately.
 
     labels, valid [N, K]; rows [N]: the sequence each block belongs to. With a reduced draft vocabulary, `vocabulary`
-    [V_d] are its ids, and labels are draft ids, -1 for a token outside: it will be rejected, so that neither it nor
-    anything behind it in its block is learned.
+    [V_d] are its ids, and labels are draft ids, -1 for a token outside. The drafter cannot propose such a token, so
+    neither it nor what follows it in its block is learned.
 
-    What the target thinks, where the objective asks: `gold` [N, K], its probability of each label; `teacher` [P, V],
-    its logits, and `teacher_rows` [N, K], the row of `teacher` that belongs to each query (anything where not valid).
-    With `teacher_head`, `teacher` [P, H] are its hidden states instead, and logits are made for those of a chunk only.
+    If the objective needs the target: `gold` [N, K] is its probability of each label, `teacher` [P, V] its logits, and
+    `teacher_rows` [N, K] the row of `teacher` for each query (any number at invalid ones). With `teacher_head`,
+    `teacher` [P, H] holds the target's hidden states instead, and logits are made only for the chunk at hand.
     """
 
     labels: Tensor
@@ -47,15 +47,14 @@ class Blocks:
 
     @property
     def learned(self) -> Tensor:
-        """[N, K]: valid, and inside the draft vocabulary like all before it in the block.
+        """[N, K]: valid queries whose label, like all labels before it in the block, is in the draft vocabulary.
 
-        For the weights what comes later is as good as invalid: in D-PACE's sums a rejected position adds nothing, and
-        neither does any behind it.
+        The weights treat all others as invalid: in D-PACE's sums a label outside adds nothing, nor what follows it.
         """
         return self.valid & (self.labels >= 0).long().cumprod(-1).bool()
 
     def reduced(self, vocabulary: Tensor, to_draft: Tensor) -> Blocks:
-        """In the ids of a draft vocabulary [V_d]; `to_draft` [V] maps the target's ids, -1: outside."""
+        """These blocks in the ids of a draft vocabulary [V_d]; `to_draft` [V] maps the target's ids, -1: none."""
         return replace(self, labels=to_draft[self.labels], vocabulary=vocabulary)
 
     def __getitem__(self, part: slice) -> Blocks:
@@ -105,10 +104,10 @@ class ObjectiveSums:
 
 @dataclass(frozen=True)
 class Objective:
-    """`sums` maps the logits of a run of blocks to ObjectiveSums.
+    """A token loss, a weighting and a denominator; `sums` maps the logits of some blocks to ObjectiveSums.
 
-    parameters: of the weighting and of the token loss, by name; those left out are at their defaults. denominator
-    "auto": the weighting's own. compiled: by torch.compile, equal up to rounding.
+    parameters: those of the weighting and the token loss, by name; missing ones get their defaults. denominator "auto"
+    is the weighting's own. compiled: use torch.compile, with results equal up to rounding.
     """
 
     token_loss: str = "ce"
@@ -135,12 +134,12 @@ class Objective:
 
     @property
     def needs_gold(self) -> bool:
-        """The target's probability of every label."""
+        """Whether the target's probability of every label is needed."""
         return WEIGHTINGS[self.weighting].confidence == "target"
 
     @property
     def needs_teacher(self) -> bool:
-        """The target's full distributions."""
+        """Whether the target's full distributions are needed."""
         return TOKEN_LOSSES[self.token_loss].needs_teacher
 
     @property
@@ -153,9 +152,9 @@ class Objective:
         return {name: self.parameters[name] for name in record.parameters}
 
     def block_scale(self, blocks: Blocks) -> Tensor:
-        """What each block [N] is multiplied with before summing: 1 / anchors of its sequence, or 1.
+        """The factor [N] of each block's loss: 1 / anchors of its sequence, or 1.
 
-        All blocks of one sequence must be in one call; chunks then share the result.
+        One call must get all blocks of a sequence; its result is then cut into chunks.
         """
         return self.sequence_share(blocks) if self.denominator == "anchors" else blocks.valid.any(-1).float()
 
@@ -166,7 +165,7 @@ class Objective:
         return present / anchors.index_add(0, rows, present)[rows].clamp(min=1)
 
     def sums(self, logits: Tensor, blocks: Blocks, scale: Tensor, share: Tensor) -> ObjectiveSums:
-        """logits [M, V] of the M valid queries in order; `scale` and `share` [N] as the methods above give them."""
+        """The sums for logits [M, V] of the M valid queries in order, with `block_scale` and `sequence_share` [N]."""
         valid, learned = blocks.valid, blocks.learned
         labels = blocks.labels[valid]
         inside = labels >= 0
@@ -204,7 +203,7 @@ class Objective:
 
 
 def mass_outside(teacher: Tensor | None, place: Tensor | None, vocabulary: Tensor | None) -> Tensor:
-    """sum over positions of the target's probability outside the draft vocabulary; teacher [U, V], place [M]."""
+    """The target's probability outside the draft vocabulary, summed over queries; teacher [U, V], place [M]."""
     if teacher is None or place is None or vocabulary is None:
         return torch.zeros(())
     outside = 1 - torch.exp(teacher[:, vocabulary].float().logsumexp(-1) - teacher.float().logsumexp(-1))
@@ -212,5 +211,5 @@ def mass_outside(teacher: Tensor | None, place: Tensor | None, vocabulary: Tenso
 
 
 def spread(values: Tensor, valid: Tensor) -> Tensor:
-    """[M] numbers of the valid places of [N, K], put there; zero elsewhere."""
+    """Put the [M] numbers into the valid places of [N, K], zero elsewhere."""
     return torch.zeros(valid.shape, device=values.device, dtype=values.dtype).masked_scatter(valid, values)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Parameter:
-    """A number above 0 (with `zero`: 0 or more) and at most `most`. meaning: for the documentation."""
+    """A number above 0 (with `zero`: 0 or more) and at most `most`; `meaning` describes it in the documentation."""
 
     default: float
     meaning: str
@@ -25,7 +25,7 @@ class Parameter:
 
 
 def complete(known: Mapping[str, Parameter], given: Mapping[str, float]) -> dict[str, float]:
-    """All known parameters, those not given at their defaults. Raises ValueError for an unknown name or a bad value."""
+    """All known parameters, missing ones with their defaults. Raises ValueError for an unknown name or a bad value."""
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{name!r} is not one of {', '.join(known) or 'its parameters: it has none'}")

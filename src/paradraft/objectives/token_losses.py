@@ -1,6 +1,6 @@
 """Losses of single tokens, pure functions on log-probabilities [M, V], one number a token, [M].
 
-`teacher` are the target's log-probabilities [M, V] at the same places; cross entropy alone does without.
+`teacher` are the target's log-probabilities [M, V] at the same places; only cross entropy does not need them.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def token_terms(
     token_loss: str,
     parameters: Mapping[str, float],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All that runs over the whole vocabulary: losses, log-probabilities of the labels (detached), most likely tokens.
+    """Losses, log-probabilities of the labels (detached) and most likely tokens, [M] each.
 
-    logits [M, V] and labels [M]; the target's logits `teacher` [U, V] in any dtype, row `teacher_rows` [M] for each.
+    logits [M, V], labels [M]; `teacher` [U, V]: the target's logits in any dtype, `teacher_rows` [M]: each query's row.
     """
     log_probs = logits.float().log_softmax(-1)
     target = None if teacher is None else teacher.float().log_softmax(-1)[teacher_rows]

@@ -1,8 +1,8 @@
 """Position weights over a block of K draft positions.
 
 A weighting maps confidences [..., K] (probabilities of the labels) and `valid` [..., K], boolean, to weights [..., K],
-detached and zero where invalid. Invalid positions count as certain (s = 1) inside products and are left out of sums
-over later positions. A new weighting is one function and one entry of WEIGHTINGS.
+without a gradient and zero where invalid. Inside products an invalid position counts as 1 (s = 1); sums over later
+positions leave it out. A new weighting is one function and one entry of WEIGHTINGS.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _sum_from(values: Tensor, valid: Tensor) -> Tensor:
 def dpace(confidence: Tensor, valid: Tensor, alpha: float) -> Tensor:
     """w_i = sum_{k>=i} prod_{j<=k} s_j: position i's share in the expected accepted length (arXiv 2605.18810).
 
-    Never divide by the sum of these weights: their size is the signal.
+    Do not divide by the sum of these weights: their size says how much a block can gain.
     """
     return _sum_from(_smoothed(confidence, valid, alpha).cumprod(-1), valid) * valid
 
@@ -89,10 +89,9 @@ def dpace_continuation(confidence: Tensor, valid: Tensor, alpha: float) -> Tenso
 
 
 def cat(confidence: Tensor, valid: Tensor) -> Tensor:
-    """w_k = prod_{j<k} p_j: the chance that the target itself would keep all that comes before (arXiv 2605.08632).
+    """w_k = prod_{j<k} p_j: the target's own probability of all labels before position k (arXiv 2605.08632).
 
-    The confidence is the target's; w_1 = 1. Unlike D-PACE's, these weights are fixed for a text: training does not move
-    them.
+    The confidence is the target's; w_1 = 1. Unlike D-PACE's, these weights do not change as the drafter learns.
     """
     before = torch.where(valid, confidence.detach().float(), 1.0).cumprod(-1)
     return torch.cat((torch.ones_like(before[..., :1]), before[..., :-1]), dim=-1) * valid
