@@ -163,7 +163,7 @@ def test_broken_directories_are_named(target: Target, drafter: DFlash, tmp_path:
     with pytest.raises(UserError, match=r"fc\.weight has shape \[3, 3\]"):
         load_drafter(tmp_path, target)
     config.write_text(original.replace("DFlashDraftModel", "Whatever"))
-    with pytest.raises(UserError, match=r"Whatever.*none of those"):
+    with pytest.raises(UserError, match=r"Whatever.*does not describe"):
         load_drafter(tmp_path, target)
     config.write_text(original.replace('"num_hidden_layers": 2', '"num_hidden_layers": "2"'))
     with pytest.raises(UserError, match="layers must be a positive number"):
