@@ -235,3 +235,25 @@ def test_requests_that_cannot_be_served(target: Target, drafter: DFlash) -> None
         Engine(target).generate([[1]], 0)
     with pytest.raises(UserError, match="at least one sequence"):
         Engine(target, max_rows=0)
+
+
+@pytest.mark.parametrize("kind", (None, *KINDS))
+def test_logprobs_are_the_targets_own(target: Target, kind: str | None) -> None:
+    """Those of a teacher-forced forward over prompt and answer, with a drafter or without, sampled or greedy."""
+    prompt = [4, 9, 2]
+    engine = Engine(target, None if kind is None else make_drafter_of(kind, target))
+    asked = Request(prompt, 14, Sampling(1.3), frozenset(), seed=3, logprobs=4)
+    sequences = [engine.add(asked), engine.add(Request(prompt, 9, stops=frozenset()))]
+    found = []
+    while not all(sequence.finished for sequence in sequences):
+        for event in engine.step():
+            assert (event.logprobs is None) == (event.sequence is sequences[1])
+            found += event.logprobs or ()
+    tokens = sequences[0].generation.tokens
+    assert [one.token for one in found] == tokens
+    text = torch.tensor([prompt + tokens])
+    wanted = target.logits(text, torch.zeros_like(text))[0, len(prompt) - 1 : -1].log_softmax(-1)
+    for one, token, row in zip(found, tokens, wanted, strict=True):
+        assert one.value == pytest.approx(float(row[token]), abs=1e-4)
+        assert [value for _, value in one.top] == pytest.approx(row.topk(4).values.tolist(), abs=1e-4)
+        assert dict(one.top).get(token, one.value) == one.value

@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..models import KeyValueSlots, Target
 from .acceptance import accept
 from .draft import Draft, Drafting, Noise
+from .logprobs import logprobs_of
 from .request import Event, Generation, Request, Sequence
 from .sampling import Sampling, key_of, noise
 from .scheduler import Scheduler
@@ -160,7 +161,8 @@ class Engine:
         samplings = [sequence.request.sampling for sequence in sequences]
         _, deciding = self._noise(sequences, [0] * len(sequences))
         accepted = accept("chain", draft, output.logits[row_of], samplings, deciding)
-        events = [Event(s, s.emit([token], None)) for s, token in zip(sequences, accepted.next.tolist(), strict=True)]
+        first_tokens = zip(sequences, row_of.tolist(), accepted.next.tolist(), strict=True)
+        events = [event(s, s.emit([token], None), output.logits[row]) for s, row, token in first_tokens]
         self._leave([sequence for sequence in sequences if sequence.finished])
         self.seconds.prefill += clock.lap()
         return events
@@ -194,8 +196,9 @@ class Engine:
         self.seconds.draft += clock.lap()
 
         events = []
-        for sequence, length, (count, new, *tokens) in zip(running, lengths, found.tolist(), strict=True):
-            events.append(Event(sequence, sequence.emit([*tokens[:count], new], tokens[:length])))
+        emitted = zip(running, lengths, output.logits, found.tolist(), strict=True)
+        for sequence, length, logits, (count, new, *tokens) in emitted:
+            events.append(event(sequence, sequence.emit([*tokens[:count], new], tokens[:length]), logits))
         self._leave([sequence for sequence in running if sequence.finished])
         self.seconds.other += clock.lap()
         return events
@@ -223,6 +226,12 @@ class Engine:
         for sequence, length in zip(sequences, lengths, strict=True):
             sequence.drawn += 2 * length + 1
         return found[:, 1::2], Noise(found[:, 2::2], found[:, 0])
+
+
+def event(sequence: Sequence, tokens: list[int], logits: Tensor, path: Tensor | None = None) -> Event:
+    """What `tokens` of a round tell; `logits` [N+1, V] and `path` as in `logprobs_of`."""
+    count = sequence.request.logprobs
+    return Event(sequence, tokens, None if count is None else logprobs_of(logits, tokens, count, path))
 
 
 def slot_of(sequence: Sequence) -> int:

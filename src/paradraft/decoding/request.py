@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 
+from .logprobs import Logprob
 from .sampling import Sampling
 
 
@@ -14,6 +15,7 @@ class Request:
 
     `stops`: tokens that end the answer, None: the target's. It may leave with `enough` tokens, while its drafts are
     still as long as `max_new_tokens` lets them be. `seed` of its noise; None: the engine gives every request another.
+    `logprobs`: its events have them, with so many of the likeliest tokens at each place.
     """
 
     prompt: Tokens[int]
@@ -22,6 +24,7 @@ class Request:
     stops: frozenset[int] | None = None
     enough: int | None = None
     seed: int | None = None
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Event:
-    """`sequence` went on by `tokens`; see `sequence.finished`."""
+    """`sequence` went on by `tokens`; see `sequence.finished`. `logprobs`: of each token, if they were asked for."""
 
     sequence: Sequence
     tokens: list[int]
+    logprobs: tuple[Logprob, ...] | None = None
