@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,7 +31,7 @@ def problem() -> tuple[Tensor, Blocks, Tensor]:
 
 COMBINATIONS = [
     *itertools.product(["ce"], WEIGHTINGS, DENOMINATORS),
-    *itertools.product(sorted(set(TOKEN_LOSSES) - {"ce"}), ["dpace", "cat"], ["weights"]),
+    *itertools.product(sorted(set(TOKEN_LOSSES) - {"ce"}), ["dpace", "cat", "path"], ["weights"]),
 ]
 
 
@@ -94,7 +96,7 @@ def test_micro_batches_of_whole_sequences_add_up(weighting: str, denominator: st
         denominators = torch.zeros(())
         for part in parts:
             some = blocks[part]
-            local = Blocks(some.labels, some.valid, some.rows - some.rows.min(), some.gold)
+            local = replace(some, rows=some.rows - some.rows.min())
             sums = unchunked_head(x[part], local, lambda h: h @ weight.T, objective)
             sums.loss.backward()
             denominators += sums.denominator
@@ -106,7 +108,7 @@ def test_micro_batches_of_whole_sequences_add_up(weighting: str, denominator: st
     torch.testing.assert_close(whole, split, rtol=1e-5, atol=1e-7)
 
 
-def test_the_mixed_loss_is_its_two_terms_against_torch() -> None:
+def test_losses_against_the_target_are_those_of_torch() -> None:
     hidden, blocks, weight = problem()
     assert blocks.teacher is not None and blocks.teacher_rows is not None
     logits = hidden @ weight.T
@@ -115,7 +117,11 @@ def test_the_mixed_loss_is_its_two_terms_against_torch() -> None:
     kl = torch.nn.functional.kl_div(logits.log_softmax(-1), teacher.softmax(-1), reduction="none").sum(-1)
     tv = 1 - torch.minimum(logits.softmax(-1), teacher.softmax(-1)).sum(-1)
     reverse = torch.nn.functional.kl_div(teacher.log_softmax(-1), logits.softmax(-1), reduction="none").sum(-1)
-    for name, wanted in (("ce_kd", 0.1 * ce + kl), ("kl", kl), ("tv", tv), ("reverse_kl", reverse)):
+    share = torch.exp(-3 * (1 - tv))
+    expected = {"ce_kd": 0.1 * ce + kl, "kl": kl, "tv": tv, "reverse_kl": reverse, "ce_l1": 0.1 * ce + 1.8 * tv}
+    expected |= {"lk_alpha": -(1 - tv).log(), "lk_lambda": share * kl + (1 - share) * tv}
+    assert expected.keys() == TOKEN_LOSSES.keys() - {"ce"}
+    for name, wanted in expected.items():
         sums = unchunked_head(hidden, blocks, lambda h: h @ weight.T, Objective(name, "uniform", "tokens"))
         torch.testing.assert_close(sums.loss, wanted[blocks.valid].sum())
 
@@ -123,7 +129,7 @@ def test_the_mixed_loss_is_its_two_terms_against_torch() -> None:
 def test_losses_that_need_the_target_say_so() -> None:
     hidden, blocks, weight = problem()
     bare = Blocks(blocks.labels, blocks.valid, blocks.rows)
-    for objective in (Objective("ce_kd"), Objective("ce", "cat")):
+    for objective in (Objective("ce_kd"), Objective("ce", "cat"), Objective("ce", "path")):
         assert objective.needs_teacher or objective.needs_gold
         with pytest.raises(ValueError, match="needs the target's"):
             unchunked_head(hidden, bare, lambda h: h @ weight.T, objective)
@@ -197,3 +203,61 @@ def test_kd_with_a_reduced_vocabulary_renormalises_the_target() -> None:
     p, q = teacher[:, ids].softmax(-1), logits.softmax(-1)
     torch.testing.assert_close(sums.loss, (p * (p / q).log()).sum())
     torch.testing.assert_close(sums.left_out, (1 - teacher.softmax(-1)[:, ids].sum(-1)).sum())
+
+
+def test_lk_losses_by_hand() -> None:
+    """p = (.5, .5, 0), q = (.25, .25, .5): overlap .5."""
+    p, q = torch.tensor([[0.5, 0.5, 1e-30]]), torch.tensor([[0.25, 0.25, 0.5]])
+    label, kl, share = torch.tensor([0]), math.log(2), 0.8 * math.exp(-2 * 0.5)
+    losses = {name: TOKEN_LOSSES[name].loss for name in ("lk_alpha", "lk_lambda")}
+    assert losses["lk_alpha"](q.log(), label, p.log()).item() == pytest.approx(math.log(2))
+    mixed = losses["lk_lambda"](q.log(), label, p.log(), lk_scale=0.8, lk_decay=2.0)
+    assert mixed.item() == pytest.approx(share * kl + (1 - share) * 0.5)
+    sure = torch.tensor([[1.0, 0.0, 0.0]]).log()
+    assert losses["lk_alpha"](q.log(), label, sure).item() == pytest.approx(math.log(4))  # the cross entropy
+
+
+def test_no_gradient_flows_through_the_share_of_lk_lambda() -> None:
+    logits = torch.randn(4, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    teacher = torch.randn(4, 7, generator=torch.Generator().manual_seed(1)).log_softmax(-1)
+    q, labels = logits.log_softmax(-1), torch.zeros(4, dtype=torch.long)
+    kl, tv = (TOKEN_LOSSES[name].loss(q, labels, teacher) for name in ("kl", "tv"))
+    share = torch.exp(-3 * (1 - tv)).detach()
+    found = TOKEN_LOSSES["lk_lambda"].loss(q, labels, teacher, lk_scale=1.0, lk_decay=3.0)
+    (mine,) = torch.autograd.grad(found.sum(), logits, retain_graph=True)
+    (theirs,) = torch.autograd.grad((share * kl + (1 - share) * tv).sum(), logits)
+    torch.testing.assert_close(mine, theirs)
+
+
+def test_path_weights_of_lk_alpha_give_the_gradient_of_the_path_loss() -> None:
+    """-sum_i prod_{j<=i} o_j, differentiated through every overlap; blocks end where validity does."""
+    hidden, blocks, weight = problem()
+    assert blocks.teacher is not None and blocks.teacher_rows is not None
+    gradients = []
+    for direct in (False, True):
+        x = hidden.clone().requires_grad_()
+        if direct:
+            overlaps = torch.minimum((x @ weight.T).softmax(-1), blocks.teacher[blocks.teacher_rows].softmax(-1)).sum(
+                -1
+            )
+            loss = -(overlaps.where(blocks.valid, 1.0).cumprod(-1) * blocks.valid).sum()
+        else:
+            loss = unchunked_head(x, blocks, lambda h: h @ weight.T, Objective("lk_alpha", "path", "tokens")).loss
+        gradients += torch.autograd.grad(loss, x)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_overlaps_are_with_the_whole_distribution_of_the_target() -> None:
+    """With a reduced vocabulary half of the target's mass is out of reach, so no overlap is above one half."""
+    ids, to_draft = torch.tensor([0, 1]), torch.tensor([0, 1, -1, -1])
+    blocks = Blocks(
+        torch.tensor([[0, 1]]),
+        torch.ones(1, 2, dtype=torch.bool),
+        torch.zeros(1, dtype=torch.long),
+        teacher=torch.zeros(1, 4),
+        teacher_rows=torch.zeros(1, 2, dtype=torch.long),
+    ).reduced(ids, to_draft)
+    sums = Objective("lk_alpha", "path", "tokens").sums(torch.zeros(2, 2), blocks, torch.ones(1), torch.ones(1))
+    assert sums.weight.tolist() == pytest.approx([0.5 + 0.25, 0.25])
+    assert sums.loss.item() == pytest.approx(0.0)  # the loss sees the target renormalised, as KL does
+    assert sums.left_out.item() == pytest.approx(1.0)

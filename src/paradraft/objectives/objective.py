@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .parameters import complete
-from .token_losses import TOKEN_LOSSES, TokenLoss, compiled_token_terms, token_terms
+from .token_losses import TOKEN_LOSSES, Opinion, TokenLoss, compiled_token_terms, token_terms
 from .weightings import WEIGHTINGS, Weighting
 
 # anchors    mean over a sequence's valid anchors, then mean over sequences (default for D-PACE)
@@ -63,13 +63,17 @@ class Blocks:
         labels, valid, rows = self.labels[part], self.valid[part], self.rows[part]
         return replace(self, labels=labels, valid=valid, rows=rows, gold=gold, teacher_rows=teacher_rows)
 
-    def teacher_logits(self) -> tuple[Tensor | None, Tensor | None]:
-        """The target's logits [U, V] and the row [M] among them of each of the M valid queries."""
+    def opinion(self) -> Opinion | None:
+        """The target's logits over the draft vocabulary, and which of them each of the M valid queries reads."""
         if self.teacher is None or self.teacher_rows is None:
-            return None, None
-        once, place = self.teacher_rows[self.valid].unique(return_inverse=True)  # neighbouring blocks share positions
+            return None
+        once, rows = self.teacher_rows[self.valid].unique(return_inverse=True)  # neighbouring blocks share positions
         asked = self.teacher[once]
-        return (asked if self.teacher_head is None else self.teacher_head(asked)), place
+        logits = asked if self.teacher_head is None else self.teacher_head(asked)
+        if self.vocabulary is None:
+            return Opinion(logits, rows)
+        inside = logits[:, self.vocabulary]
+        return Opinion(inside, rows, torch.exp(inside.float().logsumexp(-1) - logits.float().logsumexp(-1)))
 
 
 @dataclass
@@ -126,8 +130,9 @@ class Objective:
                 raise ValueError(f"{name!r} is not one of {', '.join(known)}")
         loss, weighting = TOKEN_LOSSES[self.token_loss], WEIGHTINGS[self.weighting]
         found = complete({**weighting.parameters, **loss.parameters}, self.parameters)
-        if loss.parameters and not any(found[name] for name in loss.parameters):
-            raise ValueError(f"{' and '.join(loss.parameters)} are both 0: nothing would be learned")
+        weights = [name for name in loss.parameters if name.endswith("_weight")]
+        if weights and not any(found[name] for name in weights):
+            raise ValueError(f"{' and '.join(weights)} are both 0: nothing would be learned")
         object.__setattr__(self, "parameters", found)
         if self.denominator == "auto":
             object.__setattr__(self, "denominator", weighting.denominator)
@@ -140,12 +145,17 @@ class Objective:
     @property
     def needs_teacher(self) -> bool:
         """Whether the target's full distributions are needed."""
-        return TOKEN_LOSSES[self.token_loss].needs_teacher
+        return TOKEN_LOSSES[self.token_loss].needs_teacher or self.needs_overlap
 
     @property
-    def loss_arguments(self) -> tuple[str, dict[str, float]]:
-        """The token loss and its parameters, as `token_terms` takes them."""
-        return self.token_loss, self.part(TOKEN_LOSSES[self.token_loss])
+    def needs_overlap(self) -> bool:
+        """Whether the overlap of both distributions is needed."""
+        return WEIGHTINGS[self.weighting].confidence == "overlap"
+
+    @property
+    def term_arguments(self) -> tuple[bool, str, dict[str, float]]:
+        """Whether overlaps are needed, the token loss and its parameters, as `token_terms` takes them."""
+        return self.needs_overlap, self.token_loss, self.part(TOKEN_LOSSES[self.token_loss])
 
     def part(self, record: Weighting | TokenLoss) -> dict[str, float]:
         """The parameters that the weighting or the token loss takes."""
@@ -169,16 +179,14 @@ class Objective:
         valid, learned = blocks.valid, blocks.learned
         labels = blocks.labels[valid]
         inside = labels >= 0
-        teacher, place = blocks.teacher_logits()
-        left_out = mass_outside(teacher, place, blocks.vocabulary).to(logits.device)
-        if teacher is not None and blocks.vocabulary is not None:
-            teacher = teacher[:, blocks.vocabulary]
+        opinion, weighting = blocks.opinion(), WEIGHTINGS[self.weighting]
         terms = compiled_token_terms() if self.compiled else token_terms
-        losses, label_log_probs, likeliest = terms(logits, labels.clamp(min=0), teacher, place, *self.loss_arguments)
+        losses, label_log_probs, likeliest, overlap = terms(logits, labels.clamp(min=0), opinion, *self.term_arguments)
         losses, label_log_probs = losses.where(inside, 0.0), label_log_probs.where(inside, -torch.inf)
-        confidence = spread(label_log_probs.exp(), valid)
-        weighting = WEIGHTINGS[self.weighting]
-        trusted = blocks.gold if weighting.confidence == "target" else confidence
+        trusted = blocks.gold
+        if weighting.confidence != "target":
+            of_queries = overlap if weighting.confidence == "overlap" else label_log_probs.exp()
+            trusted = None if of_queries is None else spread(of_queries, valid)
         if trusted is None:
             raise ValueError(f"the weighting {self.weighting} needs the target's probabilities of the labels")
         weights = weighting.weights(trusted, learned, **self.part(weighting))
@@ -198,16 +206,15 @@ class Objective:
             correct=hit.sum(0),
             reached=hit.cumprod(-1).sum(0),
             outside=(valid & (blocks.labels < 0)).float().sum(0),
-            left_out=left_out,
+            left_out=mass_outside(opinion).to(logits.device),
         )
 
 
-def mass_outside(teacher: Tensor | None, place: Tensor | None, vocabulary: Tensor | None) -> Tensor:
-    """The target's probability outside the draft vocabulary, summed over queries; teacher [U, V], place [M]."""
-    if teacher is None or place is None or vocabulary is None:
+def mass_outside(opinion: Opinion | None) -> Tensor:
+    """The target's probability outside the draft vocabulary, summed over queries."""
+    if opinion is None or opinion.inside is None:
         return torch.zeros(())
-    outside = 1 - torch.exp(teacher[:, vocabulary].float().logsumexp(-1) - teacher.float().logsumexp(-1))
-    return outside[place].sum()
+    return (1 - opinion.inside)[opinion.rows].sum()
 
 
 def spread(values: Tensor, valid: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,9 +55,41 @@ def ce_and_kl(log_probs: Tensor, labels: Tensor, teacher: Tensor, ce_weight: flo
     return ce_weight * cross_entropy(log_probs, labels) + kd_weight * forward_kl(log_probs, labels, teacher)
 
 
-BOTH = {
-    "ce_weight": Parameter(0.1, "ce_kd: of the cross entropy", zero=True),
-    "kd_weight": Parameter(1.0, "ce_kd: of KL(target || drafter)", zero=True),
+def ce_and_l1(log_probs: Tensor, labels: Tensor, teacher: Tensor, ce_weight: float, l1_weight: float) -> Tensor:
+    """ce_weight * CE + l1_weight * sum_v |q - p|, DSpark's loss (arXiv 2607.05147); the L1 distance is 2 `tv`."""
+    far = 2 * total_variation(log_probs, labels, teacher)
+    return ce_weight * cross_entropy(log_probs, labels) + l1_weight * far
+
+
+def log_overlap(log_probs: Tensor, teacher: Tensor) -> Tensor:
+    """log sum_v min(p, q): of the chance that speculative sampling accepts a token drawn from q (arXiv 2211.17192)."""
+    return torch.minimum(log_probs, teacher).logsumexp(-1)
+
+
+def lk_alpha(log_probs: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
+    """-log sum_v min(p, q): the acceptance rate as a likelihood (LK losses, arXiv 2602.23881).
+
+    For a p that is sure of the label it is the cross entropy.
+    """
+    return -log_overlap(log_probs, teacher)
+
+
+def lk_lambda(log_probs: Tensor, labels: Tensor, teacher: Tensor, lk_scale: float, lk_decay: float) -> Tensor:
+    """l KL(p || q) + (1 - l)(1 - o), where o = sum_v min(p, q) and l = lk_scale exp(-lk_decay o) (arXiv 2602.23881).
+
+    No gradient flows through l: distillation where little is accepted, acceptance itself where much is.
+    """
+    accepted = log_overlap(log_probs, teacher).exp()
+    share = lk_scale * torch.exp(-lk_decay * accepted.detach())
+    return share * forward_kl(log_probs, labels, teacher) + (1 - share) * (1 - accepted)
+
+
+CE_WEIGHT = {"ce_weight": Parameter(0.1, "ce_kd, ce_l1: of the cross entropy", zero=True)}
+WITH_KD = {**CE_WEIGHT, "kd_weight": Parameter(1.0, "ce_kd: of KL(target || drafter)", zero=True)}
+WITH_L1 = {**CE_WEIGHT, "l1_weight": Parameter(0.9, "ce_l1: of the L1 distance, twice the total variation", zero=True)}
+LK = {
+    "lk_scale": Parameter(1.0, "lk_lambda: share of KL(target || drafter) where nothing would be accepted", most=1),
+    "lk_decay": Parameter(3.0, "lk_lambda: how fast that share falls as more would be accepted", zero=True),
 }
 
 TOKEN_LOSSES: dict[str, TokenLoss] = {
@@ -65,29 +97,50 @@ TOKEN_LOSSES: dict[str, TokenLoss] = {
     "kl": TokenLoss(forward_kl),
     "reverse_kl": TokenLoss(reverse_kl),
     "tv": TokenLoss(total_variation),
-    "ce_kd": TokenLoss(ce_and_kl, parameters=BOTH),
+    "ce_kd": TokenLoss(ce_and_kl, parameters=WITH_KD),
+    "ce_l1": TokenLoss(ce_and_l1, parameters=WITH_L1),
+    "lk_alpha": TokenLoss(lk_alpha),
+    "lk_lambda": TokenLoss(lk_lambda, parameters=LK),
 }
+
+
+class Opinion(NamedTuple):
+    """The target's logits [U, V] in any dtype, and each query's row among them, [M].
+
+    inside [U]: with a reduced draft vocabulary, whose logits these are, the target's probability of all its tokens.
+    """
+
+    logits: Tensor
+    rows: Tensor
+    inside: Tensor | None = None
 
 
 def token_terms(
     logits: Tensor,
     labels: Tensor,
-    teacher: Tensor | None,
-    teacher_rows: Tensor | None,
+    opinion: Opinion | None,
+    with_overlap: bool,
     token_loss: str,
     parameters: Mapping[str, float],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses, log-probabilities of the labels (detached) and most likely tokens, [M] each.
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Losses, log-probabilities of the labels, most likely tokens, overlaps sum_v min(p, q); [M] each.
 
-    logits [M, V], labels [M]; `teacher` [U, V]: the target's logits in any dtype, `teacher_rows` [M]: each query's row.
+    All but the losses are detached. The overlaps (None unless asked for) are with the target's whole distribution: a
+    draft vocabulary's tokens keep the probabilities that they have there, while the losses see them add up to 1.
+    logits [M, V], labels [M].
     """
     log_probs = logits.float().log_softmax(-1)
-    target = None if teacher is None else teacher.float().log_softmax(-1)[teacher_rows]
+    target = None if opinion is None else opinion.logits.float().log_softmax(-1)[opinion.rows]
     record = TOKEN_LOSSES[token_loss]
-    if target is None and record.needs_teacher:
-        raise ValueError(f"the token loss {token_loss} needs the target's logits")
+    if target is None and (record.needs_teacher or with_overlap):
+        raise ValueError(f"the token loss {token_loss} or what it is weighted with needs the target's logits")
     losses = record.loss(log_probs, labels, target, **parameters)
-    return losses, label_log_prob(log_probs.detach(), labels), log_probs.detach().argmax(-1)
+    fixed, overlap = log_probs.detach(), None
+    if with_overlap and target is not None and opinion is not None:
+        if opinion.inside is not None:
+            target = target + opinion.inside.log()[opinion.rows, None]
+        overlap = log_overlap(fixed, target).exp()
+    return losses, label_log_prob(fixed, labels), fixed.argmax(-1), overlap
 
 
 @cache

@@ -21,12 +21,13 @@ from .parameters import Parameter
 class Weighting:
     """weights: (confidence, valid, **parameters) -> [..., K].
 
-    confidence: whose probabilities of the labels it is given. denominator: what the summed loss is divided by unless
+    confidence: what it is given: the drafter's or the target's probabilities of the labels, or their overlaps
+    sum_v min(p, q), the chance that a sampled draft is accepted. denominator: what the summed loss is divided by unless
     the run says otherwise (see objective.DENOMINATORS).
     """
 
     weights: Callable[..., Tensor]
-    confidence: Literal["drafter", "target"] = "drafter"
+    confidence: Literal["drafter", "target", "overlap"] = "drafter"
     denominator: str = "anchors"
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
@@ -97,6 +98,16 @@ def cat(confidence: Tensor, valid: Tensor) -> Tensor:
     return torch.cat((torch.ones_like(before[..., :1]), before[..., :-1]), dim=-1) * valid
 
 
+def path(confidence: Tensor, valid: Tensor) -> Tensor:
+    """w_i = sum_{k>=i} prod_{j<=k} o_j: D-PACE without smoothing.
+
+    Of overlaps o and the token loss -log o its gradient is that of the path loss -sum_i prod_{j<=i} o_j: minus the
+    expected number of accepted tokens, differentiated through every factor.
+    """
+    survival = torch.where(valid, confidence.detach().float(), 1.0).cumprod(-1)
+    return _sum_from(survival, valid) * valid
+
+
 ALPHA = {"alpha": Parameter(0.5, "D-PACE's smoothing of the confidence", most=1)}
 GAMMA = {"gamma": Parameter(7.0, "w = exp(-(k-1)/gamma); published: 7, 5, 4 for blocks of 16, 10, 8")}
 
@@ -107,5 +118,7 @@ WEIGHTINGS: dict[str, Weighting] = {
     "dpace": Weighting(dpace, parameters=ALPHA),
     "dpace_prefix": Weighting(dpace_prefix, parameters=ALPHA),
     "dpace_continuation": Weighting(dpace_continuation, parameters=ALPHA),
+    "dpace_overlap": Weighting(dpace, confidence="overlap", parameters=ALPHA),
+    "path": Weighting(path, confidence="overlap"),
     "cat": Weighting(cat, confidence="target", denominator="weights"),
 }

@@ -12,7 +12,7 @@ from ..drafters.vocabulary import DraftVocabulary, most_frequent
 from ..errors import UserError, first_line
 from ..models import Target
 from ..objectives import Objective
-from ..objectives.token_losses import compiled_token_terms
+from ..objectives.token_losses import Opinion, compiled_token_terms
 from ..text.batches import steps_per_epoch
 from ..text.prepare import Examples, prepare_examples
 from ..text.provenance import identify
@@ -43,9 +43,9 @@ def check_compiler(objective: Objective, device: torch.device) -> None:
     """Raises UserError where torch.compile cannot run, before a run has cost anything."""
     logits = torch.randn(3, 40, device=device, requires_grad=True)
     rows = torch.arange(3, device=device)
-    teacher = (logits.detach(), rows) if objective.needs_teacher else (None, None)
+    opinion = Opinion(logits.detach(), rows) if objective.needs_teacher else None
     try:
-        compiled_token_terms()(logits, rows, *teacher, *objective.loss_arguments)[0].sum().backward()
+        compiled_token_terms()(logits, rows, opinion, *objective.term_arguments)[0].sum().backward()
     except Exception as error:  # compilers fail in many ways
         first = first_line(error)
         raise UserError(f"torch.compile does not work here ({first}); set training.compile=false") from None
