@@ -101,10 +101,12 @@ class StoreWriter:
     def write(self, target: Target, batch_size: int, advance: Callable[[int], None] = lambda tokens: None) -> None:
         """Write every missing shard and the manifest; `advance` is called with the tokens of each batch."""
         for number in sorted(set(range(len(self.shards))) - self.done):
-            shard, features = self.shards[number], []
-            for start in range(0, len(shard), batch_size):
-                part = [self.examples[i] for i in shard[start : start + batch_size]]
-                features += features_of(target, part, self.wanted.layers)
-                advance(sum(len(example.input_ids) for example in part))
-            write_shard(self.out, number, self.wanted, torch.cat(features))
+            features: dict[int, torch.Tensor] = {}
+            by_length = sorted(self.shards[number], key=lambda i: self.lengths[i])  # texts of a batch are padded alike
+            for start in range(0, len(by_length), batch_size):
+                numbers = by_length[start : start + batch_size]
+                found = features_of(target, [self.examples[i] for i in numbers], self.wanted.layers)
+                features.update(zip(numbers, found, strict=True))
+                advance(sum(self.lengths[i] for i in numbers))
+            write_shard(self.out, number, self.wanted, torch.cat([features[i] for i in self.shards[number]]))
         write_manifest(self.out, self.wanted, self.lengths, self.shards)
