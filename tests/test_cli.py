@@ -56,6 +56,16 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
     assert done.stderr.strip().endswith("none.yaml does not exist") and "Traceback" not in done.stderr
 
 
+def test_how_drafts_are_kept_can_be_chosen(target_directory: Path, drafter_directory: Path) -> None:
+    pair = ["--target", target_directory, "--drafter", drafter_directory]
+    for rule in ("chain", "block"):
+        run("generate", "the cat", *pair, "--max-new-tokens", "9", "--temperature", "1", "--acceptance", rule)
+    with pytest.raises(UserError, match="acceptance rule 'bloc' is not known; use one of chain, block"):
+        run("generate", "the cat", *pair, "--acceptance", "bloc")
+    with pytest.raises(UserError, match="give a drafter with --drafter"):
+        run("generate", "the cat", "--target", target_directory, "--acceptance", "block")
+
+
 def test_eval_writes_results(target_directory: Path, drafter_directory: Path, prompts: Path, tmp_path: Path) -> None:
     arguments = ["eval", "--target", target_directory, "--drafter", drafter_directory, "--prompts", prompts]
     output = run(*arguments, "--max-new-tokens", 12, "--out", tmp_path / "out")
@@ -191,8 +201,8 @@ def test_wrong_evaluations(target_directory: Path, drafter_directory: Path, prom
         (["eval", "--drafter", tmp_path / "no", "--prompts", prompts], "no does not exist"),
         (["eval", "--target", tmp_path / "no", "--drafter", drafter_directory, "--prompts", prompts], "cannot be"),
         (["generate", "--target", target_directory, " "], "prompt is empty"),
-        (["generate", "--target", target_directory, "x", "--mode", "independent"], "give one with --drafter"),
-        (["generate", "--target", target_directory, "x", "--draft-length", 3], "give one with --drafter"),
+        (["generate", "--target", target_directory, "x", "--mode", "independent"], "give a drafter with --drafter"),
+        (["generate", "--target", target_directory, "x", "--draft-length", 3], "give a drafter with --drafter"),
     ):
         with pytest.raises(UserError, match=complaint):
             run(*arguments, *(["--out", tmp_path / "out"] if arguments[0] == "eval" else []))

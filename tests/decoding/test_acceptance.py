@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paradraft.decoding.acceptance import accept, chain
+from paradraft.decoding.acceptance import ACCEPTANCE, accept, chain
 from paradraft.decoding.draft import Accepted, Draft, Noise
 from paradraft.decoding.sampling import Sampling, draw
+
+RULES = tuple(ACCEPTANCE.values())
 
 
 def draft_of(tokens: Tensor, probabilities: Tensor | None = None, lengths: Tensor | None = None) -> Draft:
@@ -32,7 +34,8 @@ def test_greedy_keeps_the_longest_agreeing_prefix() -> None:
     assert accepted.next.tolist() == [2, 1, 0]
 
 
-def test_greedy_rows_are_point_masses_in_every_rule() -> None:
+@pytest.mark.parametrize("rule", ACCEPTANCE)
+def test_greedy_rows_are_point_masses_in_every_rule(rule: str) -> None:
     """One rule for all: a greedy row beside a sampled one gets what it gets alone, padding never counts."""
     torch.manual_seed(0)
     logits = torch.randn(64, 5, 2)
@@ -40,7 +43,7 @@ def test_greedy_rows_are_point_masses_in_every_rule() -> None:
     wanted = greedily(draft_of(tokens, None, lengths), logits)
     for probabilities in (None, F.one_hot(tokens, 2).float()):
         samplings = [Sampling() for _ in range(63)] + [Sampling(1.0)]
-        found = accept("chain", draft_of(tokens, probabilities, lengths), logits, samplings, noise_for(64, 4))
+        found = accept(rule, draft_of(tokens, probabilities, lengths), logits, samplings, noise_for(64, 4))
         assert torch.equal(found.counts[:63], wanted.counts[:63]) and torch.equal(found.next[:63], wanted.next[:63])
         assert (found.counts <= lengths).all()
     assert wanted.counts.max() > 2
@@ -49,10 +52,8 @@ def test_greedy_rows_are_point_masses_in_every_rule() -> None:
 def test_without_drafts_the_rules_are_plain_decoding() -> None:
     logits = torch.randn(4, 1, 6)
     nothing = draft_of(torch.zeros(4, 0, dtype=torch.long))
-    for accepted in (
-        greedily(nothing, logits),
-        chain(nothing, F.one_hot(logits.argmax(-1), 6).float(), noise_for(4, 0)),
-    ):
+    certain = F.one_hot(logits.argmax(-1), 6).float()
+    for accepted in (greedily(nothing, logits), *(rule(nothing, certain, noise_for(4, 0)) for rule in RULES)):
         assert accepted.counts.tolist() == [0] * 4 and torch.equal(accepted.next, logits[:, 0].argmax(-1))
 
 
@@ -75,16 +76,31 @@ def test_first_emitted_token_has_the_targets_distribution(point_mass: bool) -> N
     assert abs(float(accepted.counts.float().mean()) - wanted) < 0.006
 
 
-def test_behind_a_shorter_draft_the_target_itself_is_sampled() -> None:
+@pytest.mark.parametrize("rule", ACCEPTANCE)
+def test_behind_a_shorter_draft_the_target_itself_is_sampled(rule: str) -> None:
     """Not its residual: padding was not rejected."""
     p = torch.tensor([0.5, 0.5]).expand(2000, 3, 2)
     draft = draft_of(torch.zeros(2000, 2, dtype=torch.long), None, torch.zeros(2000, dtype=torch.long))
-    accepted = chain(draft, p, noise_for(2000, 2))
+    accepted = ACCEPTANCE[rule](draft, p, noise_for(2000, 2))
     assert (accepted.counts == 0).all() and 0.4 < accepted.next.float().mean() < 0.6
 
 
-def test_equal_distributions_accept_everything() -> None:
+@pytest.mark.parametrize("rule", ACCEPTANCE)
+def test_padding_changes_nothing(rule: str) -> None:
+    torch.manual_seed(0)
+    target, q = torch.rand(300, 5, 6).softmax(-1), (2 * torch.randn(300, 4, 6)).softmax(-1)
+    tokens, noise = draw(q, torch.rand(300, 4)), noise_for(300, 4)
+    for probabilities in (None, q):
+        short = draft_of(tokens[:, :2], None if probabilities is None else q[:, :2])
+        padded = draft_of(tokens, probabilities, torch.full((300,), 2))
+        wanted = ACCEPTANCE[rule](short, target[:, :3], Noise(noise.accept[:, :2], noise.last))
+        found = ACCEPTANCE[rule](padded, target, noise)
+        assert torch.equal(found.counts, wanted.counts) and torch.equal(found.next, wanted.next)
+
+
+@pytest.mark.parametrize("rule", ACCEPTANCE)
+def test_equal_distributions_accept_everything(rule: str) -> None:
     probabilities = torch.rand(500, 4, 7).softmax(-1)
     drafts = draw(probabilities[:, :3], torch.rand(500, 3))
-    accepted = chain(draft_of(drafts, probabilities[:, :3]), probabilities, noise_for(500, 3))
+    accepted = ACCEPTANCE[rule](draft_of(drafts, probabilities[:, :3]), probabilities, noise_for(500, 3))
     assert (accepted.counts == 3).all()

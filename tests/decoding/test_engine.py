@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from paradraft.decoding import Engine, Request, Sampling
+from paradraft.decoding.acceptance import ACCEPTANCE
 from paradraft.decoding.request import Sequence as RunningSequence
 from paradraft.drafters import DFlash
 from paradraft.errors import UserError
@@ -128,8 +129,9 @@ def test_rows_that_end_apart_do_not_disturb_each_other(target: Target, kind: str
 MIXED = [Sampling(), Sampling(1.0), Sampling(0.7, top_k=5), Sampling(1.3, top_p=0.8), Sampling(1.0), Sampling()]
 
 
+@pytest.mark.parametrize("rule", ACCEPTANCE)
 @pytest.mark.parametrize("kind", [None, *KINDS])
-def test_a_text_is_the_same_alone_and_among_others(target: Target, kind: str | None) -> None:
+def test_a_text_is_the_same_alone_and_among_others(target: Target, kind: str | None, rule: str) -> None:
     """Sampled ones too, rounds included: other settings, lengths, stops and arrivals beside it change nothing."""
     drafter = None if kind is None else make_drafter_of(kind, target)
     rng = random.Random(kind)
@@ -138,9 +140,11 @@ def test_a_text_is_the_same_alone_and_among_others(target: Target, kind: str | N
         prompt = [rng.randrange(1, 40) for _ in range(rng.randint(1, 9))]
         stops = frozenset(rng.sample(range(40), rng.choice([0, 1])))
         requests.append(Request(prompt, rng.randint(1, 20), MIXED[number % 6], stops, seed=number))
-    alone = [finish(engine := Engine(target, drafter), [engine.add(r)])[0].generation for r in requests]
+    alone = [
+        finish(engine := Engine(target, drafter, acceptance=rule), [engine.add(r)])[0].generation for r in requests
+    ]
     for most in (None, 1, 3):
-        engine = Engine(target, drafter, max_rows=most, seed=9)
+        engine = Engine(target, drafter, max_rows=most, seed=9, acceptance=rule)
         sequences = [engine.add(request) for request in requests[:7]]
         for request in requests[7:]:  # arrive one by one while the others run
             assert len(engine.scheduler.running) <= (most or 12)
@@ -235,6 +239,8 @@ def test_requests_that_cannot_be_served(target: Target, drafter: DFlash) -> None
         Engine(target).generate([[1]], 0)
     with pytest.raises(UserError, match="at least one sequence"):
         Engine(target, max_rows=0)
+    with pytest.raises(UserError, match="acceptance rule 'blocks' is not known; use one of chain, block"):
+        Engine(target, drafter, acceptance="blocks")
 
 
 @pytest.mark.parametrize("kind", (None, *KINDS))

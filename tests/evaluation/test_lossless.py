@@ -44,6 +44,14 @@ def test_sampled_decoding_has_the_targets_distribution(small: tuple[Target, DFla
     assert result.cells > 50
 
 
+@pytest.mark.parametrize("rule", ["block"])
+def test_every_rule_is_lossless_in_the_engine(small: tuple[Target, DFlash], rule: str) -> None:
+    """tests/decoding/test_joint.py has the rules themselves."""
+    target, drafter = small
+    result = check_distribution(target, drafter, PROMPTS, 40_000, Sampling(1.0), batch_size=5000, acceptance=rule)
+    assert result.passed and result.cells > 50, result
+
+
 @pytest.mark.parametrize("kind", ["pard", "pard2", "vanilla"])
 def test_every_drafter_is_lossless_as_a_distribution(small: tuple[Target, DFlash], kind: str) -> None:
     target, _ = small

@@ -12,6 +12,7 @@ from ..files import make_directory
 from .options import (
     DEMO_DRAFTER,
     DEMO_PROMPTS,
+    AcceptanceOption,
     BatchSizeOption,
     DateOption,
     DraftersOption,
@@ -44,6 +45,7 @@ def evaluate(
     batch_size: BatchSizeOption = 1,
     max_new_tokens: MaxNewTokensOption = 256,
     draft_length: DraftLengthOption = None,
+    acceptance: AcceptanceOption = None,
     mode: ModesOption = None,
     limit: LimitOption = None,
     skip_long: Annotated[
@@ -76,7 +78,7 @@ def evaluate(
 
     console = Console()
     sampling = Sampling(temperature, top_k, top_p)
-    settings = Settings(sampling, batch_size, max_new_tokens, draft_length, seed, tuple(mode or ()))
+    settings = Settings(sampling, batch_size, max_new_tokens, draft_length, seed, acceptance, tuple(mode or ()))
     set_threads(threads)
     sets = [load_prompts(name, limit) for name in prompts]
     loaded, drafters = load_pair(target, drafter or [DEMO_DRAFTER], dtype, trust_remote_code, thinking, date)

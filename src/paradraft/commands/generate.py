@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ..errors import UserError
 from .options import (
+    AcceptanceOption,
     DateOption,
     DrafterOption,
     DraftLengthOption,
@@ -41,6 +42,7 @@ def generate(
     top_p: TopPOption = 1.0,
     max_new_tokens: MaxNewTokensOption = 256,
     draft_length: DraftLengthOption = None,
+    acceptance: AcceptanceOption = None,
     mode: ModeOption = None,
     seed: SeedOption = 0,
     dtype: DtypeOption = "auto",
@@ -59,9 +61,10 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p)
     if not prompt.strip():
         raise UserError("the prompt is empty; give the text to answer")
-    if drafter is None and (mode is not None or draft_length is not None):
+    if drafter is None and any(option is not None for option in (mode, draft_length, acceptance)):
         raise UserError(
-            "--mode and --draft-length say how a drafter drafts; give one with --drafter, or leave them out"
+            "--mode, --draft-length and --acceptance say how drafts are made and kept; give a drafter with --drafter, "
+            "or leave them out"
         )
     loaded, drafters = load_pair(target, [drafter] if drafter else [], dtype, trust_remote_code, thinking, date)
     print_origin(Console(stderr=True), loaded)
@@ -69,7 +72,7 @@ def generate(
     if drafting is not None and mode is not None:
         drafting.set_mode(mode)
     tokenizer = loaded.chat.tokenizer
-    engine = Engine(loaded, drafting, sampling, draft_length, seed)
+    engine = Engine(loaded, drafting, sampling, draft_length, seed, acceptance=acceptance)
     ids = render_prompt(loaded.chat, [{"role": "user", "content": prompt}])
     generation = engine.generate([ids], max_new_tokens)[0]
     if not show_rounds:

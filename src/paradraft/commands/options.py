@@ -52,6 +52,10 @@ MaxLengthOption = Annotated[int, typer.Option("--max-length", min=8, help="token
 DraftLengthOption = Annotated[
     int | None, typer.Option("--draft-length", help="drafted tokens per round; default: as trained")
 ]
+AcceptanceOption = Annotated[
+    str | None,
+    typer.Option("--acceptance", help="chain (token by token) or block; they differ above temperature 0 only"),
+]
 ModeOption = Annotated[
     str | None, typer.Option("--mode", help="draft with the target's features (dependent) or without (independent)")
 ]

@@ -10,6 +10,7 @@ from rich.console import Console
 from .options import (
     DEMO_DRAFTER,
     DEMO_PROMPTS,
+    AcceptanceOption,
     DateOption,
     DraftLengthOption,
     DtypeOption,
@@ -41,6 +42,7 @@ def verify(
     ] = 20000,
     max_new_tokens: MaxNewTokensOption = 128,
     draft_length: DraftLengthOption = None,
+    acceptance: AcceptanceOption = None,
     mode: ModeOption = None,
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
@@ -73,7 +75,15 @@ def verify(
     for degree in [0.0, 1.0] if temperature is None else [temperature]:
         if degree == 0:
             with progress_bar(console, "temperature 0", len(asked)) as advance:
-                exact = check_exact(loaded, checked, asked, max_new_tokens, draft_length=draft_length, advance=advance)
+                exact = check_exact(
+                    loaded,
+                    checked,
+                    asked,
+                    max_new_tokens,
+                    draft_length=draft_length,
+                    acceptance=acceptance,
+                    advance=advance,
+                )
             console.print(f"temperature 0, {str(loaded.dtype).removeprefix('torch.')}: {exact_sentence(exact)}")
             passed &= exact.passed
         else:
@@ -81,7 +91,14 @@ def verify(
             starts = undecided_starts(loaded, asked[:: max(1, len(asked) // 4)][:4], sampling)
             with progress_bar(console, f"temperature {degree:g}", samples) as advance:
                 found = check_distribution(
-                    loaded, checked, starts, samples, sampling, draft_length=draft_length, advance=advance
+                    loaded,
+                    checked,
+                    starts,
+                    samples,
+                    sampling,
+                    draft_length=draft_length,
+                    acceptance=acceptance,
+                    advance=advance,
                 )
             console.print(f"temperature {degree:g}: {distribution_sentence(found, len(starts))}")
             passed &= found.passed

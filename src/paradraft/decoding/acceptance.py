@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from .draft import Accepted, Draft, Noise
 from .sampling import Sampling, distributions, draw
 
@@ -51,18 +52,62 @@ def chain(draft: Draft, target: Tensor, noise: Noise) -> Accepted:
 
     At the first rejection norm(max(0, p_k - q_k)) is sampled, after the last token p.
     """
-    tokens, q_all = draft.tokens, draft.probabilities
-    p = target[:, :-1].gather(-1, tokens[..., None]).squeeze(-1)
-    q = torch.ones_like(p) if q_all is None else q_all.gather(-1, tokens[..., None]).squeeze(-1)
+    p, q = drafted_probabilities(draft, target)
     counts = leading((noise.accept * q < p) & drafted(draft))
-    at_end = at(target, counts)
-    if not tokens.shape[1]:
-        return Accepted(counts, draw(at_end, noise.last))
-    place = counts.clamp(max=tokens.shape[1] - 1)
-    if q_all is None:
-        residual = at_end.scatter(1, at(tokens, place)[:, None], 0.0)
+    return ended(draft, target, noise, counts, p.new_ones(len(p)))
+
+
+def block(draft: Draft, target: Tensor, noise: Noise) -> Accepted:
+    """Block verification (arXiv 2403.10444): keep the longest prefix that passes, even if a shorter one does not.
+
+    With R_0 = 1, R_i = min(1, R_{i-1} p_i(x_i) / q_i(x_i)) and Z_i = sum_v max(0, R_{i-1} p_i(v) - q_i(v)), prefix i
+    of K passes with probability Z_{i+1} / (Z_{i+1} + 1 - R_i), the whole draft with R_K. Behind prefix i then
+    norm(max(0, R_i p_{i+1} - q_{i+1})) is sampled, behind the whole draft p. On average it keeps at least as much as
+    `chain`; with one drafted token, or at temperature 0, the two are the same.
+    """
+    steps, ours = draft.tokens.shape[1], drafted(draft)
+    if not steps:
+        return chain(draft, target, noise)
+    p, q = drafted_probabilities(draft, target)
+    ratios = torch.where(ours, p / q, 0.0)
+    survival = [p.new_ones(len(p))]  # R
+    for step in range(steps):
+        survival.append((survival[-1] * ratios[:, step]).clamp(max=1))
+    before, behind = torch.stack(survival[:-1], dim=1), torch.stack(survival[1:], dim=1)
+    if draft.probabilities is None:
+        surplus = before * (1 - p).clamp(min=0)  # Z
     else:
-        residual = (at_end - at(q_all, place)).clamp(min=0)
+        surplus = (before[..., None] * target[:, :-1] - draft.probabilities).clamp(min=0).sum(-1)
+    surplus = torch.cat((surplus[:, 1:], torch.zeros_like(surplus[:, :1])), dim=1)
+    whole = surplus + 1 - behind
+    numbers = torch.arange(1, steps + 1, device=p.device)
+    passing = torch.where(whole > 0, surplus / whole, 1.0)
+    passing = torch.where(numbers == draft.lengths.to(p.device)[:, None], behind, passing)
+    counts = ((noise.accept < passing) & ours).long().mul(numbers).amax(-1)
+    return ended(draft, target, noise, counts, at(torch.stack(survival, dim=1), counts))
+
+
+def drafted_probabilities(draft: Draft, target: Tensor) -> tuple[Tensor, Tensor]:
+    """p and q [rows, N] of the drafted tokens."""
+    index = draft.tokens[..., None]
+    p = target[:, :-1].gather(-1, index).squeeze(-1)
+    q = torch.ones_like(p) if draft.probabilities is None else draft.probabilities.gather(-1, index).squeeze(-1)
+    return p, q
+
+
+def ended(draft: Draft, target: Tensor, noise: Noise, counts: Tensor, survival: Tensor) -> Accepted:
+    """`counts` [rows] are kept; of the token behind them norm(max(0, survival p - q)) is sampled, p behind the last.
+
+    survival [rows]: the share of p that is left.
+    """
+    at_end = at(target, counts)
+    if not draft.tokens.shape[1]:
+        return Accepted(counts, draw(at_end, noise.last))
+    place = counts.clamp(max=draft.tokens.shape[1] - 1)
+    if draft.probabilities is None:
+        residual = at_end.scatter(1, at(draft.tokens, place)[:, None], 0.0)
+    else:
+        residual = (survival[:, None] * at_end - at(draft.probabilities, place)).clamp(min=0)
     # A residual that rounds to nothing means p = q, where rejection has probability zero but for rounding.
     rejected = (counts < draft.lengths.to(counts.device)) & (residual.sum(-1) > 0)
     return Accepted(counts, draw(torch.where(rejected[:, None], residual, at_end), noise.last))
@@ -73,4 +118,12 @@ def at(values: Tensor, places: Tensor) -> Tensor:
     return values[torch.arange(len(values), device=values.device), places]
 
 
-ACCEPTANCE: dict[str, Rule] = {"chain": chain}
+ACCEPTANCE: dict[str, Rule] = {"chain": chain, "block": block}
+
+
+def check_acceptance(rule: str | None) -> str:
+    """The rule that is asked for; None: token by token."""
+    rule = rule or "chain"
+    if rule not in ACCEPTANCE:
+        raise UserError(f"acceptance rule {rule!r} is not known; use one of {', '.join(ACCEPTANCE)}")
+    return rule

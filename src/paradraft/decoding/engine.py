@@ -15,7 +15,7 @@ from torch import Tensor
 from ..drafters import Drafter, DraftState
 from ..errors import UserError
 from ..models import KeyValueSlots, Target
-from .acceptance import accept
+from .acceptance import accept, check_acceptance
 from .draft import Draft, Drafting, Noise
 from .logprobs import logprobs_of
 from .request import Event, Generation, Request, Sequence
@@ -28,7 +28,8 @@ class Engine:
     """Decodes for one target, with a drafter or without, always with the target's own output.
 
     `sampling` is what `generate` asks for; a Request has its own. `draft_length` K defaults to the drafter's trained
-    maximum. At most `max_rows` sequences run at a time, the others wait; None: all at once.
+    maximum. At most `max_rows` sequences run at a time, the others wait; None: all at once. `acceptance`: the rule of
+    ACCEPTANCE that decides what is kept, None: `chain`. All of them keep the target's distribution.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Engine:
         draft_length: int | None = None,
         seed: int = 0,
         max_rows: int | None = None,
+        acceptance: str | None = None,
     ) -> None:
         if max_rows is not None and max_rows < 1:
             raise UserError(f"at least one sequence must run at a time, not {max_rows}")
@@ -46,6 +48,7 @@ class Engine:
         self.drafter = drafter
         self.sampling = sampling or Sampling()
         self.draft_length = check_draft_length(drafter, draft_length)
+        self.acceptance = check_acceptance(acceptance)
         self.seed = seed
         self.seconds = Seconds()
         self.scheduler = Scheduler(max_rows)
@@ -185,7 +188,7 @@ class Engine:
         output = self.target.forward(consumed, self._slots, self._feature_layers, slots)
         self.seconds.verify += clock.lap()
 
-        accepted = accept("chain", draft, output.logits, samplings, deciding)
+        accepted = accept(self.acceptance, draft, output.logits, samplings, deciding)
         found = torch.cat((accepted.counts[:, None], accepted.next[:, None], draft.tokens), dim=1).cpu()
         kept = found[:, 0] + 1
         self._slots.commit(kept)

@@ -55,6 +55,7 @@ def check_exact(
     max_new_tokens: int,
     batch_size: int = 8,
     draft_length: int | None = None,
+    acceptance: str | None = None,
     advance: Advance = lambda prompts: None,
 ) -> ExactResult:
     """Greedy decoding of `prompts` (ids) with and without the drafter, token by token."""
@@ -62,7 +63,8 @@ def check_exact(
     for start in range(0, len(prompts), batch_size):
         part = prompts[start : start + batch_size]
         plain = Engine(target).generate(part, max_new_tokens)
-        drafted = Engine(target, drafter, draft_length=draft_length).generate(part, max_new_tokens)
+        engine = Engine(target, drafter, draft_length=draft_length, acceptance=acceptance)
+        drafted = engine.generate(part, max_new_tokens)
         for i, (a, b) in enumerate(zip(plain, drafted, strict=True)):
             tokens += len(a.tokens)
             if a.tokens != b.tokens:
@@ -149,6 +151,7 @@ def check_distribution(
     batch_size: int = 512,
     draft_length: int | None = None,
     seed: int = 0,
+    acceptance: str | None = None,
     advance: Advance = lambda samples: None,
 ) -> DistributionResult:
     """Sample `samples` continuations over all `prompts` and compare the first `depth` tokens with the target's own.
@@ -156,7 +159,7 @@ def check_distribution(
     Cells are chosen from the target's probabilities alone, before any sample is seen.
     """
     each = samples // len(prompts)
-    engine = Engine(target, drafter, sampling, draft_length if drafter else None, seed)
+    engine = Engine(target, drafter, sampling, draft_length if drafter else None, seed, acceptance=acceptance)
     statistic, degrees, cells = 0.0, 0, 0
     for prompt in prompts:
         expected = likely_continuations(target, prompt, depth, sampling, SMALLEST_EXPECTED / each)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..decoding import Engine, Generation, Sampling, Seconds
+from ..decoding.acceptance import check_acceptance
 from ..decoding.engine import check_draft_length
 from ..decoding.sampling import key_of
 from ..drafters import Drafter
@@ -36,13 +37,15 @@ class Settings:
     max_new_tokens: int = 256
     draft_length: int | None = None
     seed: int = 0
+    acceptance: str | None = None
     modes: tuple[str, ...] = ()  # for drafters with several; empty: the one that each drafter prefers
 
     def modes_of(self, drafter: Drafter) -> tuple[str, ...]:
         return tuple(mode for mode in drafter.modes if mode in self.modes) or drafter.modes[:1]
 
     def check(self, drafters: Collection[Drafter]) -> None:
-        """UserError if the draft length is too long for a drafter, or if no drafter has one of the modes."""
+        """UserError if the draft length is too long for a drafter, if no drafter has one of the modes, and so on."""
+        check_acceptance(self.acceptance)
         for drafter in drafters:
             check_draft_length(drafter, self.draft_length)
         known = sorted({mode for drafter in drafters for mode in drafter.modes})
@@ -93,7 +96,8 @@ def measure(
     measured = [Measured(PLAIN, "", Engine(target, None, settings.sampling))]
     for name, drafter in drafters.items():
         for mode in settings.modes_of(drafter):
-            measured.append(Measured(name, mode, Engine(target, drafter, settings.sampling, settings.draft_length)))
+            engine = Engine(target, drafter, settings.sampling, settings.draft_length, acceptance=settings.acceptance)
+            measured.append(Measured(name, mode, engine))
     tokenizer = target.chat.tokenizer
     histories: list[list[Message]] = [[] for _ in prompt_set.prompts]
     ended: set[int] = set()
@@ -240,6 +244,7 @@ def run_results(
             batch_size=settings.batch_size,
             max_new_tokens=settings.max_new_tokens,
             draft_length=steps,
+            acceptance_rule=way.engine.acceptance,
             emitted_length=emitted_length(way.generations),
             loop_share=loop_share(way.generations),
             plain_loop_share=loop_share(plain.generations),

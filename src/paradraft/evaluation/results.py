@@ -80,6 +80,7 @@ class RunResult:
     prompts_source: str | None = None
     prompts_licence: str | None = None
     against_first: AgainstFirst | None = None
+    acceptance_rule: str = "chain"
 
     @property
     def title(self) -> str:

@@ -27,7 +27,7 @@ def cells(run: RunResult) -> dict[str, str]:
     gained = run.speedup / emitted.micro if run.speedup is not None and emitted.micro else None
     return {
         "prompts": f"{run.prompts} ({run.prompt_count})",
-        "drafter": f"{run.title} K={run.draft_length}",
+        "drafter": f"{run.title} K={run.draft_length}" + (" block" if run.acceptance_rule == "block" else ""),
         "temp.": f"{run.temperature:g}",
         "emitted length (95%)": f"{number(emitted.micro)} ({number(emitted.low)} to {number(emitted.high)})",
         "no loops": number(emitted.non_looping),
