@@ -94,8 +94,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def drafter_values(kind: str, **values: Any) -> dict[str, Any]:
-    """The `drafter` section of a kind as a file has it: of the values those that it knows."""
-    known = DRAFTERS[kind].section.model_fields
+    """The `drafter` section of a kind as a file has it: of the values those that it knows; EAGLE-3 has one layer."""
+    known = set(DRAFTERS[kind].section.model_fields) - ({"layers"} if kind == "eagle3" else set())
     return {"kind": kind, **{name: value for name, value in values.items() if name in known}}
 
 
@@ -125,13 +125,23 @@ def make_drafter(target: Target, block_size: int = 6, layers: int = 2, seed: int
     return drafter.eval()
 
 
-KINDS = ("dflash", "pard", "pard2", "vanilla")
+KINDS = ("dflash", "eagle3", "pard", "pard2", "vanilla")
+BOUND = ("dflash", "eagle3")  # read the target's features and embed with its embedding
 
 
 def make_drafter_of(kind: str, target: Target, draft_length: int = 5, layers: int = 2, seed: int = 1) -> Drafter:
     """A random drafter of any kind, its drafts not all the same; language models have an architecture of their own."""
     if kind == "dflash":
         return make_drafter(target, draft_length + 1, layers, seed)
+    if kind in BOUND:
+        torch.manual_seed(seed)
+        values = drafter_values(kind, draft_length=draft_length, block_size=draft_length + 1)
+        bound = DRAFTERS[kind].create(DRAFTERS[kind].section.model_validate(values), target)
+        with torch.no_grad():
+            for parameter in bound.parameters():
+                if parameter.ndim == 2:
+                    parameter.normal_(std=0.3)
+        return bound.eval()
     model = make_model("llama", seed, num_hidden_layers=layers, hidden_size=24, vocab_size=target.vocabulary_size)
     mask = target.vocabulary_size - 1
     if kind == "vanilla":

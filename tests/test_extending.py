@@ -57,7 +57,7 @@ def test_a_weighting_and_a_drafter_are_one_piece_and_one_entry(
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("assets", "__pycache__"))
     (copy / "drafters" / "heads.py").write_text(drafter, encoding="utf-8")
     init = copy / "drafters" / "__init__.py"
-    text = init.read_text(encoding="utf-8").replace('{"dflash": DFlash', '{"heads": Heads, "dflash": DFlash', 1)
+    text = init.read_text(encoding="utf-8").replace(' "dflash": DFlash,', ' "heads": Heads,\n    "dflash": DFlash,', 1)
     init.write_text(
         text.replace("from .pard import", "from .heads import Heads\nfrom .pard import", 1), encoding="utf-8"
     )

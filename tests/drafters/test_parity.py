@@ -11,19 +11,27 @@ from torch import Tensor
 
 from paradraft.drafters import Batch, Drafter, Vanilla
 from paradraft.models import Target
-from tests.conftest import make_drafter_of, make_model
+from tests.conftest import BOUND, make_drafter_of, make_model
 
 WAYS = [("dflash", "dependent"), ("pard", "independent"), ("pard2", "dependent"), ("pard2", "independent")]
-WAYS += [("vanilla", "independent")]
+WAYS += [("vanilla", "independent"), ("eagle3", "dependent")]
 
 
-def drafting_logits(drafter: Drafter, target: Target, ids: Tensor, anchors: list[int], pieces: int) -> Tensor:
-    """Logits [rows, K, V] of one draft behind ragged `anchors`; the text before them is observed in `pieces`."""
-    rows, seen = len(ids), []
+def drafting_logits(
+    drafter: Drafter, target: Target, ids: Tensor, anchors: list[int], pieces: int, forced: bool = True
+) -> Tensor:
+    """Logits [rows, K, V] of one draft behind ragged `anchors`; the text before them is observed in `pieces`.
+
+    `forced`: what is drafted is the text's own tokens, which is what a drafter that reads its drafts is trained on.
+    """
+    rows, seen = len(ids), list[Tensor]()
 
     def sampler(logits: Tensor) -> tuple[Tensor, None]:
+        done = sum(step.shape[1] for step in seen)
         seen.append(logits)
-        return logits.argmax(-1), None
+        places = torch.tensor(anchors)[:, None] + 1 + done + torch.arange(logits.shape[1])
+        own = ids.gather(1, places.clamp(max=ids.shape[1] - 1))
+        return own if forced else logits.argmax(-1), None
 
     with torch.no_grad():
         state, cache = drafter.start(rows, 40), target.new_slots(rows, 40)
@@ -89,7 +97,7 @@ def test_a_plain_draft_model_drafts_what_it_would_write(rows: int) -> None:
     assert isinstance(drafter, Vanilla)
     ids = torch.randint(1, 39, (rows, 17))
     anchors = [7 + 2 * row for row in range(rows)]
-    drafted = drafting_logits(drafter, target, ids, anchors, pieces=3).argmax(-1)
+    drafted = drafting_logits(drafter, target, ids, anchors, pieces=3, forced=False).argmax(-1)
     for row, anchor in enumerate(anchors):
         text = ids[row : row + 1, : anchor + 1]
         for step in range(drafter.max_draft):
@@ -98,7 +106,7 @@ def test_a_plain_draft_model_drafts_what_it_would_write(rows: int) -> None:
             text = torch.cat((text, following), dim=1)
 
 
-@pytest.mark.parametrize("kind", ["dflash", "pard2"])
+@pytest.mark.parametrize("kind", [*BOUND, "pard2"])
 def test_features_matter_in_dependent_mode(kind: str) -> None:
     """A drafter that ignored its features would pass the test above."""
     target = Target(make_model("qwen3"))

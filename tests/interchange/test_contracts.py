@@ -10,6 +10,7 @@ import pytest
 
 from paradraft.interchange.contracts import Facts, facts_of, verdicts
 from paradraft.models import Target
+from tests.conftest import KINDS
 from tests.interchange.test_exchange import saved, target
 
 __all__ = ["target"]
@@ -102,7 +103,20 @@ def test_sglang_prefers_the_tokenizers_mask() -> None:
     assert read_by(replace(DFLASH, mask_of_target=3))["SGLang"]
 
 
-@pytest.mark.parametrize("kind", ["dflash", "pard", "pard2", "vanilla"])
+EAGLE = Facts(
+    "eagle3", {"hidden_size": 32, "vocab_size": 40, "num_hidden_layers": 1}, frozenset({"fc.weight", "d2t"}), TARGET
+)
+
+
+def test_eagle3() -> None:
+    found = {"paradraft": True, "vLLM": True, "SGLang": True, "llama.cpp": False, "Transformers": False}
+    assert read_by(EAGLE) == found and EAGLE.length == 7
+    assert "the directory as it is" in why(EAGLE, "vLLM") and "whole vocabulary" not in why(EAGLE, "vLLM")
+    assert "made for a target with hidden_size 64" in why(configured(EAGLE, hidden_size=64), "vLLM")
+    assert "made for a target with vocab_size 41" in why(configured(EAGLE, vocab_size=41), "paradraft")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_facts_of_a_saved_drafter(kind: str, target: Target, target_directory: Path, tmp_path: Path) -> None:
     facts = facts_of(str(saved(kind, target, tmp_path / "ours")), str(target_directory))
     assert (facts.kind, facts.length, facts.reduced, facts.shared) == (kind, 5, False, False)

@@ -17,7 +17,7 @@ from paradraft.interchange import exchange
 from paradraft.interchange.checkpoint import compare
 from paradraft.interchange.exchange import export, import_checkpoint
 from paradraft.models import Target
-from tests.conftest import drafter_values, make_drafter_of, make_model
+from tests.conftest import KINDS, drafter_values, make_drafter_of, make_model
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def config_of(directory: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["dflash", "pard", "pard2", "vanilla"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_published_and_back(kind: str, target: Target, target_directory: Path, tmp_path: Path) -> None:
     drafter = make_drafter_of(kind, target)
     drafter.save_pretrained(tmp_path / "ours")

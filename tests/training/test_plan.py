@@ -25,7 +25,7 @@ from paradraft.training.loop import Trainer
 from paradraft.training.meta_models import meta_drafter, meta_target
 from paradraft.training.plan import make_plan, measure, optimizer_bytes, weights_are_here
 
-from ..conftest import drafter_values
+from ..conftest import KINDS, drafter_values
 from .test_training import config_for
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -50,7 +50,7 @@ def config_of(kind: str, target: Path, data: Path, output: Path, **training: Any
     return RunConfig.model_validate(made.model_dump() | {"drafter": drafter})
 
 
-@pytest.mark.parametrize("kind", ["dflash", "pard", "pard2", "vanilla"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_counts_are_those_of_the_run(
     kind: str, optimizer: str, target_directory: Path, conversations: Path, tmp_path: Path
@@ -70,6 +70,16 @@ def test_counts_are_those_of_the_run(
     assert plan.standing_bytes == 4 * plan.target_parameters + 8 * plan.drafter_parameters + held
 
 
+def test_a_reduced_vocabulary_makes_an_own_head_smaller(
+    target_directory: Path, conversations: Path, tmp_path: Path
+) -> None:
+    made = config_of("eagle3", target_directory, conversations, tmp_path / "run")
+    config = made.model_copy(update={"drafter": made.drafter.model_copy(update={"vocabulary": 20})})
+    assert make_plan(config, 1, "cpu").drafter_parameters == sum(
+        p.numel() for p in Trainer(config).drafter.parameters()
+    )
+
+
 class Counter(TorchDispatchMode):
     """Floating-point operations as torch counts them; of attention's backward pass without what it computes again."""
 
@@ -87,7 +97,7 @@ class Counter(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("weighting", ["dpace", "cat"])
-@pytest.mark.parametrize("kind", ["dflash", "pard", "pard2", "vanilla"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_operations_are_those_that_torch_counts(
     kind: str, weighting: str, target_directory: Path, conversations: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from ..models.names import drafter_directory
 from .base import Drafter, DrafterSection, Proposal, Sampler
 from .dflash import DFlash, DFlashSection
 from .directory import read_config
+from .eagle3 import Eagle3
 from .grid import Batch, Grid, anchor_grid
 from .pard import Pard
 from .pard2 import Pard2
@@ -20,7 +21,13 @@ from .state import DraftState
 from .vanilla import Vanilla
 
 # A directory is read by the first kind that accepts it; the last accepts any causal language model.
-DRAFTERS: dict[str, type[Drafter]] = {"dflash": DFlash, "pard2": Pard2, "pard": Pard, "vanilla": Vanilla}
+DRAFTERS: dict[str, type[Drafter]] = {
+    "dflash": DFlash,
+    "eagle3": Eagle3,
+    "pard2": Pard2,
+    "pard": Pard,
+    "vanilla": Vanilla,
+}
 
 
 # The drafter's section of a run's configuration: a union with one member for each drafter, chosen by `kind`.
@@ -66,6 +73,7 @@ __all__ = [
     "DraftState",
     "Drafter",
     "DrafterSection",
+    "Eagle3",
     "Grid",
     "Pard",
     "Pard2",

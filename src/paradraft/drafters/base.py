@@ -28,6 +28,13 @@ class Proposal:
     tokens: Tensor
     probabilities: Tensor | None
 
+    @classmethod
+    def joined(cls, steps: Sequence[Proposal]) -> Proposal:
+        """One proposal of those that drafted its tokens one after the other."""
+        sampled = [step.probabilities for step in steps if step.probabilities is not None]
+        tokens = torch.cat([step.tokens for step in steps], dim=1)
+        return cls(tokens, torch.cat(sampled, dim=1) if sampled else None)
+
 
 Sampler = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """Draft logits [rows, K, V_d] -> draft tokens [rows, K] and the distributions [rows, K, V_d] they came from."""
@@ -108,6 +115,11 @@ class Drafter(nn.Module, ABC):
         Here of a language model, which runs the whole text and the masks of the valid steps after the first.
         """
         return grid.batch.input_ids.numel() + int(grid.valid[:, 1:].sum()), 0
+
+    def pairs(self, grid: Grid) -> int:
+        """How many pairs of a query and a key attention computes for the grid of one text, masked or not."""
+        queries, context = self.slots(grid)
+        return queries * (queries + context)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states [..., H] by the target's head: [..., V], or [..., V_d] with a reduced vocabulary."""

@@ -24,7 +24,7 @@ from .base import Drafter, DrafterSection, Proposal, Sampler
 from .dflash_config import DFlashConfig
 from .directory import check_feature_layers, dtype_name, read_config, read_weights, write_directory
 from .grid import Batch, Grid, anchor_grid
-from .layers import Layer, RMSNorm
+from .layers import Layer, RMSNorm, init_matrices, rotation_at
 from .state import DraftState
 
 
@@ -60,8 +60,7 @@ class DFlash(Drafter):
         self.hidden_norm = RMSNorm(config.hidden_size, config.norm_epsilon)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_epsilon)
-        for matrix in (p for p in self.parameters() if p.ndim == 2):
-            nn.init.normal_(matrix, std=matrix.shape[1] ** -0.5)  # 0.02 at a width of 2,560
+        init_matrices(self)
 
     def _check_target(self, target: Target) -> None:
         config = self.config
@@ -100,11 +99,7 @@ class DFlash(Drafter):
 
     def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin [rows, 1, T, head_dim] for positions [rows, T]."""
-        exponents = torch.arange(0, self.config.head_dim, 2, device=positions.device) / self.config.head_dim
-        angles = positions[..., None].float() * self.config.rope_theta**-exponents  # never in lower precision
-        angles = torch.cat((angles, angles), dim=-1)[:, None]
-        dtype = self.norm.weight.dtype
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        return rotation_at(positions, self.config.head_dim, self.config.rope_theta, self.norm.weight.dtype)
 
     def _context(self, features: Tensor) -> Tensor:
         return self.hidden_norm(self.fc(features.to(self.fc.weight.dtype)))

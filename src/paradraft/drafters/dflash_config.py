@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import UserError
 from ..models import Target
 from .directory import check_rope, unused_token
+from .layers import sizes_of
 
 # Our names and those of config.json.
 SAVED_AS = {
@@ -70,8 +71,7 @@ class DFlashConfig:
         mask_token: int | None = None,
     ) -> DFlashConfig:
         """The target's width, heads and feed-forward size; feature layers and mask as published unless given."""
-        config, count = target.config, len(target.layers)
-        heads = int(config.num_attention_heads)
+        count = len(target.layers)
         return cls(
             hidden_size=target.hidden_size,
             vocabulary_size=target.vocabulary_size,
@@ -80,13 +80,7 @@ class DFlashConfig:
             mask_token=unused_token(target) if mask_token is None else mask_token,
             layers=layers,
             block_size=block_size,
-            heads=heads,
-            key_value_heads=int(getattr(config, "num_key_value_heads", None) or heads),
-            head_dim=int(getattr(config, "head_dim", None) or target.hidden_size // heads),
-            intermediate_size=int(config.intermediate_size),  # a mixture of experts: its dense layers' size
-            norm_epsilon=float(getattr(config, "rms_norm_eps", 1e-6)),
-            rope_theta=float((getattr(config, "rope_parameters", None) or {}).get("rope_theta", 1e6)),
-            max_positions=target.context_length,
+            **sizes_of(target),
         )
 
     def saved(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from ..models.names import drafter_directory
 from ..models.target import load_causal_lm, moved, run_decoder
 from .base import Drafter, DrafterSection
 from .directory import read_config
-from .state import DraftState
+from .state import DraftState, lay_behind
 from .vocabulary import DraftVocabulary
 
 OWN_TENSORS = Path("paradraft") / "own.safetensors"  # in a folder: engines load every safetensors file beside it
@@ -183,10 +183,7 @@ class LanguageModelDrafter(Drafter):
         self, state: DraftState, slots: Sequence[int], inputs: Tensor, counts: Tensor, block: Tensor
     ) -> Tensor:
         """Consume the first `counts` [rows] of `inputs` [rows, W, H], and `block` right behind each row's own."""
-        rows, steps, width = block.shape
-        places = counts.to(block.device)[:, None] + torch.arange(steps, device=block.device)
-        index = places[..., None].expand(-1, -1, width)
-        inputs = torch.cat((inputs, block.new_zeros(rows, steps, width)), dim=1).scatter(1, index, block)
+        inputs, places = lay_behind(inputs, counts, block)
         hidden = self.run(inputs, *state.cache.reserve(slots, inputs.shape[1]), state.cache)
         state.cache.commit(counts)
         return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))

@@ -1,4 +1,4 @@
-"""Qwen3-style decoder layers of a drafter: normed queries and keys, rotary positions, SwiGLU."""
+"""Decoder layers of a drafter as Qwen3 has them (normed queries and keys, rotary positions, SwiGLU), or Llama."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..models import Target
 from ..models.cpu_kernels import Product
 from .attention import attend
 
@@ -29,6 +30,27 @@ class LayerSizes(Protocol):
     def norm_epsilon(self) -> float: ...
 
 
+def sizes_of(target: Target) -> dict[str, Any]:
+    """The target's own sizes of a layer, its rotary base and its longest context, by our names."""
+    config = target.config
+    heads = int(config.num_attention_heads)
+    return {
+        "heads": heads,
+        "key_value_heads": int(getattr(config, "num_key_value_heads", None) or heads),
+        "head_dim": int(getattr(config, "head_dim", None) or target.hidden_size // heads),
+        "intermediate_size": int(config.intermediate_size),  # a mixture of experts: its dense layers' size
+        "norm_epsilon": float(getattr(config, "rms_norm_eps", 1e-6)),
+        "rope_theta": float((getattr(config, "rope_parameters", None) or {}).get("rope_theta", 1e6)),
+        "max_positions": target.context_length,
+    }
+
+
+def init_matrices(module: nn.Module) -> None:
+    """Random matrices, normal with standard deviation width^-1/2: 0.02 at a width of 2,560."""
+    for matrix in (p for p in module.parameters() if p.ndim == 2):
+        nn.init.normal_(matrix, std=matrix.shape[1] ** -0.5)
+
+
 class RMSNorm(nn.Module):
     def __init__(self, size: int, epsilon: float) -> None:
         super().__init__()
@@ -46,20 +68,31 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
 
 
-class Attention(nn.Module):
-    """Queries from the block; keys and values from the context and from the block."""
+def rotation_at(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin [rows, 1, T, head_dim] for positions [rows, T]."""
+    exponents = torch.arange(0, head_dim, 2, device=positions.device) / head_dim
+    angles = positions[..., None].float() * theta**-exponents  # never in lower precision
+    angles = torch.cat((angles, angles), dim=-1)[:, None]
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
-    def __init__(self, config: LayerSizes) -> None:
+
+class Attention(nn.Module):
+    """Queries from the block; keys and values from the context and from the block.
+
+    `inputs`: its width, if not the hidden size. `normed`: queries and keys are (Qwen3), else not (Llama).
+    """
+
+    def __init__(self, config: LayerSizes, inputs: int | None = None, normed: bool = True) -> None:
         super().__init__()
-        size, dim = config.hidden_size, config.head_dim
+        size, dim = inputs or config.hidden_size, config.head_dim
         self.head_dim = dim
         self.q_proj = nn.Linear(size, config.heads * dim, bias=False)
         self.k_proj = nn.Linear(size, config.key_value_heads * dim, bias=False)
         self.v_proj = nn.Linear(size, config.key_value_heads * dim, bias=False)
-        self.o_proj = nn.Linear(config.heads * dim, size, bias=False)
+        self.o_proj = nn.Linear(config.heads * dim, config.hidden_size, bias=False)
         self.key_value: Product | None = None  # both projections in one, at decoding
-        self.q_norm = RMSNorm(dim, config.norm_epsilon)
-        self.k_norm = RMSNorm(dim, config.norm_epsilon)
+        self.q_norm = RMSNorm(dim, config.norm_epsilon) if normed else nn.Identity()
+        self.k_norm = RMSNorm(dim, config.norm_epsilon) if normed else nn.Identity()
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

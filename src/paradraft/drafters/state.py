@@ -70,3 +70,14 @@ class DraftState:
         self.waiting, self.counts, self.last_features = (
             grown(tensor, rows) for tensor in (self.waiting, self.counts, self.last_features)
         )
+
+
+def lay_behind(inputs: Tensor, counts: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:
+    """`block` [rows, K, H] right behind the first `counts` [rows] of `inputs` [rows, W, H] of each row.
+
+    Returns both, [rows, W + K, H], and the places [rows, K] of the block in it.
+    """
+    rows, steps, width = block.shape
+    places = counts.to(block.device)[:, None] + torch.arange(steps, device=block.device)
+    laid = torch.cat((inputs, block.new_zeros(rows, steps, width)), dim=1)
+    return laid.scatter(1, places[..., None].expand(-1, -1, width), block), places

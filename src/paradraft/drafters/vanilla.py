@@ -68,9 +68,7 @@ class Vanilla(LanguageModelDrafter):
                 cache.commit(one)
                 hidden = self.run(self.inputs(drafted[-1].tokens, features), *cache.reserve(slots, 1), cache)
         cache.lengths[slots] = committed
-        sampled = [step.probabilities for step in drafted if step.probabilities is not None]
-        tokens = torch.cat([step.tokens for step in drafted], dim=1)
-        return Proposal(tokens, torch.cat(sampled, dim=1) if sampled else None)
+        return Proposal.joined(drafted)
 
     # --- on disk ----------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,11 @@ class Facts:
     mask_of_target: int | None = None
 
     @property
+    def bound(self) -> bool:
+        """Whether it has the target's width and embedding."""
+        return self.kind in ("dflash", "eagle3")
+
+    @property
     def length(self) -> int:
         return draft_length(self.kind, dict(self.config))
 
@@ -85,11 +90,13 @@ class Verdict:
 
 
 def wrong_target(facts: Facts) -> str:
-    """DFlash fits one shape of target only."""
+    """What reads the target's features fits one shape of target only."""
     mine = {"hidden_size": "hidden_size", "vocab_size": "vocab_size", "num_target_layers": "num_hidden_layers"}
-    if facts.kind != "dflash" or not facts.target:
+    if not facts.bound or not facts.target:
         return ""
     for own, theirs in mine.items():
+        if own not in facts.config and facts.kind == "eagle3":  # it does not say how many layers its target has
+            continue
         if facts.target.get(theirs) is not None and facts.config.get(own) != facts.target[theirs]:
             return f"made for a target with {own} {facts.config.get(own)}; this one has {facts.target[theirs]}"
     return ""
@@ -97,7 +104,7 @@ def wrong_target(facts: Facts) -> str:
 
 def few_tokens(facts: Facts) -> str:
     mine, theirs = facts.config.get("vocab_size"), facts.target.get("vocab_size")
-    if facts.kind == "dflash" or mine is None or theirs is None or mine >= theirs:
+    if facts.bound or mine is None or theirs is None or mine >= theirs:
         return ""
     return f"its vocabulary of {mine} is smaller than the target's {theirs}"
 
@@ -105,7 +112,7 @@ def few_tokens(facts: Facts) -> str:
 def other_vocabulary(facts: Facts) -> str:
     """vLLM compares the two sizes."""
     mine, theirs = facts.config.get("vocab_size"), facts.target.get("vocab_size")
-    if facts.kind == "dflash" or not facts.target or mine == theirs:
+    if facts.bound or not facts.target or mine == theirs:
         return ""
     return f"its vocabulary of {mine} is not the target's {theirs}: vLLM wants them equal (a mask token was added?)"
 
@@ -148,7 +155,7 @@ def cpu_key_norm(facts: Facts) -> str:
 
 
 def whole_vocabulary(facts: Facts) -> str:
-    reduced = facts.kind != "dflash" and facts.reduced
+    reduced = not facts.bound and facts.reduced
     return "drafts from the whole vocabulary, tokens included that it never learned" if reduced else ""
 
 
@@ -160,18 +167,19 @@ def no_last_layer(facts: Facts) -> str:
 
 DFLASH_REASONS = (wrong_target, mask_outside)
 NO_PARD = "it does not draft in parallel with a language model"
+NO_EAGLE = "paradraft does not write EAGLE-3 for it"
 CONTRACTS = (
     Contract(
         "paradraft",
         "run",
-        {"dflash": "", "pard": "", "pard2": "", "vanilla": ""},
+        {"dflash": "", "eagle3": "", "pard": "", "pard2": "", "vanilla": ""},
         {},
         (wrong_target, few_tokens, mask_outside),
     ),
     Contract(
         "vLLM 0.32",
         "run on a CPU",
-        {"dflash": "", "pard": "", "pard2": "", "vanilla": ""},
+        {"dflash": "", "eagle3": "", "pard": "", "pard2": "", "vanilla": ""},
         {},
         (*DFLASH_REASONS, other_vocabulary),
         (features_ignored, whole_vocabulary, cpu_key_norm),
@@ -179,7 +187,7 @@ CONTRACTS = (
     Contract(
         "SGLang 0.5.23",
         "read only",
-        {"dflash": "", "vanilla": ""},
+        {"dflash": "", "eagle3": "", "vanilla": ""},
         {"pard": NO_PARD, "pard2": NO_PARD},
         (*DFLASH_REASONS, head_is_whole, mask_clashes, few_tokens),
     ),
@@ -187,7 +195,7 @@ CONTRACTS = (
         "llama.cpp",
         "read only",
         {"dflash": "gguf", "vanilla": "vllm"},
-        {"pard": NO_PARD, "pard2": NO_PARD},
+        {"pard": NO_PARD, "pard2": NO_PARD, "eagle3": NO_EAGLE},
         (*DFLASH_REASONS, few_tokens),
         (no_last_layer,),
     ),
@@ -195,7 +203,7 @@ CONTRACTS = (
         "Transformers 5.23",
         "run",
         {"dflash": "transformers", "vanilla": ""},
-        {"pard": NO_PARD, "pard2": NO_PARD},
+        {"pard": NO_PARD, "pard2": NO_PARD, "eagle3": "it has no EAGLE-3 assistant"},
         (*DFLASH_REASONS, head_is_whole, after_the_norm, few_tokens),
     ),
 )
@@ -222,6 +230,8 @@ def vllm_format(facts: Facts) -> str:
     """vLLM reads our directories but for what they leave to the target."""
     if facts.kind == "dflash":
         return "speculators" if facts.reduced else ""
+    if facts.kind == "eagle3":
+        return ""
     return "vllm" if facts.shared else ""
 
 

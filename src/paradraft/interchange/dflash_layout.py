@@ -20,6 +20,7 @@ from .checkpoint import only
 ASSUMPTIONS = {
     "bonus-anchor": "slot 0 of a block is the anchor and drafts nothing",
     "last-layer-before-norm": "features of the target's last layer were taken before its final norm",
+    "layer-outputs": "the layer ids in eagle_config count layer outputs from 0, as SGLang reads them",
 }
 SIZES = (
     *("hidden_size", "vocab_size", "num_hidden_layers", "num_target_layers", "num_attention_heads"),
@@ -90,7 +91,7 @@ def rope_theta(config: Mapping[str, Any]) -> float:
 
 @dataclass(frozen=True)
 class Foreign:
-    """A DFlash configuration that another project wrote, in its authors' layout; `assume`: what the user decided."""
+    """A drafter's configuration that another project wrote; `assume`: what the user decided."""
 
     config: Mapping[str, Any]
     where: Path

@@ -9,13 +9,13 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from ..drafters import DFlash, kind_of
+from ..drafters import DRAFTERS, kind_of
 from ..drafters.directory import read_config
 from ..drafters.pard2 import read_projection
 from ..errors import UserError
 from ..files import new_directory
 from ..models.names import drafter_directory, is_shipped
-from . import gguf, published, sglang, speculators, transformers, vllm
+from . import eagle3_layout, gguf, published, sglang, speculators, transformers, vllm
 from .checkpoint import (
     Checkpoint,
     compare,
@@ -83,7 +83,7 @@ def drafts_the_same(source: Checkpoint, to: str, written: Path, side: TargetSide
 
 
 def import_checkpoint(checkpoint: str, out: Path, target: str | None = None, assume: Collection[str] = ()) -> Exchanged:
-    """A published DFlash, PARD, PARD-2 or speculators-format DFlash checkpoint as a directory of ours.
+    """A published DFlash, EAGLE-3, PARD, PARD-2 or speculators-format DFlash checkpoint as a directory of ours.
 
     What it leaves open is refused unless `assume` decides it (see ASSUMPTIONS).
     """
@@ -109,10 +109,15 @@ def import_directory(where: Path, out: Path, side: TargetSide | None, assume: Co
                 config, notes = speculators.read(config, tensors, where, side, assume)
             else:
                 config, notes = understood(config, where, assume)
-            tensors = without_the_targets(tensors, where, side)
+            tensors = without_the_targets(tensors, where, side, ("embed_tokens.weight", "lm_head.weight"))
             if "d2t" in tensors:
                 config["draft_vocab_size"] = len(tensors["d2t"])
                 tensors["t2d"] = inside(tensors["d2t"], config["vocab_size"])
+            write_checkpoint(directory, config, tensors)
+        elif kind == "eagle3":
+            config, notes = eagle3_layout.understood(config, where, assume, side)
+            tensors = without_the_targets(tensors, where, side, ("embed_tokens.weight",))
+            tensors = eagle3_layout.own_tensors(tensors, config, where)
             write_checkpoint(directory, config, tensors)
         else:
             source = Checkpoint(where, kind, config, tensors, {})
@@ -124,20 +129,20 @@ def import_directory(where: Path, out: Path, side: TargetSide | None, assume: Co
             if kind == "pard2":
                 write_projection(directory, read_projection(where))
         compared = f"{len(tensors)} tensors"
-        if side is not None and kind != "dflash":
+        if side is not None and kind in ("dflash", "eagle3"):
+            DRAFTERS[kind].from_pretrained(directory, side.target)  # that it fits this target
+        elif side is not None:
             compare_logits(where, directory, side.target)
             compared += " and draft logits"
-        elif side is not None:
-            DFlash.from_pretrained(directory, side.target)  # that it fits this target
     return Exchanged(kind, compared, notes)
 
 
 def without_the_targets(
-    tensors: dict[str, torch.Tensor], where: Path, side: TargetSide | None
+    tensors: dict[str, torch.Tensor], where: Path, side: TargetSide | None, names: Collection[str]
 ) -> dict[str, torch.Tensor]:
-    """A DFlash drafter's tensors without an embedding and head, which must be the target's own, row by row."""
+    """A drafter's tensors without an embedding and head by these names, which must be the target's, row by row."""
     kept = dict(tensors)
-    for name in ("embed_tokens.weight", "lm_head.weight"):
+    for name in names:
         stored = kept.pop(name, None)
         if stored is None:
             continue
@@ -148,7 +153,7 @@ def without_the_targets(
             own = own[target_ids(tensors["d2t"])]
         if own.shape != stored.shape or not torch.equal(own.to(stored.dtype), stored):
             raise UserError(
-                f"drafter {where}: its {name} is not that of target {target.name}; paradraft's DFlash uses the "
-                "target's own embedding and head"
+                f"drafter {where}: its {name} is not that of target {target.name}; paradraft's drafters of this kind "
+                "use the target's own"
             )
     return kept

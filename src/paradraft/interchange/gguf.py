@@ -51,6 +51,8 @@ SPECIAL = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "paddin
 
 def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
     """Write drafter.gguf into the directory; returns what the user should know."""
+    if source.kind == "eagle3":
+        raise UserError("paradraft writes no EAGLE-3 drafter as GGUF; serve it with vLLM or SGLang")
     if source.kind != "dflash":
         raise UserError(
             f"llama.cpp has no {source.kind} drafter of its own; a vanilla draft model goes through its converter "

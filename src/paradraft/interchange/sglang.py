@@ -1,4 +1,4 @@
-"""SGLang's directories: DFlash in its authors' layout (full vocabulary), a plain draft model for STANDALONE.
+"""SGLang's directories: DFlash (full vocabulary) and EAGLE-3 as published, a plain draft model for STANDALONE.
 
 Checked against SGLang 0.5.23: `srt/models/dflash.py`, `srt/speculative/dflash_utils.py`. Read, not run.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UserError
+from . import eagle3_layout
 from .checkpoint import Checkpoint, write_checkpoint
 from .dflash_layout import native_config
 from .language_model_layout import write_language_model
@@ -26,6 +27,12 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
             *notes,
             f"--speculative-algorithm STANDALONE --speculative-draft-model-path {out.name} "
             f"--speculative-num-steps {length} --speculative-eagle-topk 1 --speculative-num-draft-tokens {length + 1}",
+        ]
+    if source.kind == "eagle3":
+        eagle3_layout.write(source, out)
+        return [
+            f"--speculative-algorithm EAGLE3 --speculative-draft-model-path {out.name} "
+            f"--speculative-num-steps {length} --speculative-eagle-topk 1 --speculative-num-draft-tokens {length + 1}"
         ]
     if source.reduced:
         raise UserError(

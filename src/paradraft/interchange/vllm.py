@@ -1,4 +1,4 @@
-"""vLLM's directories: DFlash in its authors' layout, draft language models as plain Hugging Face models.
+"""vLLM's directories: DFlash and EAGLE-3 as published, draft language models as plain Hugging Face models.
 
 Checked against vLLM 0.32: `model_executor/models/qwen3_dflash.py`, `v1/spec_decode/draft_model.py`.
 """
@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..drafters import eagle3_config, pard, vanilla
+from . import eagle3_layout
 from .checkpoint import Checkpoint, write_checkpoint
 from .dflash_layout import native_config
 from .language_model_layout import write_language_model
@@ -16,6 +18,7 @@ from .target_side import TargetSide, needed
 
 METHODS: dict[str, dict[str, Any]] = {
     "dflash": {"method": "dflash"},
+    "eagle3": {"method": "eagle3"},
     "pard": {"method": "draft_model", "parallel_drafting": True},
     "pard2": {"method": "draft_model", "parallel_drafting": True},
     "vanilla": {"method": "draft_model"},
@@ -37,6 +40,8 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
             }
             config["draft_vocab_size"] = len(ids)
         write_checkpoint(out, config, tensors)
+    elif source.kind == "eagle3":
+        eagle3_layout.write(source, out)
     else:
         notes += write_language_model(source, out, side)
     if source.kind == "pard2":
@@ -56,4 +61,5 @@ def draft_length(kind: str, config: dict[str, Any]) -> int:
     """How many tokens a drafter was trained to draft a round."""
     if kind == "dflash":
         return int(config["block_size"]) - 1
-    return int((config.get("paradraft") or {}).get("draft_length", 4 if kind == "vanilla" else 16))
+    unsaid = {"vanilla": vanilla.DRAFT_LENGTH, "eagle3": eagle3_config.DRAFT_LENGTH}.get(kind, pard.DRAFT_LENGTH)
+    return int((config.get("paradraft") or {}).get("draft_length", unsaid))

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ..drafters import DRAFTERS, Drafter
+from ..drafters.vocabulary import DraftVocabulary
 from ..errors import UserError, first_line
 from ..models import Target
 from ..models.chat import load_tokenizer
@@ -47,6 +48,8 @@ def meta_drafter(config: RunConfig, target: Target) -> Drafter:
     counted = section.model_copy(update={name: value for name, value in known if hasattr(section, name)})
     with torch.device("meta"):
         drafter: Any = DRAFTERS[section.kind].create(counted, target)
+        if section.vocabulary is not None:  # which tokens they are does not matter for their number
+            drafter.restrict(DraftVocabulary(torch.arange(section.vocabulary), target.vocabulary_size))
     if start is not None and hasattr(drafter, "model"):  # a language model of the size of the one it starts from
         drafter.model = meta_model(str(drafter_directory(start)) if is_shipped(start) else start)
         if hasattr(drafter, "target_proj"):

@@ -166,7 +166,7 @@ def sequence_flops(
 
     keys_values = count(drafter, lambda name, p: name.endswith(("k_proj.weight", "v_proj.weight", "fc.weight")))
     layers = count(drafter, lambda name, p: is_matrix(name, p) and not name.endswith("fc.weight"))
-    attention = 2 * queries * (queries + context) * attention_width(drafter)
+    attention = 2 * drafter.pairs(grid) * attention_width(drafter)
     training = queries * layers + context * keys_values + attention
 
     own_head = [p.shape[1] for name, p in drafter.named_parameters() if "embed" in name or "lm_head" in name]

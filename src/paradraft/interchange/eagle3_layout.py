@@ -1,0 +1,140 @@
+"""EAGLE-3's directory as vLLM, SGLang and its authors have it: what is written out, and what is understood on import.
+
+Checked against vLLM 0.32 (`model_executor/models/llama_eagle3.py`, `v1/spec_decode/eagle.py`) and SGLang 0.5.23
+(`srt/models/llama_eagle3.py`, read). Feature layers are counted in two ways: a list at top level holds indices of
+Transformers' hidden_states, one in `eagle_config` what SGLang adds one to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..drafters.directory import check_rope
+from ..drafters.eagle3_config import LAYER_KEY, published_layers
+from ..errors import UserError
+from .checkpoint import Checkpoint, inside, only, write_checkpoint
+from .dflash_layout import Foreign, rope_theta
+from .target_side import TargetSide, needed
+
+SIZES = (
+    *("hidden_size", "vocab_size", "num_attention_heads", "num_key_value_heads"),
+    *("head_dim", "intermediate_size", "rms_norm_eps", "max_position_embeddings"),
+)
+UNLIKE: dict[str, tuple[Any, ...]] = {  # of config.json: what changes nothing
+    "num_hidden_layers": (1,),
+    "attention_bias": (None, False),
+    "mlp_bias": (None, False),
+    "hidden_act": (None, "silu"),
+    "norm_before_fc": (None, False),
+    "fc_norm": (None, False),
+    "norm_output": (None, False),
+    "parallel_drafting": (None, False),
+    "quantization_config": (None,),
+    "logit_scale": (None, 1),
+}
+
+
+def native_config(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """config.json for engines, from one of ours: only known fields, all that a reader might guess explicit."""
+    theta, layers = rope_theta(config), list(config[LAYER_KEY])
+    return {
+        "architectures": ["LlamaForCausalLMEagle3"],
+        "model_type": "llama",
+        "num_hidden_layers": 1,
+        **only(config, SIZES, where),
+        "target_hidden_size": config["hidden_size"],
+        "draft_vocab_size": config["draft_vocab_size"],
+        "rope_theta": theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+        "rope_scaling": None,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
+        "norm_before_residual": bool(config.get("norm_before_residual")),
+        LAYER_KEY: layers,
+        "eagle_config": {LAYER_KEY: [i - 1 for i in layers], "use_aux_hidden_state": True},
+        "dtype": config["dtype"],
+        **({"paradraft": config["paradraft"]} if "paradraft" in config else {}),
+    }
+
+
+def write(source: Checkpoint, out: Path) -> None:
+    """The directory that vLLM, SGLang and EAGLE's own code read; a whole vocabulary comes without d2t."""
+    maps = {"d2t": source.own["d2t"].long(), "t2d": source.own["t2d"].bool()} if source.reduced else {}
+    write_checkpoint(out, native_config(source.config, source.directory), source.weights | maps)
+
+
+def understood(
+    config: Mapping[str, Any], where: Path, assume: Collection[str], side: TargetSide | None
+) -> tuple[dict[str, Any], list[str]]:
+    """A foreign configuration as ours, and what the user should know; what it leaves open is refused."""
+    found = Foreign(config, where, assume)
+    check_rope(config, where)
+    for key, plain in UNLIKE.items():
+        if config.get(key) not in plain:
+            found.refuse(f"{key} {config.get(key)!r} of its config.json is not supported")
+    if config.get("target_hidden_size") not in (None, config.get("hidden_size")):
+        found.refuse(
+            f"it is {config.get('hidden_size')} wide and its target {config['target_hidden_size']}, which paradraft "
+            "does not support"
+        )
+    layers, notes = feature_layers(found, side)
+    heads = config.get("num_attention_heads")
+    sizes = {"head_dim": config["hidden_size"] // heads} if heads and config.get("hidden_size") else {}
+    own = {**sizes, **{key: value for key, value in config.items() if value is not None}, LAYER_KEY: layers}
+    own.setdefault("dtype", config.get("torch_dtype", "bfloat16"))
+    own.setdefault("num_key_value_heads", heads)
+    own.setdefault("draft_vocab_size", own.get("vocab_size"))
+    return native_config(own, where), notes
+
+
+def feature_layers(found: Foreign, side: TargetSide | None) -> tuple[list[int], list[str]]:
+    """Indices of Transformers' hidden_states, ascending."""
+    listed, inner = found.config.get(LAYER_KEY), (found.config.get("eagle_config") or {}).get(LAYER_KEY)
+    for ids in (listed, inner):
+        if ids is not None and not (isinstance(ids, list) and all(isinstance(i, int) for i in ids)):
+            found.refuse(f"its {LAYER_KEY} must be a list of numbers, not {ids!r}")
+    if listed:
+        if inner not in (None, [i - 1 for i in listed]):
+            found.refuse(f"it names its feature layers twice, as {listed} and, one lower there, {inner}")
+        return ascending(found, listed), []
+    if inner:
+        found.refuse(
+            f"it names its feature layers in eagle_config only ({inner}), where some trainers count layer outputs from "
+            "0 and others hidden states",
+            "layer-outputs",
+        )
+        return ascending(found, [i + 1 for i in inner]), []
+    target = needed(side, "the drafter does not name its feature layers, and its authors' depend on the target").target
+    layers = [i + 1 for i in published_layers(len(target.layers))]
+    return layers, [f"it does not name its feature layers; its authors' are taken, hidden states {layers}"]
+
+
+def ascending(found: Foreign, layers: list[int]) -> list[int]:
+    if layers != sorted(set(layers)) or layers[0] < 1:
+        found.refuse(f"its feature layers, hidden states {layers}, must ascend from 1 or more: engines sort them")
+    return layers
+
+
+def own_tensors(tensors: Mapping[str, Tensor], config: dict[str, Any], where: Path) -> dict[str, Tensor]:
+    """A foreign drafter's tensors by our names, with both maps of a reduced vocabulary or none; notes its size."""
+    kept = {name.replace("layers.0.", "midlayer.", 1): tensor for name, tensor in tensors.items()}
+    d2t, t2d = kept.pop("d2t", None), kept.pop("t2d", None)
+    size = len(kept["lm_head.weight"]) if "lm_head.weight" in kept else 0
+    if d2t is None and size != config["vocab_size"]:
+        raise UserError(
+            f"drafter {where}: its head has {size} rows and its target {config['vocab_size']} tokens, but there is no "
+            "d2t that says which these are"
+        )
+    if d2t is None or torch.equal(d2t, torch.zeros(config["vocab_size"], dtype=d2t.dtype)):
+        return kept
+    if len(d2t) != size:
+        raise UserError(f"drafter {where}: its head has {size} rows, its d2t {len(d2t)}; the checkpoint is damaged")
+    config["draft_vocab_size"] = size
+    return kept | {"d2t": d2t.long(), "t2d": inside(d2t, config["vocab_size"]) if t2d is None else t2d.bool()}
