@@ -77,12 +77,27 @@ def test_eval_writes_results(target_directory: Path, drafter_directory: Path, pr
     assert len(row["acceptance"]["conditional"]) == 3
     assert row["tokens"] == 4 * 12  # three prompts, one of them with a second turn
     assert set(row["seconds"]) == {"draft", "verify", "other"}
+    assert row["adaptive"] is False and 0 < row["mean_draft_length"] <= 3
     assert row["target_fingerprint"] == fingerprint(target_directory) is not None
     assert row["drafter_fingerprint"] == fingerprint(drafter_directory) is not None
     assert {"torch", "transformers", "dtype", "device", "threads"} <= set(results["environment"])
     page = tmp_path / "report.html"
     run("report", tmp_path / "out", "--out", page)
     assert page.stat().st_size > 1_000_000
+
+
+def test_the_draft_length_may_be_left_to_the_engine(
+    target_directory: Path, drafter_directory: Path, prompts: Path, tmp_path: Path
+) -> None:
+    pair = ["--target", target_directory, "--drafter", drafter_directory, "--draft-length", "auto"]
+    short = ["--prompts", prompts, "--max-new-tokens", 12]
+    assert "K=auto" in run("eval", *pair, *short, "--out", tmp_path / "out")
+    (row,) = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
+    assert row["adaptive"] is True and row["draft_length"] == 3 and row["mean_draft_length"] <= 3 and row["identical"]
+    assert "passed" in run("verify", *pair, *short, "--temperature", 0)
+    assert run("generate", *pair, "the cat", "--max-new-tokens", 9)
+    with pytest.raises(UserError, match="number of tokens or auto, not 'often'"):
+        run("generate", *pair[:-1], "often", "the cat")
 
 
 def test_both_modes_of_pard2(target_directory: Path, drafter_directory: Path, prompts: Path, tmp_path: Path) -> None:

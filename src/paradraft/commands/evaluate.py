@@ -30,6 +30,7 @@ from .options import (
     TopKOption,
     TopPOption,
     TrustOption,
+    draft_length_of,
     set_threads,
 )
 from .terminal import print_notes, print_origin, progress_bar
@@ -77,8 +78,8 @@ def evaluate(
     from .pair import load_pair
 
     console = Console()
-    sampling = Sampling(temperature, top_k, top_p)
-    settings = Settings(sampling, batch_size, max_new_tokens, draft_length, seed, acceptance, tuple(mode or ()))
+    sampling, length = Sampling(temperature, top_k, top_p), draft_length_of(draft_length)
+    settings = Settings(sampling, batch_size, max_new_tokens, length, seed, acceptance, tuple(mode or ()))
     set_threads(threads)
     sets = [load_prompts(name, limit) for name in prompts]
     loaded, drafters = load_pair(target, drafter or [DEMO_DRAFTER], dtype, trust_remote_code, thinking, date)

@@ -25,6 +25,7 @@ from .options import (
     TopKOption,
     TopPOption,
     TrustOption,
+    draft_length_of,
     set_threads,
 )
 from .terminal import print_origin
@@ -58,6 +59,7 @@ def generate(
     from .pair import load_pair
 
     set_threads(threads)
+    length = draft_length_of(draft_length)
     sampling = Sampling(temperature, top_k, top_p)
     if not prompt.strip():
         raise UserError("the prompt is empty; give the text to answer")
@@ -72,7 +74,7 @@ def generate(
     if drafting is not None and mode is not None:
         drafting.set_mode(mode)
     tokenizer = loaded.chat.tokenizer
-    engine = Engine(loaded, drafting, sampling, draft_length, seed, acceptance=acceptance)
+    engine = Engine(loaded, drafting, sampling, length, seed, acceptance=acceptance)
     ids = render_prompt(loaded.chat, [{"role": "user", "content": prompt}])
     generation = engine.generate([ids], max_new_tokens)[0]
     if not show_rounds:

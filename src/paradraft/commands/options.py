@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..decoding import DraftLength
 
 DEMO_PROMPTS = ["demo:math", "demo:code", "demo:chat"]
 DEMO_DRAFTER = "demo:dflash-dpace"
@@ -50,7 +55,12 @@ BadShareOption = Annotated[
 MaxLengthOption = Annotated[int, typer.Option("--max-length", min=8, help="tokens of a conversation, at most")]
 
 DraftLengthOption = Annotated[
-    int | None, typer.Option("--draft-length", help="drafted tokens per round; default: as trained")
+    str | None,
+    typer.Option(
+        "--draft-length",
+        metavar="K|auto",
+        help="drafted tokens per round; auto: as many as pay, none included; default: as trained",
+    ),
 ]
 AcceptanceOption = Annotated[
     str | None,
@@ -70,6 +80,17 @@ TopPOption = Annotated[float, typer.Option("--top-p", help="1: off")]
 SeedOption = Annotated[int, typer.Option("--seed", help="seed of all random numbers")]
 MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="tokens of an answer, at most")]
 BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="prompts that are answered together")]
+
+
+def draft_length_of(text: str | None) -> DraftLength | None:
+    """What --draft-length says."""
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    if not text.isdigit():
+        raise UserError(f"--draft-length must be a number of tokens or auto, not {text!r}")
+    return int(text)
 
 
 def set_threads(threads: int | None) -> None:

@@ -21,6 +21,7 @@ from .options import (
     ThinkingOption,
     ThreadsOption,
     TrustOption,
+    draft_length_of,
     set_threads,
 )
 from .terminal import print_origin, progress_bar
@@ -62,6 +63,7 @@ def verify(
 
     console = Console()
     set_threads(threads)
+    length = draft_length_of(draft_length)
     sets = [load_prompts(name) for name in prompts]
     loaded, drafters = load_pair(target, [drafter], dtype, trust_remote_code, thinking, date)
     print_origin(console, loaded)
@@ -80,7 +82,7 @@ def verify(
                     checked,
                     asked,
                     max_new_tokens,
-                    draft_length=draft_length,
+                    draft_length=length,
                     acceptance=acceptance,
                     advance=advance,
                 )
@@ -96,7 +98,7 @@ def verify(
                     starts,
                     samples,
                     sampling,
-                    draft_length=draft_length,
+                    draft_length=length,
                     acceptance=acceptance,
                     advance=advance,
                 )

@@ -12,11 +12,13 @@ from collections.abc import Sequence as Tokens
 import torch
 from torch import Tensor
 
-from ..drafters import Drafter, DraftState
+from ..drafters import Drafter
 from ..errors import UserError
 from ..models import KeyValueSlots, Target
 from .acceptance import accept, check_acceptance
+from .costs import MeasuredCosts
 from .draft import Draft, Drafting, Noise
+from .length import AUTO, Adaptive, DraftLength, Fixed, LengthRule, check_draft_length
 from .logprobs import logprobs_of
 from .request import Event, Generation, Request, Sequence
 from .sampling import Sampling, key_of, noise
@@ -28,8 +30,9 @@ class Engine:
     """Decodes for one target, with a drafter or without, always with the target's own output.
 
     `sampling` is what `generate` asks for; a Request has its own. `draft_length` K defaults to the drafter's trained
-    maximum. At most `max_rows` sequences run at a time, the others wait; None: all at once. `acceptance`: the rule of
-    ACCEPTANCE that decides what is kept, None: `chain`. All of them keep the target's distribution.
+    maximum; "auto": each round drafts as many tokens as promise the highest speed, none included. At most `max_rows`
+    sequences run at a time, the others wait; None: all at once. `acceptance`: the rule of ACCEPTANCE that decides what
+    is kept, None: `chain`. All of them keep the target's distribution.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class Engine:
         target: Target,
         drafter: Drafter | None = None,
         sampling: Sampling | None = None,
-        draft_length: int | None = None,
+        draft_length: DraftLength | None = None,
         seed: int = 0,
         max_rows: int | None = None,
         acceptance: str | None = None,
@@ -47,7 +50,10 @@ class Engine:
         self.target = target
         self.drafter = drafter
         self.sampling = sampling or Sampling()
-        self.draft_length = check_draft_length(drafter, draft_length)
+        self.draft_length = check_draft_length(drafter, draft_length)  # at most
+        self.lengths: LengthRule = Fixed(self.draft_length)
+        if drafter is not None and draft_length == AUTO:
+            self.lengths = Adaptive(self.draft_length, MeasuredCosts(target, drafter, self.draft_length))
         self.acceptance = check_acceptance(acceptance)
         self.seed = seed
         self.seconds = Seconds()
@@ -116,6 +122,8 @@ class Engine:
             if admitted:
                 self._make_room(admitted, fresh)
                 events += self._prefill(admitted)
+                if running := self.scheduler.running:
+                    self.lengths.prepare(len(running), any(not s.request.sampling.greedy for s in running))
             if self.scheduler.running:
                 events += self._round(self.scheduler.running)
         return events
@@ -131,7 +139,8 @@ class Engine:
             self._slots, self._drafting, self._feature_layers = self.target.new_slots(rows, capacity), None, ()
             if self.drafter is not None:
                 self._feature_layers = self.drafter.feature_layers
-                self._drafting = Drafting(self.drafter, self.drafter.start(rows, capacity), self.draft_length)
+                whole = self.draft_length if self.lengths.whole else None
+                self._drafting = Drafting(self.drafter, rows, capacity, whole)
         for held in self._held():
             held.grow(rows, capacity)
 
@@ -177,7 +186,7 @@ class Engine:
         slots = [slot_of(sequence) for sequence in running]
         samplings = [sequence.request.sampling for sequence in running]
         anchors = torch.tensor([sequence.anchor for sequence in running], device=self.target.device)
-        lengths = [min(self.draft_length, sequence.room - 1) for sequence in running]
+        lengths = [0] * len(running) if self._drafting is None else self.lengths.choose(running)
         choosing, deciding = self._noise(running, lengths)
         draft = Draft(anchors.new_zeros(len(running), 0), torch.zeros(len(running), dtype=torch.long))
         if self._drafting is not None:
@@ -195,13 +204,14 @@ class Engine:
         self.seconds.other += clock.lap()
 
         if self._drafting is not None:
-            self._drafting.drafter.observe(self._drafting.state, slots, output.features, consumed, kept)
+            self._drafting.observe(slots, output.features, consumed, kept)
         self.seconds.draft += clock.lap()
 
         events = []
         emitted = zip(running, lengths, output.logits, found.tolist(), strict=True)
         for sequence, length, logits, (count, new, *tokens) in emitted:
             events.append(event(sequence, sequence.emit([*tokens[:count], new], tokens[:length]), logits))
+        self.lengths.learn(running, lengths)
         self._leave([sequence for sequence in running if sequence.finished])
         self.seconds.other += clock.lap()
         return events
@@ -211,10 +221,10 @@ class Engine:
         for held in self._held():
             held.release(slots)
 
-    def _held(self) -> list[KeyValueSlots | DraftState]:
+    def _held(self) -> list[KeyValueSlots | Drafting]:
         """All that has slots."""
-        held: list[KeyValueSlots | DraftState] = [] if self._slots is None else [self._slots]
-        return held if self._drafting is None else [*held, self._drafting.state]
+        held: list[KeyValueSlots | Drafting] = [] if self._slots is None else [self._slots]
+        return held if self._drafting is None else [*held, self._drafting]
 
     def _noise(self, sequences: list[Sequence], lengths: list[int]) -> tuple[Tensor | None, Noise | None]:
         """For drafting, [rows, N], and for deciding; None where every sequence is greedy.
@@ -240,20 +250,6 @@ def event(sequence: Sequence, tokens: list[int], logits: Tensor, path: Tensor | 
 def slot_of(sequence: Sequence) -> int:
     assert sequence.slot is not None
     return sequence.slot
-
-
-def check_draft_length(drafter: Drafter | None, draft_length: int | None) -> int:
-    """K to draft a round: the drafter's maximum unless told, 0 without a drafter."""
-    if drafter is None:
-        return 0
-    if draft_length is None:
-        return drafter.max_draft
-    if not 1 <= draft_length <= drafter.max_draft:
-        raise UserError(
-            f"draft length {draft_length} is outside 1 to {drafter.max_draft}, what this drafter was trained for; "
-            "choose a length in that range"
-        )
-    return draft_length
 
 
 def check_request(request: Request, target: Target, what: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from scipy.special import chdtrc
 
-from ..decoding import Engine, Sampling
+from ..decoding import DraftLength, Engine, Sampling
 from ..decoding.sampling import distribution
 from ..drafters import Drafter
 from ..errors import UserError
@@ -54,7 +54,7 @@ def check_exact(
     prompts: Sequence[list[int]],
     max_new_tokens: int,
     batch_size: int = 8,
-    draft_length: int | None = None,
+    draft_length: DraftLength | None = None,
     acceptance: str | None = None,
     advance: Advance = lambda prompts: None,
 ) -> ExactResult:
@@ -149,7 +149,7 @@ def check_distribution(
     sampling: Sampling,
     depth: int = 3,
     batch_size: int = 512,
-    draft_length: int | None = None,
+    draft_length: DraftLength | None = None,
     seed: int = 0,
     acceptance: str | None = None,
     advance: Advance = lambda samples: None,

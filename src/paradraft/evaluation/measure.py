@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from ..decoding import Engine, Generation, Sampling, Seconds
+from ..decoding import DraftLength, Engine, Generation, Sampling, Seconds
 from ..decoding.acceptance import check_acceptance
-from ..decoding.engine import check_draft_length
+from ..decoding.costs import device_name
+from ..decoding.length import AUTO, check_draft_length
 from ..decoding.sampling import key_of
 from ..drafters import Drafter
 from ..errors import UserError
@@ -23,19 +24,19 @@ from ..text.provenance import fingerprint, identify
 from ..text.render import render_prompt
 from .prompts import Prompt, PromptSet
 from .results import AgainstFirst, RunResult, TimeSplit
-from .statistics import acceptance, emitted_length, loop_share, paired_difference
+from .statistics import acceptance, emitted_length, loop_share, mean_draft_length, paired_difference
 
 PLAIN = "plain"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to decode; `draft_length` None is each drafter's maximum."""
+    """How to decode; `draft_length` None is each drafter's maximum, "auto" as many as pay."""
 
     sampling: Sampling = field(default_factory=Sampling)
     batch_size: int = 1
     max_new_tokens: int = 256
-    draft_length: int | None = None
+    draft_length: DraftLength | None = None
     seed: int = 0
     acceptance: str | None = None
     modes: tuple[str, ...] = ()  # for drafters with several; empty: the one that each drafter prefers
@@ -245,6 +246,8 @@ def run_results(
             max_new_tokens=settings.max_new_tokens,
             draft_length=steps,
             acceptance_rule=way.engine.acceptance,
+            adaptive=settings.draft_length == AUTO,
+            mean_draft_length=mean_draft_length(way.generations),
             emitted_length=emitted_length(way.generations),
             loop_share=loop_share(way.generations),
             plain_loop_share=loop_share(plain.generations),
@@ -272,18 +275,8 @@ def environment(target: Target) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": version("transformers"),
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "dtype": str(target.dtype).removeprefix("torch."),
         "target_weights": target.origin or "as published",
     }
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        return f"{names[0]}, {len(names)} cores" if names else platform.machine()
-    except OSError:
-        return platform.processor() or platform.machine()

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from ..errors import UserError
 from .figures import (
@@ -30,7 +29,8 @@ from .tables import EMITTED, difference, rows_of
 
 EXPECTED = "expected a run directory with metrics.jsonl, or a results.json as `paradraft eval --out` writes it"
 POINTS = 400
-SETTINGS = ("target", "mode", "temperature", "top_k", "top_p", "seed", "batch_size", "max_new_tokens", "draft_length")
+SETTINGS = ("target", "mode", "temperature", "top_k", "top_p", "seed", "batch_size", "max_new_tokens", "length_label")
+NAMED = {"length_label": "draft length"}
 COLUMNS = (*(column for column in EMITTED if column != "macro"), "plain tok/s", "tok/s", "speed-up", "same text")
 STEP_KEYS = {"cross_entropy", "denominator", "weights", "reached", "accuracy"}
 
@@ -125,11 +125,11 @@ def results_sections(results: Results) -> list[Section]:
 
 def drafter_names(runs: Sequence[RunResult]) -> list[str]:
     """A name for each run: its drafter, and those settings in which the runs of a drafter differ."""
-    marks = {"draft_length": "K", "temperature": "T", "batch_size": "B"}
-    spread: dict[str, set[tuple[str, Any]]] = {key: {(run.title, getattr(run, key)) for run in runs} for key in marks}
+    marks = [(run.length_label, f"T={run.temperature:g}", f"B={run.batch_size}") for run in runs]
     drafters = {run.title for run in runs}
-    differing = [key for key in marks if len(spread[key]) > len(drafters)]
-    return [" ".join([run.title, *(f"{marks[key]}={getattr(run, key):g}" for key in differing)]) for run in runs]
+    spread = [{(run.title, own[i]) for run, own in zip(runs, marks, strict=True)} for i in range(3)]
+    differing = [i for i in range(3) if len(spread[i]) > len(drafters)]
+    return [" ".join([run.title, *(own[i] for i in differing)]) for run, own in zip(runs, marks, strict=True)]
 
 
 def results_table(runs: Sequence[RunResult]) -> str:
@@ -161,7 +161,9 @@ def settings_table(runs: Sequence[RunResult], environment: Record) -> str:
     """All that is needed to repeat the figures; a setting that differs between runs shows all its values."""
     rows = [[name, str(value)] for name, value in environment.items()]
     for key in SETTINGS:
-        rows.append([key.replace("_", " "), ", ".join(dict.fromkeys(str(getattr(run, key)) for run in runs))])
+        rows.append(
+            [NAMED.get(key, key.replace("_", " ")), ", ".join(dict.fromkeys(str(getattr(run, key)) for run in runs))]
+        )
     marks: dict[str, str | None] = {}
     for run in runs:
         marks[f"hash of {run.prompts}"] = run.prompts_hash

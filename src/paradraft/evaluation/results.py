@@ -42,6 +42,7 @@ class RunResult:
 
     Older files lack the fields with a default. identical, identical_share: whether all answers equal those of plain
     decoding, and what share does; None if answers are sampled. Fingerprints are of the weight files, None without any.
+    draft_length: drafted tokens a round, with `adaptive` at most.
     """
 
     target: str
@@ -81,6 +82,13 @@ class RunResult:
     prompts_licence: str | None = None
     against_first: AgainstFirst | None = None
     acceptance_rule: str = "chain"
+    adaptive: bool = False
+    mean_draft_length: float | None = None
+
+    @property
+    def length_label(self) -> str:
+        """Such as K=7, or K=auto where each round chose its own."""
+        return "K=auto" if self.adaptive else f"K={self.draft_length}"
 
     @property
     def title(self) -> str:

@@ -68,6 +68,12 @@ def emitted_length(generations: Sequence[Generation]) -> EmittedLength:
     )
 
 
+def mean_draft_length(generations: Sequence[Generation]) -> float | None:
+    """Drafted tokens per verify forward, rounds without any included."""
+    drafted = [len(r.drafted) for g in generations for r in g.rounds]
+    return float(np.mean(drafted)) if drafted else None
+
+
 def loop_share(generations: Sequence[Generation]) -> float:
     return float(np.mean([is_looping(g.tokens) for g in generations])) if generations else 0.0
 

@@ -27,7 +27,7 @@ def cells(run: RunResult) -> dict[str, str]:
     gained = run.speedup / emitted.micro if run.speedup is not None and emitted.micro else None
     return {
         "prompts": f"{run.prompts} ({run.prompt_count})",
-        "drafter": f"{run.title} K={run.draft_length}" + (" block" if run.acceptance_rule == "block" else ""),
+        "drafter": f"{run.title} {length_cell(run)}" + (" block" if run.acceptance_rule == "block" else ""),
         "temp.": f"{run.temperature:g}",
         "emitted length (95%)": f"{number(emitted.micro)} ({number(emitted.low)} to {number(emitted.high)})",
         "no loops": number(emitted.non_looping),
@@ -42,6 +42,11 @@ def cells(run: RunResult) -> dict[str, str]:
         ),
         "same text": "-" if same is None else f"{same:.1%}",
     }
+
+
+def length_cell(run: RunResult) -> str:
+    """Such as K=7; K=auto (3.1) where rounds drafted 3.1 tokens on average."""
+    return f"{run.length_label} ({number(run.mean_draft_length, 1)})" if run.adaptive else run.length_label
 
 
 def rows_of(runs: Sequence[RunResult], columns: Sequence[str]) -> list[list[str]]:

@@ -1,0 +1,238 @@
+"""What the parts of a round cost on this machine: measured once for a pair of models, kept on disk.
+
+Only shapes matter, so the measurement takes random tokens behind a text of CONTEXT tokens that holds nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..drafters import Drafter
+from ..files import write_text
+from ..models import Target
+from ..models.gguf import cache_directory
+from .acceptance import accept
+from .draft import LATER, ChainSampler, Draft, Noise
+from .sampling import Sampling
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # of the file on disk and of what is measured
+CONTEXT = 256  # tokens of the text in front, as far as the target's context allows
+SOME = 2  # tokens that an ordinary round brings
+ROWS = (1, 4, 16, 64)
+REPEATS = 5
+ENOUGH = 1.0  # seconds for the figures of one number of rows; longer drafts are then extrapolated
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RowCosts:
+    """Seconds for one number of rows: `verify` and `draft` of 0 to K tokens, `catch_up` of a token in one row."""
+
+    verify: list[float]
+    draft: list[float]
+    catch_up: float
+
+
+class MeasuredCosts:
+    """Costs that are measured when they are first asked for: of 1, 4, 16 and 64 rows, as far as so many are decoded.
+
+    Other numbers of rows are interpolated.
+    """
+
+    def __init__(self, target: Target, drafter: Drafter, most: int) -> None:
+        self.target, self.drafter, self.most = target, drafter, most
+        self._keys: dict[tuple[str, int, bool], str] = {}
+        self._known: dict[str, dict[int, RowCosts]] = {}
+        self._now: dict[int, RowCosts] = {}
+
+    @property
+    def catch_up(self) -> float:
+        return max(costs.catch_up for costs in self._now.values())
+
+    def prepare(self, rows: int, sampled: bool) -> None:
+        asked = self.drafter.mode, torch.get_num_threads(), sampled
+        if asked not in self._keys:
+            self._keys[asked] = identity(self.target, self.drafter, self.most, sampled)
+        key = self._keys[asked]
+        if key not in self._known:
+            self._known[key] = read_costs(cost_path(key))
+        self._now = self._known[key]
+        missing = [n for below, n in zip((0, *ROWS), ROWS, strict=False) if below < rows and n not in self._now]
+        if missing:
+            started = time.perf_counter()
+            for n in missing:
+                self._now[n] = measure_costs(self.target, self.drafter, n, self.most, sampled)
+            write_costs(cost_path(key), self._now)
+            log.info("measured what drafting costs here in %.1f s: %s", time.perf_counter() - started, cost_path(key))
+
+    def verify(self, rows: int) -> Array:
+        found: Array = self._at(np.array([rows]), {n: costs.verify for n, costs in self._now.items()})[0]
+        return found
+
+    def draft(self, rows: int) -> Array:
+        return self._at(np.arange(1, rows + 1), {n: costs.draft for n, costs in self._now.items()})
+
+    def _at(self, rows: NDArray[np.int64], known: dict[int, list[float]]) -> Array:
+        """[len(rows), K+1] on straight lines between the measured numbers of rows, and beyond the last."""
+        counts = np.array(sorted(known))
+        values = np.array([known[int(n)] for n in counts])
+        if len(counts) == 1:
+            return values.repeat(len(rows), 0)
+        upper = np.searchsorted(counts, rows).clip(1, len(counts) - 1)
+        share = ((rows - counts[upper - 1]) / (counts[upper] - counts[upper - 1]))[:, None]
+        found: Array = (1 - share) * values[upper - 1] + share * values[upper]
+        return found
+
+
+# --- on disk ------------------------------------------------------------------------------------------------------
+
+
+def identity(target: Target, drafter: Drafter, most: int, sampled: bool) -> str:
+    """16 hexadecimal digits over all that costs depend on: hardware, versions, threads, types and shapes."""
+    facts = [
+        *(FORMAT, device_name(target.device), torch.__version__, torch.get_num_threads()),
+        *(target.lean is None, getattr(drafter, "lean", None) is None, drafter.kind, drafter.mode, most, sampled),
+        *(drafter.head_rows is None, target.config.to_json_string(use_diff=False)),
+        *((name, str(p.dtype), *p.shape) for m in (target.model, drafter) for name, p in m.named_parameters()),
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        return f"{names[0]}, {len(names)} cores" if names else platform.machine()
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def cost_path(key: str) -> Path:
+    return cache_directory() / "costs" / f"{key}.json"
+
+
+def read_costs(path: Path) -> dict[int, RowCosts]:
+    """What an earlier process measured, by rows; nothing if it is not there or damaged: then it is measured again."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {int(rows): RowCosts(**costs) for rows, costs in found["rows"].items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("%s cannot be read (%s): the costs are measured again", path, error)
+        return {}
+
+
+def write_costs(path: Path, known: dict[int, RowCosts]) -> None:
+    content: dict[str, Any] = {"rows": {rows: asdict(costs) for rows, costs in sorted(known.items())}}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(content, indent=1) + "\n")
+    except OSError as error:
+        log.warning("%s cannot be written (%s): the next process measures the costs again", path, error)
+
+
+# --- measuring ----------------------------------------------------------------------------------------------------
+
+
+def measure_costs(target: Target, drafter: Drafter, rows: int, most: int, sampled: bool) -> RowCosts:
+    """Time the parts of a round of so many rows for some draft lengths; the lengths between are interpolated."""
+    context = max(1, min(CONTEXT, target.context_length - most - LATER - 2))
+    capacity = context + most + 1 + LATER
+    bench = Bench(target, drafter, rows, sampled, context, capacity)
+    points = sorted({0, 1, most, *(2**n - 1 for n in range(1, 12) if 2**n - 1 < most)})
+    seconds: dict[tuple[str, int], float] = {}
+    started = time.perf_counter()
+    with target.decoding():
+        bench.verify(0)  # allocates
+        for passed in range(REPEATS):  # in passes: what else runs on the machine then slows all figures alike
+            for length in points:
+                if passed and ("verify", length) not in seconds:
+                    continue
+                for part in ("verify", "draft") if length else ("verify",):
+                    took = seconds_of(partial(getattr(bench, part), length), target.device)
+                    seconds[part, length] = min(took, seconds.get((part, length), took))
+                if not passed and length > 1 and time.perf_counter() - started > ENOUGH:
+                    break
+            if time.perf_counter() - started > ENOUGH:
+                break
+        later = min(seconds_of(partial(bench.observe, LATER), target.device) for _ in range(2))
+    verify = {length: value for (part, length), value in seconds.items() if part == "verify"}
+    draft = {length: value for (part, length), value in seconds.items() if part == "draft"}
+    return RowCosts(over_lengths(verify, most), [0.0, *over_lengths(draft, most)[1:]], later / (rows * LATER))
+
+
+def over_lengths(seconds: dict[int, float], most: int) -> list[float]:
+    """Seconds of 0 to `most` tokens, on straight lines between the measured numbers and beyond them; never falling."""
+    x, y = np.array(list(seconds), dtype=float), np.maximum.accumulate(np.array(list(seconds.values())))
+    wanted = np.arange(most + 1, dtype=float)
+    found = np.interp(wanted, x, y)
+    if len(x) > 1:
+        slope = (y[-1] - y[-2]) / (x[-1] - x[-2])
+        found = np.where(wanted > x[-1], y[-1] + slope * (wanted - x[-1]), found)
+    return [float(value) for value in found]
+
+
+def seconds_of(call: Callable[[], None], device: torch.device) -> float:
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    started = time.perf_counter()
+    call()
+    wait()
+    return time.perf_counter() - started
+
+
+class Bench:
+    """A round in parts, as the engine runs it, on slots that always hold `context` tokens."""
+
+    def __init__(self, target: Target, drafter: Drafter, rows: int, sampled: bool, context: int, capacity: int) -> None:
+        self.target, self.drafter, self.rows, self.context = target, drafter, rows, context
+        self.slots = list(range(rows))
+        self.samplings = [Sampling(1.0 if sampled else 0.0)] * rows
+        self.noise = torch.full((rows, capacity), 0.5, dtype=torch.float64, device=target.device) if sampled else None
+        self.cache = target.new_slots(rows, capacity)
+        self.state = drafter.start(rows, capacity)
+        self.anchors = torch.ones(rows, dtype=torch.long, device=target.device)
+        width = len(drafter.feature_layers) * target.hidden_size
+        self.features = torch.zeros(rows, LATER, width, dtype=target.dtype, device=target.device)
+
+    def tokens(self, count: int) -> Tensor:
+        return self.anchors[:, None].expand(-1, count)
+
+    def verify(self, length: int) -> None:
+        self.cache.lengths[:] = self.context
+        output = self.target.forward(self.tokens(1 + length), self.cache, self.drafter.feature_layers, self.slots)
+        drafted = Draft(self.tokens(length), torch.full((self.rows,), length))
+        noise = None if self.noise is None else Noise(self.noise[:, :length], self.noise[:, 0])
+        accept("chain", drafted, output.logits, self.samplings, noise).counts.cpu()
+
+    def draft(self, length: int) -> None:
+        self.observe(SOME)
+        sampler = ChainSampler(self.samplings, None if self.noise is None else self.noise[:, :length])
+        self.drafter.propose(self.state, self.slots, self.anchors, length, sampler).tokens.cpu()
+
+    def observe(self, count: int) -> None:
+        self.state.cache.lengths[:], self.state.counts[:] = self.context, 0
+        counts = torch.full((self.rows,), count)
+        self.drafter.observe(self.state, self.slots, self.features[:, :count], self.tokens(count), counts)

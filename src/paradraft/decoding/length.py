@@ -1,0 +1,220 @@
+"""How many tokens to draft: always the same number, or the number that promises the most tokens a second.
+
+The length of a round depends on rounds before it and on other sequences, never on what this round drafts. Otherwise
+sampled text would not have the target's distribution: a rule that drops a draft because of the token that was drawn
+makes that token rarer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass
+from typing import Literal, Protocol
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..drafters import Drafter
+from ..errors import UserError
+from .request import Round, Sequence
+
+AUTO = "auto"
+DraftLength = int | Literal["auto"]
+Array = NDArray[np.float64]
+
+PRIOR = 0.8  # of a draft token being accepted, before any was seen
+PRIOR_WEIGHT = 2.0  # observations that a prior is worth
+HORIZON = 200  # drafts over which the acceptance of a position is averaged
+ROW_HORIZON = 10  # drafts over which a row's own rejections are
+MARGIN = 1.02  # times as fast as plain decoding drafting must promise to be
+LOSS = 0.015  # share of the time of plain steps that is spent on asking whether drafting pays again
+
+
+class LengthRule(Protocol):
+    """`whole`: a parallel drafter drafts `most` tokens in any case, so that rows do not influence each other."""
+
+    most: int
+    whole: bool
+
+    def prepare(self, rows: int, sampled: bool) -> None:
+        """Before rounds of so many sequences, of which one is sampled or all are greedy."""
+
+    def choose(self, sequences: list[Sequence]) -> list[int]:
+        """How many tokens to draft for each; 0 for all is a plain step."""
+
+    def learn(self, sequences: list[Sequence], lengths: list[int]) -> None:
+        """The sequences have ended a round in which so many tokens were drafted for each."""
+
+
+class Fixed:
+    """`most` tokens, or as many as the end of the answer leaves room for."""
+
+    whole = True
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def prepare(self, rows: int, sampled: bool) -> None:
+        pass
+
+    def choose(self, sequences: list[Sequence]) -> list[int]:
+        return [min(self.most, sequence.room - 1) for sequence in sequences]
+
+    def learn(self, sequences: list[Sequence], lengths: list[int]) -> None:
+        pass
+
+
+class Costs(Protocol):
+    """Seconds that the parts of a round take; `prepare` as in LengthRule."""
+
+    @property
+    def catch_up(self) -> float:
+        """Of letting a drafter observe a token later than in the round that brought it."""
+
+    def prepare(self, rows: int, sampled: bool) -> None: ...
+
+    def verify(self, rows: int) -> Array:
+        """[K+1]: of the target's step with 0 to K drafted tokens in each of so many rows."""
+
+    def draft(self, rows: int) -> Array:
+        """[rows, K+1]: of drafting 0 to K tokens for 1, 2, ... rows."""
+
+
+class AcceptanceHistory:
+    """Shares of accepted tokens by position, and what is special about each row.
+
+    s_k, the share of accepted tokens at position k among the drafts that are right up to it, is an exponential average
+    over all rows. Its prior is s_{k-1}, so what is known of a position speaks for those behind it. A row multiplies all
+    rejection probabilities 1 - s_k by one factor: its rejections divided by those that the s_k lead one to expect.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.accepted, self.reached = np.zeros(most), np.zeros(most)
+        self.rows: WeakKeyDictionary[Sequence, RowHistory] = WeakKeyDictionary()
+        self.shares = self._shares()
+
+    def survival(self, sequences: Tokens[Sequence]) -> Array:
+        """[rows, K]: probabilities that the first k drafts are all accepted."""
+        rows = self.rows
+        factors = np.array([rows[sequence].factor if sequence in rows else 1.0 for sequence in sequences])
+        kept: Array = (1 - factors[:, None] * (1 - self.shares)).clip(0, 1).cumprod(1)
+        return kept
+
+    def add(self, sequence: Sequence, length: int, last: Round) -> None:
+        """The newest round of a sequence, in which `length` tokens were drafted."""
+        kept = min(last.accepted, last.emitted)
+        rejected = kept < length and not last.clipped
+        judged = kept + rejected
+        own = self.rows.setdefault(sequence, RowHistory())
+        own.add(float(rejected), float((1 - self.shares[:judged]).sum()))
+        self.accepted *= 1 - 1 / HORIZON
+        self.reached *= 1 - 1 / HORIZON
+        self.accepted[:kept] += 1
+        self.reached[:judged] += 1
+
+    def update(self) -> None:
+        """After the rounds of all rows were added."""
+        self.shares = self._shares()
+
+    def _shares(self) -> Array:
+        share, shares = PRIOR, []
+        for accepted, reached in zip(self.accepted.tolist(), self.reached.tolist(), strict=True):
+            share = (accepted + PRIOR_WEIGHT * share) / (reached + PRIOR_WEIGHT)
+            shares.append(share)
+        return np.array(shares)
+
+
+@dataclass
+class RowHistory:
+    """Exponential sums of a row's rejections, and of those that were to be expected."""
+
+    rejected: float = 0.0
+    expected: float = 0.0
+
+    @property
+    def factor(self) -> float:
+        return (PRIOR_WEIGHT + self.rejected) / (PRIOR_WEIGHT + self.expected)
+
+    def add(self, rejected: float, expected: float) -> None:
+        self.rejected += rejected - self.rejected / ROW_HORIZON
+        self.expected += expected - self.expected / ROW_HORIZON
+
+
+class Adaptive:
+    """The lengths that promise the most tokens a second over all rows, by measured costs and tracked acceptance.
+
+    All rows that draft draft equally much, as far as they have room: the target's step pays for the longest draft in
+    every row. Where plain decoding is faster nothing is drafted, and no round says whether that has changed; so a
+    round drafts all the same whenever the plain steps since the last such round make it a loss of at most LOSS.
+    """
+
+    whole = False
+
+    def __init__(self, most: int, costs: Costs) -> None:
+        self.most, self.costs = most, costs
+        self.history = AcceptanceHistory(most)
+        self._known: dict[int, tuple[Array, Array]] = {}
+        self._resting: list[Sequence] = []  # they decode plainly until `_credit`, in seconds, reaches `_needed`
+        self._credit = self._needed = self._earned = 0.0
+
+    def prepare(self, rows: int, sampled: bool) -> None:
+        self.costs.prepare(rows, sampled)
+        self._known.clear()
+
+    def choose(self, sequences: list[Sequence]) -> list[int]:
+        if sequences == self._resting and self._credit < self._needed:
+            self._credit += self._earned
+            return [0] * len(sequences)
+        rows, rooms = len(sequences), np.array([sequence.room - 1 for sequence in sequences])
+        survival = self.history.survival(sequences) * (np.arange(self.most) < rooms[:, None])
+        gains = survival.cumsum(1)  # [rows, K]: expected accepted tokens
+        order = np.argsort(-gains, axis=0, kind="stable")
+        best_first = np.take_along_axis(gains, order, 0).cumsum(0)  # for the best 1, 2, ... rows
+        verify, draft = self._seconds(rows)
+        rates = (rows + best_first) / (verify[1:] + draft)
+        drafting, length = divmod(int(rates.argmax()), self.most)
+        lengths = np.minimum(length + 1, rooms)
+        if rates[drafting, length] > MARGIN * rows / verify[0]:
+            self._resting = []
+            lengths[order[drafting + 1 :, length]] = 0
+            return [int(n) for n in lengths]
+        length = int(rates[-1].argmax())
+        loss = float(verify[length + 1] + draft[-1, length] - verify[0])
+        if self._credit >= loss and rooms.max() > 0:
+            self._credit -= loss
+            self._resting = []
+            return [int(n) for n in np.minimum(length + 1, rooms)]
+        step = float(verify[0])
+        self._resting, self._needed = list(sequences), loss
+        self._earned = max(LOSS * step - rows * self.costs.catch_up, LOSS * step / 5)
+        self._credit += self._earned
+        return [0] * rows
+
+    def learn(self, sequences: list[Sequence], lengths: list[int]) -> None:
+        if not any(lengths):
+            return
+        for sequence, length in zip(sequences, lengths, strict=True):
+            if length:
+                self.history.add(sequence, length, sequence.generation.rounds[-1])
+        self.history.update()
+
+    def _seconds(self, rows: int) -> tuple[Array, Array]:
+        """[K+1] of verifying 0 to K tokens in so many rows, [rows, K] of drafting 1 to K for 1, 2, ... of them."""
+        if rows not in self._known:
+            self._known[rows] = self.costs.verify(rows), self.costs.draft(rows)[:, 1:]
+        return self._known[rows]
+
+
+def check_draft_length(drafter: Drafter | None, draft_length: DraftLength | None) -> int:
+    """The most tokens to draft a round: the drafter's maximum unless told, 0 without a drafter."""
+    if drafter is None:
+        return 0
+    if draft_length is None or draft_length == AUTO:
+        return drafter.max_draft
+    if not isinstance(draft_length, int) or not 1 <= draft_length <= drafter.max_draft:
+        raise UserError(
+            f"draft length {draft_length} is outside 1 to {drafter.max_draft}, what this drafter was trained for; "
+            f"choose a length in that range, or {AUTO}"
+        )
+    return draft_length

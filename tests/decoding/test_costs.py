@@ -1,0 +1,87 @@
+"""Costs are measured once for a pair of models, kept on disk, and interpolated between what was measured."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paradraft.decoding import Engine, Sampling, costs
+from paradraft.decoding.costs import MeasuredCosts, RowCosts, cost_path, identity, over_lengths
+from paradraft.models import Target
+from tests.conftest import KINDS, make_drafter, make_drafter_of, make_model
+
+
+@pytest.fixture(autouse=True)
+def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARADRAFT_CACHE", str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_drafter_is_measured(target: Target, kind: str) -> None:
+    drafter = make_drafter_of(kind, target)
+    found = MeasuredCosts(target, drafter, 5)
+    for sampled in (False, True):
+        found.prepare(3, sampled)
+        verify, draft = found.verify(3), found.draft(3)
+        assert verify.shape == (6,) and draft.shape == (3, 6) and found.catch_up > 0
+        assert verify.min() > 0 and (np.diff(verify) >= 0).all()
+        assert not draft[:, 0].any() and draft[:, 1:].min() > 0 and (np.diff(draft) >= 0).all()
+    assert len(list(cost_path("x").parent.glob("*.json"))) == 2
+
+
+def test_costs_are_measured_once(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    drafter = make_drafter(target)
+    measured = []
+
+    def measure(target: Target, drafter: object, rows: int, most: int, sampled: bool) -> RowCosts:
+        measured.append(rows)
+        return RowCosts([float(rows)] * (most + 1), [0.0] + [2.0 * rows] * most, 0.1)
+
+    monkeypatch.setattr(costs, "measure_costs", measure)
+    for rows in (1, 3, 16, 100):
+        MeasuredCosts(target, drafter, 5).prepare(rows, False)
+    assert measured == [1, 4, 16, 64]
+    known = MeasuredCosts(target, drafter, 5)
+    known.prepare(100, False)
+    assert measured == [1, 4, 16, 64]
+    assert known.verify(1)[0] == 1 and known.verify(10)[3] == 10 and known.verify(100)[5] == 100
+    assert np.allclose(known.draft(70)[:, 2], 2 * np.arange(1, 71))
+
+
+def test_a_damaged_file_is_said_and_measured_again(target: Target, caplog: pytest.LogCaptureFixture) -> None:
+    drafter = make_drafter(target)
+    path = cost_path(identity(target, drafter, 5, False))
+    path.parent.mkdir()
+    path.write_text('{"rows": {"1": {}}}')
+    with caplog.at_level(logging.WARNING):
+        MeasuredCosts(target, drafter, 5).prepare(1, False)
+    assert "measured again" in caplog.text and "catch_up" in path.read_text()
+
+
+def test_only_what_costs_depend_on_makes_another_file(target: Target) -> None:
+    drafter = make_drafter(target)
+    key = identity(target, drafter, 5, False)
+    other_weights = Target(make_model("qwen3", seed=5))
+    assert identity(other_weights, make_drafter(other_weights, seed=7), 5, False) == key
+    deeper = Target(make_model("qwen3", num_hidden_layers=5))
+    assert len({key, identity(target, drafter, 5, True), identity(deeper, make_drafter(deeper), 5, False)}) == 3
+
+
+def test_between_and_beyond_measured_lengths() -> None:
+    assert over_lengths({0: 1.0, 1: 3.0, 3: 5.0}, 5) == [1, 3, 4, 5, 6, 7]
+    assert over_lengths({0: 2.0, 1: 1.0, 3: 2.5}, 3) == [2, 2, 2.25, 2.5]
+    assert over_lengths({1: 2.0}, 2) == [2, 2, 2]
+
+
+def test_an_engine_measures_by_itself(target: Target) -> None:
+    drafter = make_drafter(target)
+    for sampling in (Sampling(), Sampling(1.0)):
+        engine = Engine(target, drafter, sampling, "auto")
+        for generation in engine.generate([[4, 9, 2], [8]], 20, ()):
+            assert len(generation.tokens) == 20
+    plain = Engine(target).generate([[4, 9, 2], [8]], 20, ())
+    again = Engine(target, drafter, draft_length="auto").generate([[4, 9, 2], [8]], 20, ())
+    assert [g.tokens for g in plain] == [g.tokens for g in again]
