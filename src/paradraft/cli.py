@@ -18,6 +18,7 @@ from .commands.import_ import import_
 from .commands.inspect import inspect
 from .commands.regenerate import regenerate
 from .commands.report import report
+from .commands.serve import serve
 from .commands.train import train
 from .commands.verify import verify
 from .errors import UserError
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "import": import_,
     "export": export,
     "report": report,
+    "serve": serve,
     "doctor": doctor,
 }
 DATA_COMMANDS: dict[str, Callable[..., None]] = {"regenerate": regenerate, "inspect": inspect, "features": features}

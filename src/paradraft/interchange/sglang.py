@@ -20,24 +20,28 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
     """Write the directory; returns what the user should know."""
     if source.kind in ("pard", "pard2"):
         raise UserError("SGLang 0.5.23 does not draft in parallel with a language model (PARD); export --to vllm")
-    length = draft_length(source.kind, source.config)
+    options = " ".join(speculative_options(source.kind, out.name, draft_length(source.kind, source.config)))
     if source.kind == "vanilla":
-        notes = write_language_model(source, out, side)
-        return [
-            *notes,
-            f"--speculative-algorithm STANDALONE --speculative-draft-model-path {out.name} "
-            f"--speculative-num-steps {length} --speculative-eagle-topk 1 --speculative-num-draft-tokens {length + 1}",
-        ]
+        return [*write_language_model(source, out, side), options]
     if source.kind == "eagle3":
         eagle3_layout.write(source, out)
-        return [
-            f"--speculative-algorithm EAGLE3 --speculative-draft-model-path {out.name} "
-            f"--speculative-num-steps {length} --speculative-eagle-topk 1 --speculative-num-draft-tokens {length + 1}"
-        ]
+        return [options]
     if source.reduced:
         raise UserError(
             "SGLang 0.5.23 gives DFlash the target's whole head; a reduced draft vocabulary does not work there: "
             "export --to speculators and serve with vLLM, or train without drafter.vocabulary"
         )
     write_checkpoint(out, native_config(source.config, source.directory), source.weights)
-    return [f"--speculative-algorithm DFLASH --speculative-draft-model-path {out.name}"]
+    return [options]
+
+
+def speculative_options(kind: str, directory: str, length: int) -> list[str]:
+    """Options of its server; DFlash drafts as much as its block holds."""
+    if kind == "dflash":
+        return ["--speculative-algorithm", "DFLASH", "--speculative-draft-model-path", directory]
+    algorithm = {"eagle3": "EAGLE3", "vanilla": "STANDALONE"}[kind]
+    return [
+        *("--speculative-algorithm", algorithm, "--speculative-draft-model-path", directory),
+        *("--speculative-num-steps", str(length), "--speculative-eagle-topk", "1"),
+        *("--speculative-num-draft-tokens", str(length + 1)),
+    ]

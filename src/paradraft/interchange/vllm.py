@@ -47,14 +47,13 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
     if source.kind == "pard2":
         notes.append(NO_FEATURES)
     target = "TARGET" if side is None else side.location
-    return [*notes, f"vllm serve {target} --speculative-config '{speculative_config(source, out.name)}'"]
+    speculative = speculative_config(source.kind, out.name, draft_length(source.kind, source.config))
+    return [*notes, f"vllm serve {target} --speculative-config '{speculative}'"]
 
 
-def speculative_config(source: Checkpoint, directory: str) -> str:
-    """What --speculative-config is given."""
-    return json.dumps(
-        {**METHODS[source.kind], "model": directory, "num_speculative_tokens": draft_length(source.kind, source.config)}
-    )
+def speculative_config(kind: str, directory: str, length: int) -> str:
+    """What --speculative-config is given; without `method` vLLM would guess it from the directory's name."""
+    return json.dumps({**METHODS[kind], "model": directory, "num_speculative_tokens": length})
 
 
 def draft_length(kind: str, config: dict[str, Any]) -> int:

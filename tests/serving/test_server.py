@@ -1,0 +1,380 @@
+"""The server as OpenAI's own client sees it, and as careless or hostile clients do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import threading
+import time
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from paradraft.decoding import Engine, Event, Sampling
+from paradraft.models import Target
+from paradraft.serving.engine_thread import EngineThread
+from paradraft.text.endpoint import Endpoint
+from paradraft.text.render import render_prompt
+from tests.serving.conftest import MODEL, Running, make_service, running
+
+MESSAGES: list[Any] = [{"role": "user", "content": "the cat sat"}]
+CHAT: dict[str, Any] = {"model": MODEL, "messages": MESSAGES, "temperature": 0, "max_tokens": 24}
+
+
+def offline(target: Target, prompt: list[int], new: int = 24) -> str:
+    (generation,) = Engine(target, None, Sampling()).generate([prompt], new)
+    tokens = generation.tokens[:-1] if generation.stopped else generation.tokens
+    return str(target.chat.tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+@pytest.fixture
+def slow_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Engine.step
+    monkeypatch.setattr(Engine, "step", lambda engine: (time.sleep(0.02), step(engine))[1])
+
+
+# --- what it answers --------------------------------------------------------------------------------------------------
+
+
+def test_chat_equals_offline_decoding(server: Running, served_target: Target) -> None:
+    wanted = offline(served_target, render_prompt(served_target.chat, MESSAGES))
+    found = server.openai.chat.completions.create(**CHAT)
+    assert found.choices[0].message.content == wanted and found.choices[0].finish_reason in ("stop", "length")
+    assert found.object == "chat.completion" and found.model == MODEL
+    stream = server.openai.chat.completions.create(**CHAT, stream=True, stream_options={"include_usage": True})
+    *chunks, last = list(stream)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == wanted
+    assert chunks[0].choices[0].delta.role == "assistant" and chunks[-1].choices[0].finish_reason is not None
+    assert len(chunks) > 5 and not last.choices and last.usage == found.usage
+    plain = server.openai.chat.completions.create(**CHAT, extra_body={"paradraft": {"drafter": None}})
+    assert plain.choices[0].message.content == wanted
+
+
+def test_usage_counts_drafts(server: Running, served_target: Target) -> None:
+    prompt = render_prompt(served_target.chat, MESSAGES)
+    usage = server.openai.chat.completions.create(**CHAT).usage
+    assert usage is not None and usage.completion_tokens_details is not None
+    assert usage.prompt_tokens == len(prompt) and usage.total_tokens == len(prompt) + usage.completion_tokens
+    drafter = server.service.drafters["first"]
+    (generation,) = Engine(served_target, drafter).generate([prompt], 24)
+    assert usage.completion_tokens == len(generation.tokens)
+    details, rounds = usage.completion_tokens_details, generation.rounds
+    assert details.accepted_prediction_tokens == sum(min(r.accepted, r.emitted) for r in rounds)
+    assert details.rejected_prediction_tokens == sum(len(r.drafted) - r.accepted for r in rounds)
+    plain = server.openai.chat.completions.create(**CHAT, extra_body={"paradraft": {"drafter": None}}).usage
+    assert plain is not None and plain.completion_tokens == usage.completion_tokens
+    assert (
+        plain.completion_tokens_details is not None and plain.completion_tokens_details.accepted_prediction_tokens == 0
+    )
+
+
+def test_completions_of_texts_and_ids(server: Running, served_target: Target) -> None:
+    tokenizer = served_target.chat.tokenizer
+    texts = ["the dog", "1 2"]
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    wanted = [offline(served_target, prompt, 9) for prompt in ids]
+    create = server.openai.completions.create
+    for prompt in (texts, ids):
+        found = create(model=MODEL, prompt=prompt, temperature=0, max_tokens=9, n=2)
+        assert [choice.index for choice in found.choices] == [0, 1, 2, 3]
+        assert [choice.text for choice in found.choices] == [wanted[0], wanted[0], wanted[1], wanted[1]]
+    assert create(model=MODEL, prompt=ids[0], temperature=0, max_tokens=9).choices[0].text == wanted[0]
+    assert create(model=MODEL, prompt="the dog", temperature=0).usage.completion_tokens == 16  # type: ignore[union-attr]
+
+
+def test_seeds_and_n(server: Running) -> None:
+    def texts(**more: Any) -> list[str | None]:
+        asked = CHAT | {"temperature": 1.0, "n": 3} | more
+        return [choice.message.content for choice in server.openai.chat.completions.create(**asked).choices]
+
+    first = texts(seed=5)
+    assert first == texts(seed=5) and len(set(first)) == 3
+    assert first != texts(seed=6) and texts() != texts()
+    assert len(texts(temperature=0)) == 3 and len(set(texts(temperature=0))) == 1
+    stream = server.openai.chat.completions.create(**CHAT | {"temperature": 1.0}, n=3, seed=5, stream=True)
+    streamed = ["", "", ""]
+    for chunk in stream:
+        streamed[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert streamed == first
+
+
+def test_stop_strings(server: Running, served_target: Target) -> None:
+    """Every cut of the text that can be asked for; streamed text never goes beyond it."""
+    whole = offline(served_target, render_prompt(served_target.chat, MESSAGES))
+    assert len(whole) > 12
+    for begin in range(2, min(len(whole) - 4, 30), 5):
+        stop = whole[begin : begin + 4]
+        wanted = whole[: whole.index(stop)]
+        found = server.openai.chat.completions.create(**CHAT, stop=[stop, "never said"])
+        assert found.choices[0].message.content == wanted and found.choices[0].finish_reason == "stop"
+        chunks = list(server.openai.chat.completions.create(**CHAT, stop=stop, stream=True))
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == wanted
+        assert found.usage is not None and found.usage.completion_tokens <= 24
+    server.wait_until_idle()
+
+
+def test_logprobs(server: Running, served_target: Target) -> None:
+    chat = server.openai.chat.completions.create(**CHAT, logprobs=True, top_logprobs=3).choices[0]
+    assert chat.logprobs is not None and chat.logprobs.content is not None
+    said = bytes(b for one in chat.logprobs.content for b in one.bytes or ()).decode("utf-8", "replace")
+    specials = re.compile(r"<\|[a-z_0-9]+\|>")
+    assert specials.sub("", said) == chat.message.content
+    for one in chat.logprobs.content:
+        assert one.logprob <= 0 and one.top_logprobs[0].logprob == one.logprob  # greedy: the likeliest
+        assert len(one.top_logprobs) == 3
+    stream = server.openai.chat.completions.create(**CHAT, logprobs=True, stream=True)
+    chunks = [chunk.choices[0].logprobs for chunk in stream]
+    streamed = [one.token for found in chunks if found for one in found.content or ()]
+    assert streamed == [one.token for one in chat.logprobs.content]
+    prompt = served_target.chat.tokenizer("the dog")["input_ids"]
+    old = server.openai.completions.create(model=MODEL, prompt=prompt, temperature=0, max_tokens=5, logprobs=2)
+    logprobs = old.choices[0].logprobs
+    assert logprobs is not None and logprobs.tokens and logprobs.token_logprobs and logprobs.top_logprobs
+    assert len(logprobs.tokens) == len(logprobs.token_logprobs) == 5
+    assert logprobs.text_offset == [len("".join(logprobs.tokens[:n])) for n in range(5)]
+
+
+def test_rounds_tell_all_of_the_text(server: Running) -> None:
+    asked = CHAT | {"paradraft": {"rounds": True, "drafter": "second", "draft_length": 2}}
+    found = server.http.post("/v1/chat/completions", json=asked).json()
+    rounds = found["paradraft"]["rounds"]
+    text = "".join("".join(one["accepted"]) + one["own"] for one in rounds)
+    assert text == found["choices"][0]["message"]["content"]
+    assert rounds[0]["prefill"] and not any(one["prefill"] for one in rounds[1:])
+    assert all(len(one["rejected"]) == one["drafted"] - one["kept"] for one in rounds[:-1])
+    assert {one["drafted"] for one in rounds[1:-1]} <= {1, 2}
+    assert sum(one["tokens"] for one in rounds) == found["usage"]["completion_tokens"]
+    seconds = [one["seconds"] for one in rounds]
+    assert seconds == sorted(seconds) and seconds[-1] > 0
+
+
+def test_models(server: Running) -> None:
+    (model,) = server.openai.models.list().data
+    assert model.id == MODEL and server.openai.models.retrieve(MODEL).id == MODEL
+    with pytest.raises(openai.NotFoundError):
+        server.openai.models.retrieve("other")
+    with pytest.raises(openai.NotFoundError, match="is not served here; tiny is"):
+        server.openai.chat.completions.create(**CHAT | {"model": "other"})
+
+
+def test_paradraft_regenerates_through_it(server: Running, served_target: Target) -> None:
+    """The client of `data regenerate --endpoint` sends fields of vLLM's."""
+    prompt = render_prompt(served_target.chat, MESSAGES)
+    (answer,) = Endpoint(server.url, 12).answer([prompt], 3)
+    assert answer.text == served_target.chat.decode(Engine(served_target).generate([prompt], 12)[0].tokens)
+
+
+def test_metrics_and_health(served_target: Target) -> None:
+    with running(make_service(served_target)) as server:
+        assert server.http.get("/health").json() == {"status": "ok", "needs_key": False}
+        details = server.openai.chat.completions.create(**CHAT).usage
+        server.http.post("/v1/completions", json={})
+        server.http.get("/nowhere/at/all")
+        assert details is not None and details.completion_tokens_details is not None
+        text = server.http.get("/metrics").text
+        assert 'paradraft_requests_total{endpoint="/v1/chat/completions",status="200"} 1.0' in text
+        assert 'paradraft_requests_total{endpoint="/v1/completions",status="400"} 1.0' in text
+        assert 'paradraft_requests_total{endpoint="other",status="404"} 1.0' in text
+        assert server.metric("paradraft_tokens_total", kind="written") == details.completion_tokens
+        assert server.metric("paradraft_tokens_total", kind="read") == details.prompt_tokens
+        assert server.metric("paradraft_emitted_length_sum") == details.completion_tokens - 1
+        accepted = [server.metric("paradraft_accepted_total", position=str(k)) for k in range(1, 6)]
+        assert sum(accepted) == details.completion_tokens_details.accepted_prediction_tokens
+        drafted = [server.metric("paradraft_drafted_total", position=str(k)) for k in range(1, 6)]
+        assert drafted[0] > 0 and drafted == sorted(drafted, reverse=True)
+        for name in ("queue", "first_token", "answer"):
+            assert server.metric(f"paradraft_{name}_seconds_count") == 1
+        assert "process_resident_memory_bytes" in text
+
+
+# --- what it refuses --------------------------------------------------------------------------------------------------
+
+
+def refusal(response: httpx.Response, status: int) -> str:
+    """The message of an error in OpenAI's shape; nothing of this machine is in it."""
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert "/" not in error["message"].replace("application/json", "").replace("Content-Type", "")
+    return str(error["message"])
+
+
+def test_refusals_have_openais_shape(server: Running) -> None:
+    http = server.http
+    post = lambda **more: http.post("/v1/chat/completions", json=CHAT | more)  # noqa: E731
+    assert "unknown field" in refusal(post(max_new_tokens=3), 400)
+    assert "more than the 128" in refusal(post(max_tokens=500), 400)
+    assert "more than the 128" in refusal(post(messages=[{"role": "user", "content": "cat " * 300}]), 400)
+    assert "at most 20" in refusal(post(n=21), 400)
+    assert "no such drafter" in refusal(post(paradraft={"drafter": "third"}), 400)
+    assert "outside 1 to 5" in refusal(post(paradraft={"draft_length": 6}), 400)
+    half = json.dumps(CHAT | {"messages": [{"role": "user", "content": "\ud800"}]})
+    refusal(http.post("/v1/chat/completions", content=half, headers={"content-type": "application/json"}), 400)
+    tokens = {"model": MODEL, "prompt": [5, 10**9]}
+    assert "no token 1000000000" in refusal(http.post("/v1/completions", json=tokens), 400)
+    assert "no token -1" in refusal(http.post("/v1/completions", json={"model": MODEL, "prompt": [-1]}), 400)
+    assert "is empty" in refusal(http.post("/v1/completions", json={"model": MODEL, "prompt": ""}), 400)
+    assert "Content-Type" in refusal(http.post("/v1/completions", content=b"{}"), 415)
+    refusal(http.get("/v1/completions"), 405)
+    refusal(http.get("/v1/../../etc/passwd"), 404)
+    with pytest.raises(openai.BadRequestError) as caught:
+        server.openai.chat.completions.create(**CHAT | {"temperature": 5})
+    assert caught.value.param == "temperature"
+
+
+def test_a_bug_is_a_500_that_says_nothing(served_target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise RuntimeError("/home/someone/secret")
+
+    with running(make_service(served_target)) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(Engine, "step", broken)
+            assert "its log says why" in refusal(server.http.post("/v1/chat/completions", json=CHAT), 500)
+            stream = server.http.post("/v1/chat/completions", json=CHAT | {"stream": True})
+            assert "its log says why" in stream.text and "secret" not in stream.text
+        monkeypatch.setattr(EngineThread, "submit", broken)
+        with httpx.Client(base_url=server.url) as http:
+            assert "its log says why" in refusal(http.post("/v1/chat/completions", json=CHAT), 500)
+
+
+def test_a_key_is_asked_for(served_target: Target) -> None:
+    with running(make_service(served_target), key="sesame") as server:
+        assert server.openai.models.list().data
+        for header in (
+            {},
+            {"Authorization": "Bearer sesam"},
+            {"Authorization": "sesame"},
+            {"Authorization": "Bearer ü"},
+        ):
+            sent = {name: value.encode("latin-1") for name, value in header.items()}
+            refusal(server.http.post("/v1/chat/completions", json=CHAT, headers=sent), 401)
+            refusal(server.http.get("/v1/models", headers=sent), 401)
+        assert server.http.get("/health").json()["needs_key"]
+
+
+def test_a_full_server_says_when_to_come_back(served_target: Target, slow_steps: None) -> None:
+    with running(make_service(served_target, max_rows=1, max_queue=1)) as server:
+        replies: list[httpx.Response] = []
+
+        def ask() -> None:
+            replies.append(server.http.post("/v1/chat/completions", json=CHAT | {"max_tokens": 60}))
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(reply.status_code for reply in replies) == [200, 200, 429, 429]
+        full = next(reply for reply in replies if reply.status_code == 429)
+        assert "is full" in refusal(full, 429) and int(full.headers["retry-after"]) >= 1
+        assert len({reply.text.split('"content": ')[1] for reply in replies if reply.status_code == 200}) == 1
+
+
+def test_bodies_that_are_too_large_or_too_slow(served_target: Target) -> None:
+    with running(make_service(served_target, max_bytes=1000, body_seconds=0.3)) as server:
+        large = json.dumps(CHAT | {"user": "x" * 2000}).encode()
+        json_type = {"content-type": "application/json"}
+        assert "larger than" in refusal(server.http.post("/v1/chat/completions", content=large, headers=json_type), 413)
+        parts = (large[i : i + 300] for i in range(0, len(large), 300))  # chunked: no length is announced
+        assert "larger than" in refusal(server.http.post("/v1/chat/completions", content=parts, headers=json_type), 413)
+        with connection(server) as slow:
+            slow.sendall(head("/v1/chat/completions", 500) + b'{"model"')
+            assert b" 408 " in slow.recv(4096)
+
+
+def test_an_answer_that_takes_too_long(served_target: Target, slow_steps: None) -> None:
+    with running(make_service(served_target, seconds=0.3)) as server:
+        asked = CHAT | {"max_tokens": 100, "paradraft": {"drafter": None}}
+        assert "more than 0.3 seconds" in refusal(server.http.post("/v1/chat/completions", json=asked), 504)
+        stream = server.http.post("/v1/chat/completions", json=asked | {"stream": True})
+        assert stream.status_code == 200 and "more than 0.3 seconds" in stream.text.split("\n\n")[-3]
+        server.wait_until_idle()
+
+
+# --- clients that leave -----------------------------------------------------------------------------------------------
+
+
+def connection(server: Running) -> socket.socket:
+    host, port = server.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def head(path: str, length: int) -> bytes:
+    lines = f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {length}"
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_leaves_frees_the_row_within_two_rounds(
+    served_target: Target, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted in steps that begin once the server could know; the others' answer is not touched."""
+    step, steps = Engine.step, list[int]()
+
+    def counted(engine: Engine) -> list[Event]:
+        steps.append(len(engine.scheduler.running))
+        time.sleep(0.03)
+        return step(engine)
+
+    monkeypatch.setattr(Engine, "step", counted)
+    wanted = offline(served_target, render_prompt(served_target.chat, MESSAGES), 40)
+    with running(make_service(served_target)) as server:
+        body = json.dumps(CHAT | {"max_tokens": 100, "stream": stream, "paradraft": {"drafter": None}}).encode()
+        staying: list[str] = []
+        stays = threading.Thread(
+            target=lambda: staying.append(
+                server.http.post(
+                    "/v1/chat/completions", json=CHAT | {"max_tokens": 40, "paradraft": {"drafter": None}}
+                ).json()["choices"][0]["message"]["content"]
+            )
+        )
+        stays.start()
+        leaving = connection(server)
+        leaving.sendall(head("/v1/chat/completions", len(body)) + body)
+        while server.metric("paradraft_running") < 2:
+            time.sleep(0.005)
+        began = len(steps)
+        leaving.close()
+        while server.metric("paradraft_running") == 2:
+            time.sleep(0.001)
+        assert len(steps) - began <= 2
+        stays.join()
+        assert staying == [wanted]
+        assert server.metric("paradraft_answers_total", reason="cancelled") == 1
+
+
+def test_poison_does_not_spread(server: Running, served_target: Target) -> None:
+    """While all sorts of broken and extreme requests run, a good one's greedy text is the one of offline decoding."""
+    wanted = offline(served_target, render_prompt(served_target.chat, MESSAGES), 60)
+    poison: list[dict[str, Any]] = [
+        {"prompt": [0] * 100, "max_tokens": 28, "temperature": 2, "top_p": 1e-9},
+        {"prompt": "\ufffd" * 20, "max_tokens": 50, "temperature": 0.001, "logprobs": 20},
+        {"prompt": [[5], [6]], "n": 2, "stop": ["a", "e", "\ufffd"], "max_tokens": 90},
+        {"prompt": "x", "max_tokens": 10**9},
+        {"prompt": [2**40]},
+        {"prompt": "the cat sat", "seed": -(2**63), "temperature": 1, "top_k": 1, "max_tokens": 80},
+    ]
+
+    found = asyncio.run(mixed(server, poison))
+    assert found == [wanted] * 4
+    server.wait_until_idle()
+
+
+async def mixed(server: Running, poison: list[dict[str, Any]]) -> list[str]:
+    """The good answers among the bad requests; whoever finds the server full comes back."""
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+
+        async def ask(path: str, body: dict[str, Any]) -> httpx.Response:
+            while (reply := await http.post(path, json=body)).status_code == 429:
+                await asyncio.sleep(0.05)
+            assert reply.status_code in (200, 400), reply.text
+            return reply
+
+        bad = [ask("/v1/completions", {"model": MODEL, **one}) for one in poison * 2]
+        good = [ask("/v1/chat/completions", CHAT | {"max_tokens": 60}) for _ in range(4)]
+        replies = await asyncio.gather(*bad[:6], *good, *bad[6:])
+        return [reply.json()["choices"][0]["message"]["content"] for reply in replies[6:10]]
