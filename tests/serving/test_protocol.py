@@ -67,6 +67,7 @@ def test_bodies_that_are_no_request(body: bytes, said: str) -> None:
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage"),
         ({"paradraft": {"draft_length": 0}}, "paradraft.draft_length"),
+        ({"paradraft": {"draft_length": "long"}}, "paradraft.draft_length"),
         ({"paradraft": {"colour": 1}}, "paradraft.colour"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"logit_bias": {"5": 1}}, "logit_bias"),

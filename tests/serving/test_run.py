@@ -100,6 +100,8 @@ def test_mistakes_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--engine", "triton"], "'triton' is not known; what is: embedded, vllm, sglang"),
         (["--", "--gpu-memory-utilization", "0.8"], "is too much"),
         (["--draft-length", "3"], "give one with --drafter"),
+        (["--draft-length", "long", "--drafter", "demo:pard"], "a number of tokens or auto"),
+        (["--engine", "vllm", "--drafter", "demo:pard", "--draft-length", "auto"], "give --draft-length a number"),
         (["--engine", "vllm", "--max-queue", "3"], "--max-queue is for --engine embedded"),
         (["--engine", "vllm", "--drafter", "demo:pard", "--drafter", "demo:pard2"], "give one --drafter"),
     ):

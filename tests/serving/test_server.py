@@ -52,6 +52,8 @@ def test_chat_equals_offline_decoding(server: Running, served_target: Target) ->
     assert len(chunks) > 5 and not last.choices and last.usage == found.usage
     plain = server.openai.chat.completions.create(**CHAT, extra_body={"paradraft": {"drafter": None}})
     assert plain.choices[0].message.content == wanted
+    auto = server.openai.chat.completions.create(**CHAT, extra_body={"paradraft": {"draft_length": "auto"}})
+    assert auto.choices[0].message.content == wanted
 
 
 def test_usage_counts_drafts(server: Running, served_target: Target) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ..errors import UserError
 from .options import (
+    AcceptanceOption,
     DateOption,
     DraftersOption,
     DraftLengthOption,
@@ -18,6 +19,7 @@ from .options import (
     ThinkingOption,
     ThreadsOption,
     TrustOption,
+    draft_length_of,
     set_threads,
 )
 from .terminal import print_origin
@@ -47,6 +49,7 @@ def serve(
         float | None, typer.Option("--timeout", min=1, help="seconds a request may take; default: 600")
     ] = None,
     draft_length: DraftLengthOption = None,
+    acceptance: AcceptanceOption = None,
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
     trust_remote_code: TrustOption = False,
@@ -61,6 +64,7 @@ def serve(
     Example: `paradraft serve --target demo --drafter demo:dflash-dpace`. With several drafters the first one drafts,
     unless a request names another.
     """
+    length = draft_length_of(draft_length)
     if engine in ENGINES:
         here = {
             "--max-queue": max_queue,
@@ -68,6 +72,7 @@ def serve(
             "--threads": threads,
             "--thinking": thinking,
             "--date": date,
+            "--acceptance": acceptance,
         }
         for name, value in here.items():
             if value is not None:
@@ -79,7 +84,9 @@ def serve(
         one = drafter[0] if drafter else None
         if one is None and draft_length is not None:
             raise UserError("--draft-length says how a drafter drafts; give one with --drafter, or leave it out")
-        lengths = draft_length, max_rows, max_length
+        if length == "auto":
+            raise UserError(f"{engine} drafts the same number of tokens in every round; give --draft-length a number")
+        lengths = length, max_rows, max_length
         wish = Wish(target, one, host, port, api_key, *lengths, dtype, trust_remote_code, tuple(rest or ()))
         raise typer.Exit(serve_elsewhere(engine, wish))
     if engine != "embedded":
@@ -102,4 +109,4 @@ def serve(
     print_origin(Console(stderr=True), loaded)
     given: dict[str, Any] = {"max_rows": max_rows, "max_queue": max_queue, "max_length": max_length, "seconds": timeout}
     limits = Limits(**{name: value for name, value in given.items() if value is not None})
-    run(Service(loaded, by_shown_name(drafters), limits, draft_length), listening, host, api_key)
+    run(Service(loaded, by_shown_name(drafters), limits, length, acceptance), listening, host, api_key)

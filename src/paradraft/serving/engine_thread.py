@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
-from ..decoding import Engine, Event, Request
+from ..decoding import DraftLength, Engine, Event, Request
 from ..decoding.logprobs import Logprob
 from ..decoding.request import Round, Sequence
 from ..drafters import Drafter
@@ -26,10 +26,14 @@ HOPELESS = 3  # steps that fail one after the other
 
 @dataclass(frozen=True)
 class Drafting:
-    """How answers are drafted: by which drafter (None: by none), how many tokens a round (None: its maximum)."""
+    """How answers are drafted: by which drafter (None: by none), how much, and by which rule drafts are kept.
+
+    draft_length and acceptance as Engine takes them.
+    """
 
     drafter: str | None = None
-    draft_length: int | None = None
+    draft_length: DraftLength | None = None
+    acceptance: str | None = None
 
 
 @dataclass(eq=False)
@@ -180,7 +184,9 @@ class EngineThread:
         lane = self._lanes.get(drafting)
         if lane is None:
             drafter = None if drafting.drafter is None else self.drafters[drafting.drafter]
-            lane = self._lanes[drafting] = Lane(Engine(self.target, drafter, draft_length=drafting.draft_length))
+            length, rule = drafting.draft_length, drafting.acceptance
+            lane = Lane(Engine(self.target, drafter, draft_length=length, acceptance=rule))
+            self._lanes[drafting] = lane
         if not lane.jobs:
             lane.spent = max(
                 lane.spent, min((other.spent for other in self._lanes.values() if other.jobs), default=0.0)

@@ -89,6 +89,12 @@ def is_ids(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(type(one) is int for one in value)
 
 
+def as_length(value: Any) -> Any:
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError('must be a number of tokens from 1 on, or "auto"')
+
+
 class Message(Strict):
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[str, BeforeValidator(as_content)]
@@ -103,7 +109,7 @@ class Extension(Strict):
     """`paradraft` in a request: which drafter drafts (null: none) and how much; `rounds` come with the answer."""
 
     drafter: str | None = None
-    draft_length: int | None = Field(None, ge=1)
+    draft_length: Annotated[int | Literal["auto"], BeforeValidator(as_length)] | None = None
     rounds: bool = False
 
 

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from ..decoding import Request, Sampling
-from ..decoding.engine import check_draft_length
+from ..decoding import DraftLength, Request, Sampling
+from ..decoding.acceptance import check_acceptance
+from ..decoding.length import check_draft_length
 from ..decoding.sampling import key_of
 from ..drafters import Drafter
 from ..errors import UserError
@@ -45,13 +46,14 @@ class Service:
         target: Target,
         drafters: Mapping[str, Drafter],
         limits: Limits,
-        draft_length: int | None = None,
+        draft_length: DraftLength | None = None,
+        acceptance: str | None = None,
     ) -> None:
         self.target, self.drafters, self.chat = target, drafters, target.chat
         self.limits = replace(limits, max_length=min(limits.max_length, target.context_length))
         self.metrics = Metrics()
         usual = next(iter(drafters), None)
-        self.usual = Drafting(usual, self._length(usual, draft_length))
+        self.usual = Drafting(usual, self._length(usual, draft_length), check_acceptance(acceptance))
         self.thread = EngineThread(
             target, drafters, self.usual, limits.max_rows, limits.max_queue, self.metrics, self._deliver
         )
@@ -165,12 +167,15 @@ class Service:
         if length is None and name == self.usual.drafter:
             return self.usual
         try:
-            return Drafting(name, self._length(name, length))
+            return Drafting(name, self._length(name, length), self.usual.acceptance)
         except UserError as error:
             raise ApiError(400, str(error), "paradraft.draft_length", "invalid_value") from None
 
-    def _length(self, name: str | None, length: int | None) -> int | None:
-        return None if name is None else check_draft_length(self.drafters[name], length)
+    def _length(self, name: str | None, length: DraftLength | None) -> DraftLength | None:
+        """A length that this drafter can draft; None without a drafter."""
+        if name is None:
+            return None
+        return "auto" if length == "auto" else check_draft_length(self.drafters[name], length)
 
     # --- from jobs to answers -------------------------------------------------------------------------------------
 
