@@ -95,6 +95,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def drafter_values(kind: str, **values: Any) -> dict[str, Any]:
     """The `drafter` section of a kind as a file has it: of the values those that it knows; EAGLE-3 has one layer."""
+    values = {"markov_rank": 8, **values}
     known = set(DRAFTERS[kind].section.model_fields) - ({"layers"} if kind == "eagle3" else set())
     return {"kind": kind, **{name: value for name, value in values.items() if name in known}}
 
@@ -125,17 +126,23 @@ def make_drafter(target: Target, block_size: int = 6, layers: int = 2, seed: int
     return drafter.eval()
 
 
-KINDS = ("dflash", "eagle3", "pard", "pard2", "vanilla")
-BOUND = ("dflash", "eagle3")  # read the target's features and embed with its embedding
+KINDS = ("dflash", "dspark", "eagle3", "pard", "pard2", "vanilla")
+BOUND = ("dflash", "dspark", "eagle3")  # read the target's features and embed with its embedding
 
 
-def make_drafter_of(kind: str, target: Target, draft_length: int = 5, layers: int = 2, seed: int = 1) -> Drafter:
-    """A random drafter of any kind, its drafts not all the same; language models have an architecture of their own."""
-    if kind == "dflash":
+def make_drafter_of(
+    kind: str, target: Target, draft_length: int = 5, layers: int = 2, seed: int = 1, **own: Any
+) -> Drafter:
+    """A random drafter of any kind, its drafts not all the same; language models have an architecture of their own.
+
+    `own`: other fields of the section of a kind that is bound to its target.
+    """
+    if kind == "dflash" and not own:
         return make_drafter(target, draft_length + 1, layers, seed)
     if kind in BOUND:
         torch.manual_seed(seed)
-        values = drafter_values(kind, draft_length=draft_length, block_size=draft_length + 1)
+        slots = draft_length + (kind != "dspark")  # all of DSpark's draft
+        values = drafter_values(kind, layers=layers, draft_length=draft_length, block_size=slots, **own)
         bound = DRAFTERS[kind].create(DRAFTERS[kind].section.model_validate(values), target)
         with torch.no_grad():
             for parameter in bound.parameters():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from paradraft.drafters.dflash_config import default_feature_layers
 from paradraft.drafters.directory import unused_token
 from paradraft.errors import UserError
 from paradraft.models import Target
-from tests.conftest import make_drafter, make_model
+from tests.conftest import make_drafter, make_drafter_of, make_model
 
 
 def test_mask_equals_the_published_example() -> None:
@@ -26,6 +27,36 @@ def test_mask_equals_the_published_example() -> None:
     first = [1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0]
     second = [1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
     assert mask.tolist() == [first] * 4 + [second] * 4
+
+
+def test_mask_of_causal_blocks() -> None:
+    predicate = dflash_predicate(torch.tensor([[2, 5]]), torch.zeros(1, 6, dtype=torch.long), 3, causal=True)
+    mask = dense_mask(predicate, 1, 6, 12, torch.device("cpu"))[0, 0].int()
+    lower = [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    assert mask[:3].tolist() == [[1, 1, 0, 0, 0, 0, *row, 0, 0, 0] for row in lower]
+    assert mask[3:].tolist() == [[1, 1, 1, 1, 1, 0, 0, 0, 0, *row] for row in lower]
+
+
+def test_causal_blocks_are_another_drafter(target: Target, tmp_path: Path) -> None:
+    """JetSpec's: what a slot drafts does not change with what stands behind it; its directory says so."""
+    drafter = make_drafter_of("dflash", target, causal=True)
+    assert isinstance(drafter, DFlash)
+    both = DFlash(replace(drafter.config, causal=False), target).eval()
+    both.load_state_dict(drafter.state_dict())
+    ids = torch.randint(1, 40, (1, 9))
+    found = []
+    for one in (drafter, both):
+        state = one.start(1, 40)
+        features = target.features(ids[:, :8], torch.zeros(1, 8, dtype=torch.long), one.feature_layers)
+        one.observe(state, [0], features, ids[:, :8], torch.tensor([8]))
+        found.append([one.draft_hidden(state, [0], ids[:, 8], steps)[:, :2] for steps in (2, 5)])
+    torch.testing.assert_close(*found[0])
+    assert not torch.allclose(*found[1], atol=1e-2)
+    drafter.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["is_causal"] is config["dflash_config"]["causal"] is config["dflash_config"]["causal_head"] is True
+    again = load_drafter(tmp_path, target)
+    assert isinstance(again, DFlash) and again.config == drafter.config
 
 
 def test_mask_stays_within_documents() -> None:
@@ -180,8 +211,11 @@ def test_broken_directories_are_named(target: Target, drafter: DFlash, tmp_path:
     config.write_text(json.dumps(json.loads(original) | {"layer_types": None}))
     save_file(tensors, weights)
     assert load_drafter(tmp_path, target).max_draft == 5
-    config.write_text(original.replace('"is_causal": false', '"is_causal": true'))
-    with pytest.raises(UserError, match="causal or sliding-window DFlash blocks are not supported"):
+    config.write_text(json.dumps(json.loads(original) | {"layer_types": ["sliding_attention", "full_attention"]}))
+    with pytest.raises(UserError, match="sliding-window DFlash blocks are not supported"):
+        load_drafter(tmp_path, target)
+    config.write_text(json.dumps(json.loads(original) | {"sample_from_anchor": True}))
+    with pytest.raises(UserError, match=r"slot 0 drafts \(sample_from_anchor\)"):
         load_drafter(tmp_path, target)
     config.write_text(json.dumps(json.loads(original) | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}))
     with pytest.raises(UserError, match="rotary positions are of type 'yarn'"):

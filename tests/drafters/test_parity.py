@@ -5,6 +5,8 @@ No other test finds the misalignments (a feature too many, a position off by one
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +16,11 @@ from paradraft.models import Target
 from tests.conftest import BOUND, make_drafter_of, make_model
 
 WAYS = [("dflash", "dependent"), ("pard", "independent"), ("pard2", "dependent"), ("pard2", "independent")]
-WAYS += [("vanilla", "independent"), ("eagle3", "dependent")]
+WAYS += [("vanilla", "independent"), ("eagle3", "dependent"), ("dspark", "dependent")]
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("dflash", {"causal": True}),
+    *(("dspark", {"markov_head": name, "confidence_head": name == "rnn"}) for name in ("gated", "rnn")),
+]
 
 
 def drafting_logits(
@@ -60,7 +66,17 @@ def drafting_logits(
 @pytest.mark.parametrize("lean", [False, True])
 def test_training_logits_equal_decoding_logits(kind: str, mode: str, rows: int, family: str, lean: bool) -> None:
     target = Target(make_model(family))
-    drafter = make_drafter_of(kind, target)
+    check_parity(make_drafter_of(kind, target), mode, rows, lean)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("kind", "own"), VARIANTS)
+def test_variants_too(kind: str, own: dict[str, Any], rows: int) -> None:
+    check_parity(make_drafter_of(kind, Target(make_model("qwen3")), **own), "dependent", rows, True)
+
+
+def check_parity(drafter: Drafter, mode: str, rows: int, lean: bool) -> None:
+    target = drafter.target
     drafter.set_mode(mode)
     torch.manual_seed(5)
     lengths = torch.tensor([17, 12, 15])[:rows]

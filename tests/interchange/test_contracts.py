@@ -103,6 +103,21 @@ def test_sglang_prefers_the_tokenizers_mask() -> None:
     assert read_by(replace(DFLASH, mask_of_target=3))["SGLang"]
 
 
+def test_causal_blocks() -> None:
+    found = {"paradraft": True, "vLLM": True, "SGLang": True, "llama.cpp": False, "Transformers": False}
+    assert read_by(configured(DFLASH, is_causal=True)) == found
+
+
+def test_dspark() -> None:
+    own = {"hidden_size": 32, "vocab_size": 40, "num_target_layers": 10, "block_size": 7, "mask_token_id": 3}
+    facts = Facts("dspark", {**own, "markov_head_type": "vanilla"}, frozenset({"fc.weight"}), TARGET)
+    found = {"paradraft": True, "vLLM": True, "SGLang": False, "llama.cpp": False, "Transformers": False}
+    assert read_by(facts) == found and facts.length == 7 and "GPU only" in why(facts, "vLLM")
+    assert "--to vllm" in why(replace(facts, tensors=facts.tensors | {"d2t"}), "vLLM")
+    assert "this one is rnn" in why(configured(facts, markov_head_type="rnn"), "vLLM")
+    assert "mask token 40 lies outside" in why(configured(facts, mask_token_id=40), "paradraft")
+
+
 EAGLE = Facts(
     "eagle3", {"hidden_size": 32, "vocab_size": 40, "num_hidden_layers": 1}, frozenset({"fc.weight", "d2t"}), TARGET
 )

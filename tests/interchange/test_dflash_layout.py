@@ -45,16 +45,21 @@ def test_the_authors_layout_is_understood_and_written_explicitly() -> None:
     assert understood(own, WHERE, ()) == (own, [])
 
 
+@pytest.mark.parametrize("changes", [{"is_causal": True}, with_inner(causal=True), with_inner(causal_head=True)])
+def test_causal_blocks_have_three_names_and_get_all_of_them(changes: dict[str, Any]) -> None:
+    own, _ = understood(FOREIGN | changes, WHERE, ())
+    assert own["is_causal"] is own["dflash_config"]["causal"] is own["dflash_config"]["causal_head"] is True
+    assert understood(own, WHERE, ()) == (own, [])
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
         ({"sample_from_anchor": True}, "samples from the anchor"),
         (with_inner(sample_from_anchor=True), "samples from the anchor"),
         ({"shift_label": True}, "samples from the anchor"),
-        ({"is_causal": True}, "is causal"),
-        (with_inner(causal=True), "is causal"),
-        (with_inner(causal_head=True), "is causal"),
-        ({"is_causal": False} | with_inner(causal=True), "is causal"),
+        ({"is_causal": False} | with_inner(causal=True), "both that attention inside its block is causal"),
+        (with_inner(causal=False, causal_head=True), "both that attention inside its block is causal"),
         ({"layer_types": ["sliding_attention", "full_attention"]}, "sliding-window"),
         (with_inner(use_swa=True), "sliding-window"),
         (with_inner(target_layer_ids=[4, 1, 7]), "not ascending"),

@@ -52,15 +52,22 @@ def config_of(directory: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_published_and_back(kind: str, target: Target, target_directory: Path, tmp_path: Path) -> None:
-    drafter = make_drafter_of(kind, target)
+WAYS: list[tuple[str, dict[str, Any]]] = [*((kind, {}) for kind in KINDS), ("dflash", {"causal": True})]
+WAYS += [("dspark", {"markov_head": "rnn", "confidence_head": False})]
+
+
+@pytest.mark.parametrize(("kind", "own"), WAYS)
+def test_published_and_back(
+    kind: str, own: dict[str, Any], target: Target, target_directory: Path, tmp_path: Path
+) -> None:
+    drafter = make_drafter_of(kind, target, **own)
     drafter.save_pretrained(tmp_path / "ours")
     done = export(str(tmp_path / "ours"), "published", tmp_path / "published", str(target_directory))
     assert done.kind == kind and done.compared.endswith("tensors and draft logits")
     assert (tmp_path / "published" / "warp_model.bin").is_file() == (kind == "pard2")
     assert not (tmp_path / "published" / "pard2").exists()
-    assert import_checkpoint(str(tmp_path / "published"), tmp_path / "again").kind == kind
+    again_target = str(target_directory) if kind == "dspark" else None  # whose files hold the target's own head
+    assert import_checkpoint(str(tmp_path / "published"), tmp_path / "again", again_target).kind == kind
     again = load_drafter(tmp_path / "again", target)
     assert again.feature_layers == drafter.feature_layers and again.max_draft == drafter.max_draft
     for name, tensor in drafter.state_dict().items():
@@ -68,6 +75,55 @@ def test_published_and_back(kind: str, target: Target, target_directory: Path, t
     if isinstance(again, Pard2):
         assert not (tmp_path / "again" / "warp_model.bin").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "ours", "published"]
+
+
+@pytest.mark.parametrize("ids", [None, [2, 5, 11]])
+def test_dspark_for_vllm(ids: list[int] | None, target: Target, target_directory: Path, tmp_path: Path) -> None:
+    drafter = make_drafter_of("dspark", target, cut=0.25)
+    if ids is not None:
+        drafter.restrict(DraftVocabulary(torch.tensor(ids), target.vocabulary_size))
+    drafter.save_pretrained(tmp_path / "ours")
+    done = export(str(tmp_path / "ours"), "vllm", tmp_path / "out", str(target_directory))
+    assert done.compared.endswith("draft logits")
+    assert '"method": "dspark", "model": "out", "num_speculative_tokens": 5' in done.notes[-1]
+    tensors, config = load_file(tmp_path / "out" / "model.safetensors"), config_of(tmp_path / "out")
+    assert config["sample_from_anchor"] is True and "dflash_config" not in config
+    assert ("lm_head.weight" in tensors) == (ids is not None) and "embed_tokens.weight" not in tensors
+    if ids is not None:
+        assert torch.equal(tensors["lm_head.weight"], target.output_embedding.weight[ids])  # type: ignore[index]
+        assert tensors["markov_head.markov_w2.weight"].shape == (3, 8) and config["draft_vocab_size"] == 3
+    import_checkpoint(str(tmp_path / "out"), tmp_path / "again", str(target_directory))
+    compare(*(load_file(tmp_path / name / "model.safetensors") for name in ("ours", "again")), tmp_path)
+    make_drafter_of("dspark", target, markov_head="gated").save_pretrained(tmp_path / "gated")
+    with pytest.raises(UserError, match="vanilla Markov head only"):
+        export(str(tmp_path / "gated"), "vllm", tmp_path / "b", str(target_directory))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"sample_from_anchor": False}, "slot 0 of a block drafts nothing"),
+        ({"markov_rank": 0}, "no Markov head"),
+        ({"layer_types": ["sliding_attention"] * 2}, "sliding-window"),
+        ({"markov_head_type": None}, "lacks markov_head_type"),
+        ({"target_layer_ids": [2, 0]}, "not ascending"),
+    ],
+)
+def test_foreign_dspark_that_is_something_else(
+    changes: dict[str, Any], complaint: str, target: Target, tmp_path: Path
+) -> None:
+    edit(saved("dspark", target, tmp_path / "ours"), **changes)
+    with pytest.raises(UserError, match=complaint):
+        import_checkpoint(str(tmp_path / "ours"), tmp_path / "out")
+
+
+def test_causal_blocks_go_where_they_are_understood(target: Target, target_directory: Path, tmp_path: Path) -> None:
+    make_drafter_of("dflash", target, causal=True).save_pretrained(tmp_path / "ours")
+    for to in ("gguf", "transformers", "speculators"):
+        with pytest.raises(UserError, match="causal"):
+            export(str(tmp_path / "ours"), to, tmp_path / "out", str(target_directory))
+    export(str(tmp_path / "ours"), "vllm", tmp_path / "out", str(target_directory))
+    assert config_of(tmp_path / "out")["dflash_config"]["causal"] is True
 
 
 def test_the_directory_for_vllm(target: Target, target_directory: Path, tmp_path: Path) -> None:

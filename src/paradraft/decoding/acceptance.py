@@ -23,6 +23,7 @@ def accept(rule: str, draft: Draft, logits: Tensor, samplings: Sequence[Sampling
     """Apply a rule of ACCEPTANCE to the target's logits [rows, N+1, V]; without a sampled row none needs noise."""
     if noise is None:
         return follow(draft, logits.argmax(-1))
+    noise = Noise(noise.accept[:, : draft.tokens.shape[1]], noise.last)  # there is some for drafts that were cut
     return ACCEPTANCE[rule](draft, distributions(logits, samplings), noise)
 
 

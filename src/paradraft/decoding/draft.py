@@ -145,7 +145,10 @@ class Drafting:
         samplings: Sequence[Sampling],
         noise: Tensor | None,
     ) -> Draft:
-        """`lengths[r]` tokens behind the newest token of each row, in one call for all rows that draft any."""
+        """`lengths[r]` tokens behind the newest token of each row, in one call for all rows that draft any.
+
+        Fewer where the drafter says that the later ones are not worth verifying.
+        """
         longest, device = max(lengths), anchors.device
         rows = [row for row, length in enumerate(lengths) if length]
         counts = torch.tensor(lengths)
@@ -156,6 +159,9 @@ class Drafting:
         # Masks read each other: what a row drafts must not depend on how long the others' drafts may be.
         steps = self.most if self.drafter.parallel and self.most else longest
         proposal = self.drafter.propose(self.state, [slots[row] for row in rows], anchors[rows], steps, sampler)
+        if proposal.lengths is not None:
+            counts[rows] = counts[rows].minimum(proposal.lengths)
+            longest = int(counts.max())
         tokens, probabilities = proposal.tokens[:, :longest], proposal.probabilities
         if probabilities is not None:
             probabilities = probabilities[:, :longest]

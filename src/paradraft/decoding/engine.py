@@ -191,6 +191,7 @@ class Engine:
         draft = Draft(anchors.new_zeros(len(running), 0), torch.zeros(len(running), dtype=torch.long))
         if self._drafting is not None:
             draft = self._drafting.chain(slots, anchors, lengths, samplings, choosing)
+            lengths = draft.lengths.tolist()
         self.seconds.draft += clock.lap()
 
         consumed = torch.cat((anchors[:, None], draft.tokens), dim=1)

@@ -13,6 +13,7 @@ from ..models.names import drafter_directory
 from .base import Drafter, DrafterSection, Proposal, Sampler
 from .dflash import DFlash, DFlashSection
 from .directory import read_config
+from .dspark import DSpark
 from .eagle3 import Eagle3
 from .grid import Batch, Grid, anchor_grid
 from .pard import Pard
@@ -23,6 +24,7 @@ from .vanilla import Vanilla
 # A directory is read by the first kind that accepts it; the last accepts any causal language model.
 DRAFTERS: dict[str, type[Drafter]] = {
     "dflash": DFlash,
+    "dspark": DSpark,
     "eagle3": Eagle3,
     "pard2": Pard2,
     "pard": Pard,
@@ -70,6 +72,7 @@ __all__ = [
     "Batch",
     "DFlash",
     "DFlashSection",
+    "DSpark",
     "DraftState",
     "Drafter",
     "DrafterSection",

@@ -17,8 +17,8 @@ from torch import Tensor
 Predicate = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def dflash_predicate(anchors: Tensor, document_ids: Tensor, block_size: int) -> Predicate:
-    """A query sees the context of its document strictly before its anchor, and its own block.
+def dflash_predicate(anchors: Tensor, document_ids: Tensor, block_size: int, causal: bool = False) -> Predicate:
+    """A query sees the context of its document strictly before its anchor, and its own block (causal: up to itself).
 
     anchors [B, A], document_ids [B, S].
     """
@@ -32,6 +32,8 @@ def dflash_predicate(anchors: Tensor, document_ids: Tensor, block_size: int) -> 
         own_document = document_ids[row, position] == anchor_documents[row, block]
         earlier = position < anchors[row, block]
         same_block = (key - context) // block_size == block
+        if causal:
+            same_block = same_block & (key - context <= query)
         return torch.where(in_context, earlier & own_document, same_block)
 
     return visible

@@ -23,17 +23,22 @@ from .vocabulary import DraftVocabulary, FrozenLinear, head_rows
 
 @dataclass(frozen=True)
 class Proposal:
-    """Drafted tokens [rows, K], and the probabilities [rows, K, V] they were sampled from (None: each is an argmax)."""
+    """Drafted tokens [rows, K], and the probabilities [rows, K, V] they were sampled from (None: each is an argmax).
+
+    lengths [rows]: how many of them are worth verifying, None: all. Whether token j is may depend on those before it,
+    but not on j itself or later ones: else what is kept would no longer have the target's distribution.
+    """
 
     tokens: Tensor
     probabilities: Tensor | None
+    lengths: Tensor | None = None
 
     @classmethod
-    def joined(cls, steps: Sequence[Proposal]) -> Proposal:
+    def joined(cls, steps: Sequence[Proposal], lengths: Tensor | None = None) -> Proposal:
         """One proposal of those that drafted its tokens one after the other."""
         sampled = [step.probabilities for step in steps if step.probabilities is not None]
         tokens = torch.cat([step.tokens for step in steps], dim=1)
-        return cls(tokens, torch.cat(sampled, dim=1) if sampled else None)
+        return cls(tokens, torch.cat(sampled, dim=1) if sampled else None, lengths)
 
 
 Sampler = Callable[[Tensor], tuple[Tensor, Tensor | None]]
@@ -50,6 +55,11 @@ class DrafterSection(Section):
         None, ge=2, description="propose only this many of the most frequent tokens of the training text; null: all"
     )
 
+    @property
+    def needs_overlap(self) -> bool:
+        """Whether the drafter's own loss reads the overlaps sum_v min(p, q) with the target's distributions."""
+        return False
+
 
 class Drafter(nn.Module, ABC):
     """A draft model bound to one target.
@@ -58,6 +68,8 @@ class Drafter(nn.Module, ABC):
     none). `max_draft`: the most tokens it was trained to draft in a round. `modes`: how it can draft, with the target's
     features (dependent) or without (independent), the one it prefers first. `parallel`: it drafts all tokens in one
     forward. `vocabulary`: the tokens it may propose, None: all of the target's; its logits are over these.
+
+    `tables` and `heads`: parts of the names of its matrices whose rows are looked up, or stand for one token each.
 
     Training uses `grid` and `forward`, decoding `start`, `observe`, `propose`; a test ties the two: logits at (anchor,
     step) equal the logits at decoding after the same prefix.
@@ -69,6 +81,8 @@ class Drafter(nn.Module, ABC):
     max_draft: int
     modes: tuple[str, ...] = ("dependent",)
     parallel: bool = True
+    tables: tuple[str, ...] = ("embed",)
+    heads: tuple[str, ...] = ("lm_head",)
 
     @property
     def mode(self) -> str:
@@ -108,6 +122,10 @@ class Drafter(nn.Module, ABC):
     @abstractmethod
     def forward(self, grid: Grid, features: Tensor) -> Tensor:
         """Hidden states [N, K, H] ready for the head; features [B, S, layers * H_target]."""
+
+    def own_loss(self, hidden: Tensor, logits: Tensor, labels: Tensor, overlap: Tensor | None) -> Tensor | None:
+        """What the drafter adds to the token loss, [M], or None; arguments as in `objectives.OwnLoss`."""
+        return None
 
     def slots(self, grid: Grid) -> tuple[int, int]:
         """How many positions of a training grid run through the layers, and how many more are only attended to.

@@ -3,13 +3,16 @@
 A block of size B stands at an anchor a: its inputs are the anchor's token and B - 1 masks, embedded by the target,
 at positions a..a+B-1; slot k predicts token a + k. Every layer reads the block itself and a context of target
 features at positions strictly before a, projected once and kept as keys and values. The target's head makes logits.
+
+With `causal` a slot sees those before it only, as in JetSpec (arXiv 2606.18394), which is DFlash in all else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from pydantic import Field
@@ -28,8 +31,9 @@ from .layers import Layer, RMSNorm, init_matrices, rotation_at
 from .state import DraftState
 
 
-class DFlashSection(DrafterSection):
-    kind: Literal["dflash"] = "dflash"
+class BlockSection(DrafterSection):
+    """The fields that DFlash shares with the drafters on its backbone."""
+
     block_size: int = Field(16, ge=2, description="slots of a block: the anchor and block_size - 1 drafts")
     feature_layers: Literal["auto"] | tuple[int, ...] = Field(
         "auto", description="0-based target layers whose outputs are read, never the last; auto: as published"
@@ -37,9 +41,14 @@ class DFlashSection(DrafterSection):
     mask_token: int | None = Field(None, ge=0, description="id of the mask; null finds an unused one")
 
 
-def check_start(section: DFlashSection, start: DFlashConfig) -> None:
+class DFlashSection(BlockSection):
+    kind: Literal["dflash"] = "dflash"
+    causal: bool = Field(False, description="slots see the block up to themselves only (JetSpec); false: all of it")
+
+
+def check_start(section: BlockSection, start: DFlashConfig, own_fields: Sequence[str]) -> None:
     """UserError if the section asks for sizes other than those of the drafter that training starts from."""
-    for name in ("layers", "block_size", "feature_layers", "mask_token"):
+    for name in ("layers", "block_size", "feature_layers", "mask_token", *own_fields):
         asked, found = getattr(section, name), getattr(start, name)
         if asked not in (found, "auto", None):
             raise UserError(f"drafter.{name} is {asked}, but {section.init_from} has {found}; set it to that value")
@@ -47,20 +56,25 @@ def check_start(section: DFlashSection, start: DFlashConfig) -> None:
 
 class DFlash(Drafter):
     kind = "dflash"
-    section = DFlashSection
+    section: type[BlockSection] = DFlashSection
     architecture = "DFlashDraftModel"
+    config_class: type[DFlashConfig] = DFlashConfig
+    own_fields: tuple[str, ...] = ("causal",)  # of the section and the configuration, beside the sizes
 
     def __init__(self, config: DFlashConfig, target: Target) -> None:
         super().__init__(target)
         self.config = config
         self.feature_layers = config.feature_layers
-        self.max_draft = config.block_size - 1
+        self.max_draft = config.block_size - config.unused_slots
         self._check_target(target)
         self.fc = nn.Linear(len(config.feature_layers) * config.hidden_size, config.hidden_size, bias=False)
         self.hidden_norm = RMSNorm(config.hidden_size, config.norm_epsilon)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(self.new_layer() for _ in range(config.layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_epsilon)
         init_matrices(self)
+
+    def new_layer(self) -> Layer:
+        return Layer(self.config)
 
     def _check_target(self, target: Target) -> None:
         config = self.config
@@ -91,9 +105,9 @@ class DFlash(Drafter):
     def _embed(self, tokens: Tensor) -> Tensor:
         return self.target.embedding(tokens).to(self.norm.weight.dtype)
 
-    def _blocks(self, anchor_tokens: Tensor, steps: int) -> Tensor:
-        """[..., 1 + steps] ids: the anchor's token, then masks."""
-        blocks = anchor_tokens[..., None].expand(*anchor_tokens.shape, 1 + steps).clone()
+    def _blocks(self, anchor_tokens: Tensor, slots: int) -> Tensor:
+        """[..., slots] ids: the anchor's token, then masks."""
+        blocks = anchor_tokens[..., None].expand(*anchor_tokens.shape, slots).clone()
         blocks[..., 1:] = self.config.mask_token
         return blocks
 
@@ -104,36 +118,46 @@ class DFlash(Drafter):
     def _context(self, features: Tensor) -> Tensor:
         return self.hidden_norm(self.fc(features.to(self.fc.weight.dtype)))
 
+    def _run(self, anchor_tokens: Tensor, block: int, attention: Callable[[int, Layer, Tensor], Tensor]) -> Tensor:
+        """Final-normed hidden states [rows, A, block, H] of the slots of blocks at anchor_tokens [rows, A].
+
+        `attention` is called with a layer's number, the layer and its normed input [rows, A * block, H].
+        """
+        hidden = self._embed(self._blocks(anchor_tokens, block).flatten(1))
+        for i, layer in enumerate(self.decoder):
+            hidden = layer.run(hidden, partial(attention, i, layer), block)
+        return self.norm(hidden).unflatten(1, (-1, block))
+
     # --- training -------------------------------------------------------------------------------------------------
 
     def grid(self, batch: Batch, anchors: int, seeds: Sequence[int]) -> Grid:
         return anchor_grid(batch, self.max_draft, anchors, seeds)
 
     def slots(self, grid: Grid) -> tuple[int, int]:
-        return grid.labels.shape[0] * (1 + grid.labels.shape[1]), grid.batch.input_ids.numel()
+        block = grid.labels.shape[1] + self.config.unused_slots
+        return grid.labels.shape[0] * block, grid.batch.input_ids.numel()
 
     def forward(self, grid: Grid, features: Tensor) -> Tensor:
-        steps = grid.labels.shape[1]
         rows, length = grid.batch.document_ids.shape
-        block = 1 + steps
+        unused = self.config.unused_slots
+        block = grid.labels.shape[1] + unused
         anchors = grid.anchors.view(rows, -1)
         positions = (anchors[..., None] + torch.arange(block, device=anchors.device)).flatten(1)
         context_positions = torch.arange(length, device=anchors.device).expand(rows, length)
         block_rotation, context_rotation = self._rotation(positions), self._rotation(context_positions)
         context = self._context(features)
-        hidden = self._embed(self._blocks(grid.anchor_tokens.view(rows, -1), steps).flatten(1))
-        queries = hidden.shape[1]
-        predicate = dflash_predicate(anchors, grid.batch.document_ids, block)
-        mask = attention_mask(predicate, rows, queries, length + queries, hidden.device)
-        for layer in self.decoder:
-            normed = layer.input_layernorm(hidden)
+        predicate = dflash_predicate(anchors, grid.batch.document_ids, block, self.config.causal)
+        queries = positions.shape[1]
+        mask = attention_mask(predicate, rows, queries, length + queries, anchors.device)
+
+        def attention(i: int, layer: Layer, normed: Tensor) -> Tensor:
             context_keys, context_values = layer.self_attn.keys_values(context, context_rotation)
             keys, values = layer.self_attn.keys_values(normed, block_rotation)
             keys = torch.cat((context_keys, keys), dim=2)
             values = torch.cat((context_values, values), dim=2)
-            hidden = hidden + layer.self_attn.attend(normed, block_rotation, keys, values, mask)
-            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-        return self.norm(hidden).view(-1, block, hidden.shape[-1])[:, 1:]
+            return layer.self_attn.attend(normed, block_rotation, keys, values, mask)
+
+        return self._run(grid.anchor_tokens.view(rows, -1), block, attention)[:, :, unused:].flatten(0, 1)
 
     # --- decoding -------------------------------------------------------------------------------------------------
 
@@ -170,12 +194,13 @@ class DFlash(Drafter):
         return self.proposal(self.head(self.draft_hidden(state, slots, anchors, steps)), sampler)
 
     def draft_hidden(self, state: DraftState, slots: Sequence[int], anchors: Tensor, steps: int) -> Tensor:
-        """Hidden states [rows, steps, H] of the masks.
+        """Hidden states [rows, steps, H] of the slots that draft.
 
         The block's keys stand behind what waits and the padding of rows where less waits; positions and mask leave that
         padding out, and nothing of the block stays.
         """
-        block, starts = 1 + steps, state.starts(slots).to(anchors.device)
+        unused = self.config.unused_slots
+        block, starts = unused + steps, state.starts(slots).to(anchors.device)
         context, counts = state.take(slots)
         waiting = context.shape[1]
         places, _ = state.cache.reserve(slots, waiting + block)
@@ -183,19 +208,27 @@ class DFlash(Drafter):
         positions = torch.cat((places[:, :waiting], own), dim=1)
         cos, sin = self._rotation(positions)
         rotation, of_block = (cos, sin), (cos[:, :, waiting:], sin[:, :, waiting:])
-        mask = None
-        if len(slots) > 1:  # bidirectional: a row's queries all see its context and its block
-            seen, first = torch.arange(state.cache.end, device=anchors.device), places[:, waiting, None]
-            mask = ((seen < starts[:, None]) | ((seen >= first) & (seen < first + block)))[:, None, None]
-        hidden = self._embed(self._blocks(anchors, steps))
-        for i, layer in enumerate(self.decoder):
-            normed = layer.input_layernorm(hidden)
+        mask = self._draft_mask(starts, places[:, waiting:], state.cache.end)
+
+        def attention(i: int, layer: Layer, normed: Tensor) -> Tensor:
             behind = torch.cat((context, normed), dim=1)
             keys, values = state.cache.update(*layer.self_attn.keys_values(behind, rotation), i)
-            hidden = hidden + layer.self_attn.attend(normed, of_block, keys, values, mask)
-            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+            return layer.self_attn.attend(normed, of_block, keys, values, mask)
+
+        hidden = self._run(anchors[:, None], block, attention)[:, 0, unused:]
         state.cache.commit(counts)
-        return self.norm(hidden[:, 1:])
+        return hidden
+
+    def _draft_mask(self, starts: Tensor, places: Tensor, end: int) -> Tensor | None:
+        """What slots at `places` [rows, block] see of `end` places, [rows, 1, 1 or block, end]; None: everything.
+
+        A row's context, which ends at starts [rows], and its block; causal: of the block the slots up to itself.
+        """
+        if len(starts) == 1 and not self.config.causal:
+            return None
+        seen, first = torch.arange(end, device=starts.device), places[:, :1, None]
+        last = places[..., None] if self.config.causal else places[:, -1:, None]
+        return ((seen < starts[:, None, None]) | ((seen >= first) & (seen <= last)))[:, None]
 
     # --- on disk ----------------------------------------------------------------------------------------------------
 
@@ -204,15 +237,16 @@ class DFlash(Drafter):
         return cls.architecture in (config.get("architectures") or [])
 
     @classmethod
-    def create(cls, section: DFlashSection, target: Target) -> DFlash:
+    def create(cls, section: Any, target: Target) -> Self:
         if section.init_from is not None:
             drafter = cls.from_pretrained(drafter_directory(section.init_from), target, torch.float32)
-            check_start(section, drafter.config)
+            check_start(section, drafter.config, cls.own_fields)
             return drafter
         layers = None if section.feature_layers == "auto" else section.feature_layers
         check_feature_layers(target, layers or ())
+        own = {name: getattr(section, name) for name in cls.own_fields}
         try:
-            return cls.fresh(target, section.layers, section.block_size, layers, section.mask_token)
+            return cls.fresh(target, section.layers, section.block_size, layers, section.mask_token, **own)
         except ValueError as error:
             raise UserError(f"drafter: {error}") from None
 
@@ -224,9 +258,10 @@ class DFlash(Drafter):
         block_size: int,
         feature_layers: tuple[int, ...] | None = None,
         mask_token: int | None = None,
-    ) -> DFlash:
-        """A new drafter with the target's width, heads and feed-forward size."""
-        config = DFlashConfig.of_target(target, layers, block_size, feature_layers, mask_token)
+        **own: Any,
+    ) -> Self:
+        """A new drafter with the target's width, heads and feed-forward size; `own`: other fields of its config."""
+        config = cls.config_class.of_target(target, layers, block_size, feature_layers, mask_token, **own)
         return cls(config, target).to(target.device)
 
     def save_pretrained(self, directory: Path) -> None:
@@ -234,7 +269,7 @@ class DFlash(Drafter):
         write_directory(directory, config, self)
 
     @classmethod
-    def from_pretrained(cls, directory: Path, target: Target, dtype: torch.dtype | None = None) -> DFlash:
-        drafter = cls(DFlashConfig.from_saved(read_config(directory), directory), target)
+    def from_pretrained(cls, directory: Path, target: Target, dtype: torch.dtype | None = None) -> Self:
+        drafter = cls(cls.config_class.from_saved(read_config(directory), directory), target)
         drafter.load_state_dict(read_weights(directory, drafter))
         return drafter.to(device=target.device, dtype=dtype or target.dtype).eval()

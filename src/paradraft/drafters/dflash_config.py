@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ..errors import UserError
 from ..models import Target
@@ -30,7 +30,11 @@ SAVED_AS = {
 
 @dataclass(frozen=True)
 class DFlashConfig:
-    """Sizes of the drafter; `hidden_size` and `vocabulary_size` are the target's."""
+    """Sizes of the drafter; `hidden_size` and `vocabulary_size` are the target's.
+
+    causal: a slot sees those before it in its block, not those behind (JetSpec). sample_from_anchor: slot 0, which
+    holds the anchor's token, drafts too (DSpark); else it drafts nothing.
+    """
 
     hidden_size: int
     vocabulary_size: int
@@ -46,20 +50,32 @@ class DFlashConfig:
     norm_epsilon: float = 1e-6
     rope_theta: float = 1e6
     max_positions: int = 40960
+    causal: bool = False
+    sample_from_anchor: bool = False
 
     def __post_init__(self) -> None:
-        sizes = {name: value for name, value in vars(self).items() if name not in ("feature_layers", "mask_token")}
-        for name, value in sizes.items():
+        for name in self.size_names():
+            value = getattr(self, name)
             kind = float if name in ("norm_epsilon", "rope_theta") else int
             if not isinstance(value, int | kind) or value <= 0:
                 raise ValueError(f"{name} must be a positive number, not {value!r}")
-        if self.block_size < 2:
+        if self.block_size < 2 - self.sample_from_anchor:
             raise ValueError("block_size must be at least 2: the anchor and a draft")
         if not isinstance(self.mask_token, int):
             raise ValueError(f"the mask token must be a token's number, not {self.mask_token!r}")
         ids = list(self.feature_layers)
         if not ids or not all(isinstance(i, int) for i in ids) or ids != sorted(set(ids)):
             raise ValueError(f"feature layers must be ascending ids without repeats (engines sort them), not {ids}")
+
+    @classmethod
+    def size_names(cls) -> tuple[str, ...]:
+        """The fields that must be positive numbers."""
+        return (*SAVED_AS, "rope_theta")
+
+    @property
+    def unused_slots(self) -> int:
+        """How many slots of a block draft nothing."""
+        return 0 if self.sample_from_anchor else 1
 
     @classmethod
     def of_target(
@@ -69,8 +85,12 @@ class DFlashConfig:
         block_size: int,
         feature_layers: tuple[int, ...] | None = None,
         mask_token: int | None = None,
-    ) -> DFlashConfig:
-        """The target's width, heads and feed-forward size; feature layers and mask as published unless given."""
+        **more: Any,
+    ) -> Self:
+        """The target's width, heads and feed-forward size; feature layers and mask as published unless given.
+
+        `more`: other fields.
+        """
         count = len(target.layers)
         return cls(
             hidden_size=target.hidden_size,
@@ -80,7 +100,7 @@ class DFlashConfig:
             mask_token=unused_token(target) if mask_token is None else mask_token,
             layers=layers,
             block_size=block_size,
-            **sizes_of(target),
+            **{**sizes_of(target), **more},
         )
 
     def saved(self) -> dict[str, Any]:
@@ -94,27 +114,42 @@ class DFlashConfig:
             "attention_bias": False,
             "tie_word_embeddings": False,
             "layer_types": ["full_attention"] * self.layers,
-            "is_causal": False,
-            "dflash_config": {"mask_token_id": self.mask_token, "target_layer_ids": list(self.feature_layers)},
+            "is_causal": self.causal,
+            "dflash_config": {
+                "mask_token_id": self.mask_token,
+                "target_layer_ids": list(self.feature_layers),
+                **({"causal": True, "causal_head": True} if self.causal else {}),
+            },
         }
 
     @classmethod
-    def from_saved(cls, saved: Mapping[str, Any], directory: Path) -> DFlashConfig:
+    def from_saved(cls, saved: Mapping[str, Any], directory: Path) -> Self:
         """Read from the fields of config.json; `directory` is named in errors."""
-        if saved.get("is_causal") or set(saved.get("layer_types") or ()) - {"full_attention"}:
-            raise UserError(f"drafter {directory}: causal or sliding-window DFlash blocks are not supported")
+        if set(saved.get("layer_types") or ()) - {"full_attention"}:
+            raise UserError(f"drafter {directory}: sliding-window DFlash blocks are not supported")
         check_rope(saved, directory)
         try:
             return cls(
                 **{ours: saved[theirs] for ours, theirs in SAVED_AS.items()},
-                feature_layers=tuple(saved["dflash_config"]["target_layer_ids"]),
-                mask_token=saved["dflash_config"]["mask_token_id"],
                 rope_theta=saved.get("rope_theta") or saved["rope_parameters"]["rope_theta"],
+                **cls.own_fields(saved),
             )
         except KeyError as error:
             raise UserError(f"drafter {directory}: config.json lacks {error}") from None
         except (TypeError, ValueError) as error:
             raise UserError(f"drafter {directory}: config.json does not describe a DFlash drafter: {error}") from None
+
+    @classmethod
+    def own_fields(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Of config.json, what is not a size. Raises KeyError, TypeError or ValueError."""
+        inner = saved["dflash_config"]
+        if saved.get("sample_from_anchor") or inner.get("sample_from_anchor"):
+            raise ValueError("its slot 0 drafts (sample_from_anchor), which only DSpark's does here")
+        return {
+            "feature_layers": tuple(inner["target_layer_ids"]),
+            "mask_token": inner["mask_token_id"],
+            "causal": bool(saved.get("is_causal") or inner.get("causal") or inner.get("causal_head")),
+        }
 
 
 def default_feature_layers(drafter_layers: int, target_layers: int) -> tuple[int, ...]:

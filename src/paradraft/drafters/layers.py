@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -132,6 +133,12 @@ class Layer(nn.Module):
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.norm_epsilon)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_epsilon)
+
+    def run(self, hidden: Tensor, attention: Callable[[Tensor], Tensor], block: int) -> Tensor:
+        """Hidden states [rows, T, H] of whole blocks of `block` slots; `attention` is given them normed."""
+        hidden = hidden + attention(self.input_layernorm(hidden))
+        after: Tensor = hidden + self.mlp(self.post_attention_layernorm(hidden))
+        return after
 
     def fuse(self, pack: bool) -> list[nn.Module]:
         """Run projections of one input as one product from now on; the layers that this takes the place of."""

@@ -33,7 +33,7 @@ class Facts:
     @property
     def bound(self) -> bool:
         """Whether it has the target's width and embedding."""
-        return self.kind in ("dflash", "eagle3")
+        return self.kind in ("dflash", "dspark", "eagle3")
 
     @property
     def length(self) -> int:
@@ -50,7 +50,8 @@ class Facts:
     @property
     def mask(self) -> int | None:
         inner = self.config.get("dflash_config") or {}
-        return inner.get("mask_token_id", self.config.get("pard_token"))
+        own = self.config.get("mask_token_id") if self.kind == "dspark" else None
+        return inner.get("mask_token_id", self.config.get("pard_token", own))
 
     @property
     def last_layer(self) -> bool:
@@ -141,6 +142,17 @@ def after_the_norm(facts: Facts) -> str:
     return "it sees the target's last layer after the final norm, this drafter learned it before"
 
 
+def causal_blocks(facts: Facts) -> str:
+    causal = facts.kind == "dflash" and facts.config.get("is_causal")
+    return "it lets every slot of a block see the others; this drafter's blocks are causal" if causal else ""
+
+
+def vanilla_only(facts: Facts) -> str:
+    if facts.kind != "dspark" or facts.config.get("markov_head_type") == "vanilla":
+        return ""
+    return f"it reads the vanilla Markov head only, this one is {facts.config.get('markov_head_type')}"
+
+
 # --- remarks ----------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +171,10 @@ def whole_vocabulary(facts: Facts) -> str:
     return "drafts from the whole vocabulary, tokens included that it never learned" if reduced else ""
 
 
+def needs_triton(facts: Facts) -> str:
+    return "drafts on a GPU only (Triton); the code was read, not run" if facts.kind == "dspark" else ""
+
+
 def no_last_layer(facts: Facts) -> str:
     if facts.kind != "dflash" or not facts.last_layer:
         return ""
@@ -167,44 +183,51 @@ def no_last_layer(facts: Facts) -> str:
 
 DFLASH_REASONS = (wrong_target, mask_outside)
 NO_PARD = "it does not draft in parallel with a language model"
+NO_DSPARK = "paradraft does not write DSpark for it"
+NO_ASSISTANT = "it has no assistant of this kind"
 NO_EAGLE = "paradraft does not write EAGLE-3 for it"
 CONTRACTS = (
     Contract(
         "paradraft",
         "run",
-        {"dflash": "", "eagle3": "", "pard": "", "pard2": "", "vanilla": ""},
+        {"dflash": "", "dspark": "", "eagle3": "", "pard": "", "pard2": "", "vanilla": ""},
         {},
         (wrong_target, few_tokens, mask_outside),
     ),
     Contract(
         "vLLM 0.32",
         "run on a CPU",
-        {"dflash": "", "eagle3": "", "pard": "", "pard2": "", "vanilla": ""},
+        {"dflash": "", "dspark": "", "eagle3": "", "pard": "", "pard2": "", "vanilla": ""},
         {},
-        (*DFLASH_REASONS, other_vocabulary),
-        (features_ignored, whole_vocabulary, cpu_key_norm),
+        (*DFLASH_REASONS, other_vocabulary, vanilla_only),
+        (features_ignored, whole_vocabulary, cpu_key_norm, needs_triton),
     ),
     Contract(
         "SGLang 0.5.23",
         "read only",
         {"dflash": "", "eagle3": "", "vanilla": ""},
-        {"pard": NO_PARD, "pard2": NO_PARD},
+        {"pard": NO_PARD, "pard2": NO_PARD, "dspark": "paradraft has not checked how it reads DSpark"},
         (*DFLASH_REASONS, head_is_whole, mask_clashes, few_tokens),
     ),
     Contract(
         "llama.cpp",
         "read only",
         {"dflash": "gguf", "vanilla": "vllm"},
-        {"pard": NO_PARD, "pard2": NO_PARD, "eagle3": NO_EAGLE},
-        (*DFLASH_REASONS, few_tokens),
+        {"pard": NO_PARD, "pard2": NO_PARD, "eagle3": NO_EAGLE, "dspark": NO_DSPARK},
+        (*DFLASH_REASONS, causal_blocks, few_tokens),
         (no_last_layer,),
     ),
     Contract(
         "Transformers 5.23",
         "run",
         {"dflash": "transformers", "vanilla": ""},
-        {"pard": NO_PARD, "pard2": NO_PARD, "eagle3": "it has no EAGLE-3 assistant"},
-        (*DFLASH_REASONS, head_is_whole, after_the_norm, few_tokens),
+        {
+            "pard": NO_PARD,
+            "pard2": NO_PARD,
+            "eagle3": "it has no EAGLE-3 assistant",
+            "dspark": "it has no DSpark assistant",
+        },
+        (*DFLASH_REASONS, causal_blocks, head_is_whole, after_the_norm, few_tokens),
     ),
 )
 
@@ -230,6 +253,8 @@ def vllm_format(facts: Facts) -> str:
     """vLLM reads our directories but for what they leave to the target."""
     if facts.kind == "dflash":
         return "speculators" if facts.reduced else ""
+    if facts.kind == "dspark":
+        return "vllm" if facts.reduced else ""
     if facts.kind == "eagle3":
         return ""
     return "vllm" if facts.shared else ""

@@ -52,7 +52,7 @@ UNDERSTOOD = (
 def native_config(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
     """config.json of DFlash's authors, from one of ours: only known fields, all that a reader might guess explicit."""
     inner = config["dflash_config"]
-    layers, theta = config["num_hidden_layers"], rope_theta(config)
+    layers, theta, causal = config["num_hidden_layers"], rope_theta(config), bool(config.get("is_causal"))
     return {
         "architectures": ["DFlashDraftModel"],
         "model_type": "qwen3",
@@ -68,13 +68,14 @@ def native_config(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
         "use_sliding_window": False,
         "sliding_window": None,
         "block_size": config["block_size"],
-        "is_causal": False,
+        "is_causal": causal,
         "sample_from_anchor": False,
         "dflash_config": {
             "mask_token_id": inner["mask_token_id"],
             "target_layer_ids": sorted(set(inner["target_layer_ids"])),
             "block_size": config["block_size"],
-            "causal": False,
+            "causal": causal,
+            **({"causal_head": True} if causal else {}),  # JetSpec's own name for it
             "sample_from_anchor": False,
         },
         "dtype": config["dtype"],
@@ -125,7 +126,9 @@ class Foreign:
 
 def check_slots(found: Foreign) -> list[str]:
     if any(found.said("sample_from_anchor")) or any(found.said("shift_label", "draft_shift")):
-        found.refuse("its block samples from the anchor, a layout that paradraft does not have; train a drafter here")
+        found.refuse(
+            "its block samples from the anchor, a layout that paradraft has for DSpark only; train a drafter here"
+        )
     if found.said("sample_from_anchor"):
         return []
     if found.said(*DEEPSPEC) or not found.inner.get("target_layer_ids"):
@@ -138,8 +141,9 @@ def check_slots(found: Foreign) -> list[str]:
 
 
 def check_causality(found: Foreign) -> list[str]:
-    if any(found.said("is_causal", "causal", "causal_head")):
-        found.refuse("attention inside its block is causal, which paradraft does not have; train a drafter here")
+    said = found.said("is_causal", "causal", "causal_head")
+    if any(said) and not all(said):
+        found.refuse("it says both that attention inside its block is causal and that it is not")
     if set(found.config.get("layer_types") or ()) - {"full_attention"} or any(found.said("use_swa")):
         found.refuse("it has sliding-window layers, which paradraft's DFlash does not have")
     return []
@@ -195,6 +199,7 @@ def understood(config: Mapping[str, Any], where: Path, assume: Collection[str]) 
     found = Foreign(config, where, assume)
     notes = [note for check in CHECKS for note in check(found)]
     own = {**config, "block_size": found.one("block_size"), "num_target_layers": found.one("num_target_layers")}
+    own["is_causal"] = any(found.said("is_causal", "causal", "causal_head"))
     own["dflash_config"] = {key: found.one(key) for key in ("mask_token_id", "target_layer_ids")}
     own.setdefault("dtype", config.get("torch_dtype", "bfloat16"))
     return native_config(own, where), notes

@@ -15,7 +15,7 @@ from ..drafters.pard2 import read_projection
 from ..errors import UserError
 from ..files import new_directory
 from ..models.names import drafter_directory, is_shipped
-from . import eagle3_layout, gguf, published, sglang, speculators, transformers, vllm
+from . import dspark_layout, eagle3_layout, gguf, published, sglang, speculators, transformers, vllm
 from .checkpoint import (
     Checkpoint,
     compare,
@@ -32,6 +32,7 @@ from .dflash_layout import ASSUMPTIONS, understood
 from .language_model_layout import PARD2_KEYS, projected
 from .target_side import TargetSide, needed
 
+BOUND = ("dflash", "dspark", "eagle3")  # kinds that have the target's width and embedding
 Writer = Callable[[Checkpoint, Path, "TargetSide | None"], list[str]]
 WRITERS: dict[str, Writer] = {
     "vllm": vllm.write,
@@ -71,7 +72,7 @@ def drafts_the_same(source: Checkpoint, to: str, written: Path, side: TargetSide
     """Compare draft logits, refusing a difference; False where our own loader cannot read what was written."""
     if to in ("gguf", "transformers"):
         return False
-    if to == "speculators" or (source.kind == "dflash" and source.reduced):
+    if to == "speculators" or source.kind == "dspark" or (source.kind == "dflash" and source.reduced):
         with TemporaryDirectory() as scratch:
             again = Path(scratch) / "again"
             import_directory(written, again, side, tuple(ASSUMPTIONS))
@@ -83,7 +84,7 @@ def drafts_the_same(source: Checkpoint, to: str, written: Path, side: TargetSide
 
 
 def import_checkpoint(checkpoint: str, out: Path, target: str | None = None, assume: Collection[str] = ()) -> Exchanged:
-    """A published DFlash, EAGLE-3, PARD, PARD-2 or speculators-format DFlash checkpoint as a directory of ours.
+    """A published DFlash, DSpark, EAGLE-3, PARD, PARD-2 or speculators-format DFlash checkpoint as a directory of ours.
 
     What it leaves open is refused unless `assume` decides it (see ASSUMPTIONS).
     """
@@ -96,17 +97,14 @@ def import_checkpoint(checkpoint: str, out: Path, target: str | None = None, ass
 def import_directory(where: Path, out: Path, side: TargetSide | None, assume: Collection[str]) -> Exchanged:
     """`import_checkpoint` of a directory, with a target that may be loaded already."""
     config, notes = read_config(where), list[str]()
-    if "Qwen3DSparkModel" in (config.get("architectures") or []):
-        raise UserError(
-            f"drafter {where}: its block samples from the anchor (DeepSpec's DSpark and DFlash), a layout that "
-            "paradraft does not have; train a drafter here"
-        )
     kind = "dflash" if "speculators_model_type" in config else kind_of(where)
     tensors = read_tensors(where)
     with new_directory(out) as directory:
-        if kind == "dflash":
+        if kind in ("dflash", "dspark"):
             if "speculators_model_type" in config:
                 config, notes = speculators.read(config, tensors, where, side, assume)
+            elif kind == "dspark":
+                config, notes = dspark_layout.understood(config, where, assume)
             else:
                 config, notes = understood(config, where, assume)
             tensors = without_the_targets(tensors, where, side, ("embed_tokens.weight", "lm_head.weight"))
@@ -129,7 +127,7 @@ def import_directory(where: Path, out: Path, side: TargetSide | None, assume: Co
             if kind == "pard2":
                 write_projection(directory, read_projection(where))
         compared = f"{len(tensors)} tensors"
-        if side is not None and kind in ("dflash", "eagle3"):
+        if side is not None and kind in BOUND:
             DRAFTERS[kind].from_pretrained(directory, side.target)  # that it fits this target
         elif side is not None:
             compare_logits(where, directory, side.target)

@@ -51,8 +51,10 @@ SPECIAL = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "paddin
 
 def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
     """Write drafter.gguf into the directory; returns what the user should know."""
-    if source.kind == "eagle3":
-        raise UserError("paradraft writes no EAGLE-3 drafter as GGUF; serve it with vLLM or SGLang")
+    if source.kind in ("eagle3", "dspark"):
+        raise UserError(f"paradraft writes no {source.kind} drafter as GGUF; serve it with vLLM")
+    if source.config.get("is_causal"):
+        raise UserError("llama.cpp's DFlash lets every slot see its whole block; this drafter's blocks are causal")
     if source.kind != "dflash":
         raise UserError(
             f"llama.cpp has no {source.kind} drafter of its own; a vanilla draft model goes through its converter "

@@ -20,6 +20,8 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
     """Write the directory; returns what the user should know."""
     if source.kind in ("pard", "pard2"):
         raise UserError("SGLang 0.5.23 does not draft in parallel with a language model (PARD); export --to vllm")
+    if source.kind == "dspark":
+        raise UserError("paradraft has not checked how SGLang reads DSpark; export --to vllm")
     options = " ".join(speculative_options(source.kind, out.name, draft_length(source.kind, source.config)))
     if source.kind == "vanilla":
         return [*write_language_model(source, out, side), options]

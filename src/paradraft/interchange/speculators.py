@@ -29,6 +29,8 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
     """Write the directory; returns what the user should know."""
     if source.kind != "dflash":
         raise UserError(f"the speculators format has no {source.kind} drafter; export --to vllm")
+    if source.config.get("is_causal"):
+        raise UserError("the speculators format does not say that blocks are causal; export --to vllm")
     target = needed(side, "the format names the target that it was trained for")
     native = native_config(source.config, source.directory)
     length, tensors = native["block_size"] - 1, dict(source.weights)

@@ -25,6 +25,8 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
     """Write the directory; returns what the user should know."""
     if source.kind != "dflash":
         raise UserError("Transformers' DFlash assistant reads DFlash; a vanilla draft model is an assistant as it is")
+    if source.config.get("is_causal"):
+        raise UserError("Transformers' assistant lets every slot see its whole block; this drafter's blocks are causal")
     if source.reduced:
         raise UserError("Transformers uses the target's whole head; a reduced draft vocabulary does not work there")
     native = native_config(source.config, source.directory)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..drafters import eagle3_config, pard, vanilla
-from . import eagle3_layout
+from ..errors import UserError
+from . import dspark_layout, eagle3_layout
 from .checkpoint import Checkpoint, write_checkpoint
 from .dflash_layout import native_config
 from .language_model_layout import write_language_model
@@ -18,11 +19,13 @@ from .target_side import TargetSide, needed
 
 METHODS: dict[str, dict[str, Any]] = {
     "dflash": {"method": "dflash"},
+    "dspark": {"method": "dspark"},
     "eagle3": {"method": "eagle3"},
     "pard": {"method": "draft_model", "parallel_drafting": True},
     "pard2": {"method": "draft_model", "parallel_drafting": True},
     "vanilla": {"method": "draft_model"},
 }
+NO_STATE = "vLLM reads DSpark's vanilla Markov head only, not the gated and recurrent ones; export --to published"
 NO_FEATURES = "it drafts independent of the target's features there: vLLM 0.32 and 0.33 have no use for the projection"
 
 
@@ -40,6 +43,10 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
             }
             config["draft_vocab_size"] = len(ids)
         write_checkpoint(out, config, tensors)
+    elif source.kind == "dspark":
+        if source.config["markov_head_type"] != "vanilla":
+            raise UserError(NO_STATE)
+        dspark_layout.write(source, out, side)
     elif source.kind == "eagle3":
         eagle3_layout.write(source, out)
     else:
@@ -58,6 +65,8 @@ def speculative_config(kind: str, directory: str, length: int) -> str:
 
 def draft_length(kind: str, config: dict[str, Any]) -> int:
     """How many tokens a drafter was trained to draft a round."""
+    if kind == "dspark":
+        return int(config["block_size"])
     if kind == "dflash":
         return int(config["block_size"]) - 1
     unsaid = {"vanilla": vanilla.DRAFT_LENGTH, "eagle3": eagle3_config.DRAFT_LENGTH}.get(kind, pard.DRAFT_LENGTH)

@@ -1,7 +1,7 @@
 """Training objectives as pure functions on tensors: token loss x position weighting x named denominator."""
 
-from .objective import DENOMINATORS, Blocks, Objective, ObjectiveSums
+from .objective import DENOMINATORS, Blocks, Objective, ObjectiveSums, OwnLoss
 from .token_losses import TOKEN_LOSSES
 from .weightings import WEIGHTINGS
 
-__all__ = ["DENOMINATORS", "TOKEN_LOSSES", "WEIGHTINGS", "Blocks", "Objective", "ObjectiveSums"]
+__all__ = ["DENOMINATORS", "TOKEN_LOSSES", "WEIGHTINGS", "Blocks", "Objective", "ObjectiveSums", "OwnLoss"]

@@ -9,12 +9,13 @@ only on valid queries, which are few after COD.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .objective import Blocks, Objective, ObjectiveSums
+from .objective import Blocks, Objective, ObjectiveSums, OwnLoss
 
 Head = Callable[[Tensor], Tensor]
 
@@ -24,14 +25,27 @@ POSITIONS_PER_CHUNK = 4096
 ENTRIES_PER_CHUNK = 2**26
 
 
-def unchunked_head(hidden: Tensor, blocks: Blocks, head: Head, objective: Objective) -> ObjectiveSums:
+def no_loss(hidden: Tensor, logits: Tensor, labels: Tensor, overlap: Tensor | None) -> Tensor | None:
+    """The own loss of a drafter that has none."""
+    return None
+
+
+def unchunked_head(
+    hidden: Tensor, blocks: Blocks, head: Head, objective: Objective, own: OwnLoss = no_loss
+) -> ObjectiveSums:
     """The obvious version, kept as the oracle: hidden [N, K, H]."""
     scale, share = objective.block_scale(blocks), objective.sequence_share(blocks)
-    return objective.sums(head(hidden)[blocks.valid], blocks, scale, share)
+    asked, logits = hidden[blocks.valid], head(hidden)[blocks.valid]
+    return objective.sums(logits, blocks, scale, share, partial(own, asked, logits))
 
 
 def chunked_head(
-    hidden: Tensor, blocks: Blocks, head: Head, objective: Objective, positions_per_chunk: int | None = None
+    hidden: Tensor,
+    blocks: Blocks,
+    head: Head,
+    objective: Objective,
+    own: OwnLoss = no_loss,
+    positions_per_chunk: int | None = None,
 ) -> ObjectiveSums:
     """Equal to `unchunked_head` in value and gradient, with the logits of one chunk in memory at a time.
 
@@ -42,7 +56,9 @@ def chunked_head(
 
     def chunk_sums(part: slice, chunk: Tensor) -> tuple[Tensor, ...]:
         # One matrix product over the valid queries: a batched one over N is several times slower on a CPU.
-        return objective.sums(head(chunk[blocks.valid[part]]), blocks[part], scale[part], share[part]).values()
+        asked = chunk[blocks.valid[part]]
+        logits = head(asked)
+        return objective.sums(logits, blocks[part], scale[part], share[part], partial(own, asked, logits)).values()
 
     total: ObjectiveSums | None = None
     for part in parts:

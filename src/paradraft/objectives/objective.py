@@ -16,6 +16,9 @@ from .parameters import complete
 from .token_losses import TOKEN_LOSSES, Opinion, TokenLoss, compiled_token_terms, token_terms
 from .weightings import WEIGHTINGS, Weighting
 
+OwnLoss = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor | None]
+"""A drafter's own loss [M], or None: (its hidden states [M, H], draft logits [M, V], labels [M], overlaps [M])."""
+
 # anchors    mean over a sequence's valid anchors, then mean over sequences (default for D-PACE)
 # tokens     mean over valid positions
 # weights    weighted mean over positions (default for decay, head and CAT)
@@ -83,7 +86,7 @@ class ObjectiveSums:
     The `[K]` sums are per draft position: `count` of valid labels, `outside` (those not in the draft vocabulary),
     `weight`, `cross_entropy` (of those inside), `correct` (argmax equals the label) and `reached` (and so do all before
     it). `left_out`: the target's probability outside the draft vocabulary, summed over all positions, where the
-    objective reads its distribution.
+    objective reads its distribution. `own`: the drafter's own loss, summed over the learned positions.
     """
 
     loss: Tensor
@@ -95,6 +98,7 @@ class ObjectiveSums:
     reached: Tensor
     outside: Tensor
     left_out: Tensor
+    own: Tensor
 
     def add(self, other: ObjectiveSums) -> ObjectiveSums:
         return ObjectiveSums(*(mine + theirs for mine, theirs in zip(self.values(), other.values(), strict=True)))
@@ -111,7 +115,8 @@ class Objective:
     """A token loss, a weighting and a denominator; `sums` maps the logits of some blocks to ObjectiveSums.
 
     parameters: those of the weighting and the token loss, by name; missing ones get their defaults. denominator "auto"
-    is the weighting's own. compiled: use torch.compile, with results equal up to rounding.
+    is the weighting's own. compiled: use torch.compile, with results equal up to rounding. own_overlap: the drafter's
+    own loss reads the overlaps sum_v min(p, q). That loss is added to the token loss, so both have the same weights.
     """
 
     token_loss: str = "ce"
@@ -119,6 +124,7 @@ class Objective:
     denominator: str = "auto"
     parameters: Mapping[str, float] = field(default_factory=dict)
     compiled: bool = False
+    own_overlap: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -150,7 +156,7 @@ class Objective:
     @property
     def needs_overlap(self) -> bool:
         """Whether the overlap of both distributions is needed."""
-        return WEIGHTINGS[self.weighting].confidence == "overlap"
+        return self.own_overlap or WEIGHTINGS[self.weighting].confidence == "overlap"
 
     @property
     def term_arguments(self) -> tuple[bool, str, dict[str, float]]:
@@ -174,15 +180,27 @@ class Objective:
         anchors = torch.zeros(int(rows.max()) + 1 if len(rows) else 0, device=rows.device)
         return present / anchors.index_add(0, rows, present)[rows].clamp(min=1)
 
-    def sums(self, logits: Tensor, blocks: Blocks, scale: Tensor, share: Tensor) -> ObjectiveSums:
-        """The sums for logits [M, V] of the M valid queries in order, with `block_scale` and `sequence_share` [N]."""
+    def sums(
+        self,
+        logits: Tensor,
+        blocks: Blocks,
+        scale: Tensor,
+        share: Tensor,
+        own: Callable[[Tensor, Tensor | None], Tensor | None] = lambda labels, overlap: None,
+    ) -> ObjectiveSums:
+        """The sums for logits [M, V] of the M valid queries in order, with `block_scale` and `sequence_share` [N].
+
+        `own`: the drafter's own loss at these queries, of their labels [M] and overlaps [M].
+        """
         valid, learned = blocks.valid, blocks.learned
         labels = blocks.labels[valid]
         inside = labels >= 0
         opinion, weighting = blocks.opinion(), WEIGHTINGS[self.weighting]
         terms = compiled_token_terms() if self.compiled else token_terms
         losses, label_log_probs, likeliest, overlap = terms(logits, labels.clamp(min=0), opinion, *self.term_arguments)
-        losses, label_log_probs = losses.where(inside, 0.0), label_log_probs.where(inside, -torch.inf)
+        added = own(labels.clamp(min=0), overlap)
+        added = torch.zeros_like(losses) if added is None else added.where(blocks.learned[valid], 0.0)
+        losses, label_log_probs = losses.where(inside, 0.0) + added, label_log_probs.where(inside, -torch.inf)
         trusted = blocks.gold
         if weighting.confidence != "target":
             of_queries = overlap if weighting.confidence == "overlap" else label_log_probs.exp()
@@ -207,6 +225,7 @@ class Objective:
             reached=hit.cumprod(-1).sum(0),
             outside=(valid & (blocks.labels < 0)).float().sum(0),
             left_out=mass_outside(opinion).to(logits.device),
+            own=added.detach().sum(),
         )
 
 

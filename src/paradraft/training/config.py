@@ -51,10 +51,10 @@ class ObjectiveSection(Section):
         self.objective()
         return self
 
-    def objective(self, compiled: bool = False) -> Objective:
+    def objective(self, compiled: bool = False, own_overlap: bool = False) -> Objective:
         known = {**WEIGHTINGS[self.weighting].parameters, **TOKEN_LOSSES[self.token_loss].parameters}
         given = {name: float(value) for name, value in (self.model_extra or {}).items() if name in known}
-        return Objective(self.token_loss, self.weighting, self.denominator, given, compiled)
+        return Objective(self.token_loss, self.weighting, self.denominator, given, compiled, own_overlap)
 
 
 class TrainingSection(Section):
@@ -113,6 +113,10 @@ class RunConfig(Section):
         if self.training.sharding == "fsdp2" and self.training.optimizer == "muon":
             raise ValueError("training.optimizer muon needs whole matrices; use training.sharding ddp, or adamw")
         return self
+
+    def make_objective(self) -> Objective:
+        """As the run trains with it."""
+        return self.objective.objective(self.training.compile, self.drafter.needs_overlap)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -65,7 +65,7 @@ class Trainer:
         self.config, self.report = config, report
         section = config.training
         self.processes = Processes()
-        self.objective = config.objective.objective(section.compile)
+        self.objective = config.make_objective()
         check_machine(config, self.objective, self.processes.device)
         self.prompt_sets = [load_prompts(name, config.evaluation.limit) for name in config.evaluation.prompts]
         self.target: Target = load_target(config, self.processes)
@@ -84,8 +84,9 @@ class Trainer:
         self.drafter = seeded_drafter(config, self.target, self.checkpoint, self.data)
         self.parallel = distribute_drafter(self.drafter, section.sharding, self.processes)
         self.store = open_store(config, self.target, self.data, self.drafter, self.objective)
+        lists = (*self.drafter.tables, *self.drafter.heads)
         self.optimizer = make_optimizer(
-            section.optimizer, self.drafter.named_parameters(), section.learning_rate, section.weight_decay
+            section.optimizer, self.drafter.named_parameters(), section.learning_rate, section.weight_decay, lists
         )
         self.progress = Progress()
         if self.checkpoint is not None:
@@ -137,7 +138,8 @@ class Trainer:
                 features, blocks = read_stored(self.store, self.target, grid, drafter.feature_layers, indices)
             if drafter.vocabulary is not None:
                 blocks = blocks.reduced(drafter.vocabulary.ids, drafter.vocabulary.to_draft)
-            sums = chunked_head(self.parallel.model(grid, features), blocks, drafter.head, self.objective)
+            hidden = self.parallel.model(grid, features)
+            sums = chunked_head(hidden, blocks, drafter.head, self.objective, drafter.own_loss)
         sums.loss.backward()
         return sums.detached()
 
@@ -254,7 +256,7 @@ def step_record(sums: ObjectiveSums, loss: float, norm: float, rate: float, deno
     """What metrics.jsonl keeps of a step; lists are per draft position, reached_k = share of blocks right up to k.
 
     With a reduced draft vocabulary: `outside`, the share of labels that are not in it, and `left_out`, the target's
-    mean probability of the tokens that are not.
+    mean probability of the tokens that are not. `own_loss`: mean of the drafter's own, unweighted, 0 if it has none.
     """
     count = sums.count.clamp(min=1)
     inside = (sums.count - sums.outside).sum().clamp(min=1)
@@ -266,6 +268,7 @@ def step_record(sums: ObjectiveSums, loss: float, norm: float, rate: float, deno
         "cross_entropy": float(sums.cross_entropy.sum() / inside),
         "outside": float(sums.outside.sum() / count.sum()),
         "left_out": float(sums.left_out / count.sum()),
+        "own_loss": float(sums.own / inside),
         "accuracy": rounded(sums.correct / count),
         "reached": rounded(sums.reached / count),
         "weights": rounded(sums.weight / count),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -77,11 +77,16 @@ class Optimizers:
 
 
 def make_optimizer(
-    name: str, parameters: Iterable[tuple[str, nn.Parameter]], rate: float, weight_decay: float
+    name: str,
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    rate: float,
+    weight_decay: float,
+    lists: Sequence[str] = ("embed", "lm_head"),
 ) -> Optimizers:
     """`adamw`, or `muon` for the matrices with AdamW for the rest; norms and other vectors are not decayed.
 
-    Embeddings and output heads are lists of vectors and count as such. `parameters` come with their names.
+    Embeddings and output heads are lists of vectors and count as such: their names contain one of `lists`.
+    `parameters` come with their names.
 
     Muon's step does not depend on the size of the gradient, so neither the scale of an objective nor the clip
     changes it; small drafters learn several times faster with it.
@@ -91,7 +96,7 @@ def make_optimizer(
     for title, parameter in parameters:
         if not parameter.requires_grad:
             continue
-        listed = parameter.ndim != 2 or "embed" in title or "lm_head" in title
+        listed = parameter.ndim != 2 or any(part in title for part in lists)
         (vectors if listed else matrices).append(parameter)
     if name == "muon":
         kind = torch.optim.Muon if bfloat16_is_fast(matrices[0].device) else Float32Muon

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -140,9 +140,19 @@ def count(model: nn.Module, wanted: Callable[[str, nn.Parameter], bool] = lambda
     return sum(p.numel() for name, p in model.named_parameters() if wanted(name, p))
 
 
+def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that multiply every token in the layers; embeddings and heads are counted by themselves."""
+    lists = (*model.tables, *model.heads) if isinstance(model, Drafter) else ("embed", "lm_head")
+    return {n: p for n, p in model.named_parameters() if p.ndim == 2 and not any(part in n for part in lists)}
+
+
+def elements(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
 def optimizer_bytes(drafter: nn.Module, optimizer: str) -> int:
     """State in float32: two moments of each weight with AdamW, one momentum of each weight of a matrix with Muon."""
-    return 8 * count(drafter) - (4 * count(drafter, is_matrix) if optimizer == "muon" else 0)
+    return 8 * count(drafter) - (4 * elements(matrices(drafter).values()) if optimizer == "muon" else 0)
 
 
 def sequence_flops(
@@ -153,7 +163,7 @@ def sequence_flops(
     Attention counts as what is computed, masked or not. The grid of a text of this length says how many slots run
     through the drafter's layers, and how many predictions reach the head.
     """
-    objective, vocabulary = config.objective.objective(), target.vocabulary_size
+    objective, vocabulary = config.make_objective(), target.vocabulary_size
     mask = torch.arange(length)[None] >= length - round(learned_share * length)
     batch = Batch(torch.zeros(1, length, dtype=torch.long), mask, torch.zeros(1, length, dtype=torch.long))
     grid = drafter.grid(batch, config.training.anchors, [0])
@@ -161,23 +171,21 @@ def sequence_flops(
 
     opinions = objective.needs_teacher or objective.needs_gold
     reads = opinions or (bool(drafter.feature_layers) and config.data.features is None)
-    forward = length * (count(target.model, is_matrix) + 2 * length * attention_width(target.model))
+    forward = length * (elements(matrices(target.model).values()) + 2 * length * attention_width(target.model))
     reading = reads * forward + opinions * min(length, predictions) * target.hidden_size * vocabulary
 
     keys_values = count(drafter, lambda name, p: name.endswith(("k_proj.weight", "v_proj.weight", "fc.weight")))
-    layers = count(drafter, lambda name, p: is_matrix(name, p) and not name.endswith("fc.weight"))
+    layers = elements(p for name, p in matrices(drafter).items() if not name.endswith("fc.weight"))
     attention = 2 * drafter.pairs(grid) * attention_width(drafter)
     training = queries * layers + context * keys_values + attention
 
-    own_head = [p.shape[1] for name, p in drafter.named_parameters() if "embed" in name or "lm_head" in name]
-    passes = 2 + (predictions > chunk_positions(vocabulary)) + bool(own_head)  # chunks run forward twice
-    head = predictions * (own_head[0] if own_head else target.hidden_size) * (config.drafter.vocabulary or vocabulary)
-    return 2.0 * reading, 6.0 * training, 2.0 * passes * head
-
-
-def is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """The weights that multiply every token in the layers; embeddings and heads are counted by themselves."""
-    return parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
+    widths = {name: p.shape[1] for name, p in drafter.named_parameters() if p.ndim == 2}
+    own_head = [width for name, width in widths.items() if "embed" in name or "lm_head" in name]
+    others = [part for part in drafter.heads if part != "lm_head"]
+    beside = sum(width for name, width in widths.items() if any(part in name for part in others))
+    passes = 2 + (predictions > chunk_positions(vocabulary))  # chunks run forward twice
+    width = (passes + bool(own_head)) * (own_head[0] if own_head else target.hidden_size) + (passes + 1) * beside
+    return 2.0 * reading, 6.0 * training, 2.0 * predictions * width * (config.drafter.vocabulary or vocabulary)
 
 
 def attention_width(model: nn.Module) -> int:
