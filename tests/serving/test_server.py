@@ -255,7 +255,7 @@ def test_a_key_is_asked_for(served_target: Target) -> None:
             sent = {name: value.encode("latin-1") for name, value in header.items()}
             refusal(server.http.post("/v1/chat/completions", json=CHAT, headers=sent), 401)
             refusal(server.http.get("/v1/models", headers=sent), 401)
-        assert server.http.get("/health").json()["needs_key"]
+        assert server.http.get("/health").json()["needs_key"] and server.http.get("/").status_code == 200
 
 
 def test_a_full_server_says_when_to_come_back(served_target: Target, slow_steps: None) -> None:

@@ -59,10 +59,10 @@ def serve(
         list[str] | None, typer.Argument(metavar="-- [OPTIONS]", help="further options of vllm or sglang")
     ] = None,
 ) -> None:
-    """Serve a target over HTTP as OpenAI does.
+    """Serve a target over HTTP as OpenAI does, with a page at /.
 
     Example: `paradraft serve --target demo --drafter demo:dflash-dpace`. With several drafters the first one drafts,
-    unless a request names another.
+    unless a request names another. The page offers them all.
     """
     length = draft_length_of(draft_length)
     if engine in ENGINES:

@@ -1,4 +1,4 @@
-"""The server: OpenAI's /v1/models, /v1/completions and /v1/chat/completions, /health and /metrics."""
+"""The server: OpenAI's /v1/models, /v1/completions and /v1/chat/completions, /health, /metrics, and the page at /."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import contextlib
 import hmac
 import json
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import anyio
 from fastapi import APIRouter, Depends, FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from .answers import Answer, Piece, usage
@@ -23,6 +24,15 @@ from .protocol import Asked, ChatRequest, CompletionRequest, read_request
 from .replies import ChatReply, CompletionReply
 from .service import Service
 
+PAGE = Path(__file__).parent / "page"
+PAGE_FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
+PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
 GONE = 499  # nobody reads it: the client left
 GRACE_SECONDS = 10.0  # for a client that reads slowly, once its answer is complete
 
@@ -37,6 +47,7 @@ def create_app(service: Service, api_key: str | None = None) -> FastAPI:
         await service.stop()
 
     app = FastAPI(title="paradraft", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(page_routes())
     app.include_router(watching_routes(service, api_key is not None))
     app.include_router(api_routes(service), dependencies=[Depends(key_check(api_key))])
 
@@ -67,6 +78,19 @@ def key_check(api_key: str | None) -> Any:
             )
 
     return check
+
+
+def page_routes() -> APIRouter:
+    router = APIRouter()
+
+    def add(path: str, name: str) -> None:
+        @router.get(path)
+        async def page() -> Response:
+            return FileResponse(PAGE / name, headers=PAGE_HEADERS)
+
+    for path, name in PAGE_FILES.items():
+        add(path, name)
+    return router
 
 
 def watching_routes(service: Service, needs_key: bool) -> APIRouter:
