@@ -19,6 +19,7 @@ from .commands.inspect import inspect
 from .commands.regenerate import regenerate
 from .commands.report import report
 from .commands.serve import serve
+from .commands.study import study
 from .commands.train import train
 from .commands.verify import verify
 from .errors import UserError
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "eval": evaluate,
     "verify": verify,
+    "study": study,
     "generate": generate,
     "import": import_,
     "export": export,

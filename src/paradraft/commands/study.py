@@ -1,0 +1,98 @@
+"""`paradraft study`: drafters and objectives compared at equal budget, with several seeds, in one table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..numbers import duration, number
+from .options import ThreadsOption, set_threads
+from .terminal import progress_bar
+
+if TYPE_CHECKING:
+    from ..training.study import Row, Study
+
+COLUMNS = ("cell", "prompts", "temp.", "seeds", "emitted length", "against the baseline (95%)")
+
+
+def study(
+    config: Annotated[Path, typer.Argument(help="YAML: recipe, cells, baseline, seeds, measure, output")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value ... of the study itself")] = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train every cell with every seed, measure all on the same prompts, and print one table.
+
+    The same command goes on where it was stopped. Example: `paradraft study studies/demo-weightings.yaml seeds=[1]`
+    """
+    from ..config import load_section
+    from ..files import write_text
+    from ..training.study import Study, StudySection, summary
+
+    console = Console()
+    set_threads(threads)
+    section = load_section(StudySection, config, overrides or [])
+    whole = Study(section)
+    trials = []
+    try:
+        for place, (cell, seed) in enumerate(whole.trials, 1):
+            trials.append(run_trial(console, whole, cell, seed, f"{place} of {len(whole.trials)}"))
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from here")
+        raise typer.Exit(130) from None
+    rows = summary(trials, section.baseline)
+    out = section.output / "study.json"
+    seconds = sum(sum(trial["seconds"].values()) for trial in trials)
+    text = {"baseline": section.baseline, "rows": rows, "seconds": seconds, "trials": trials}
+    write_text(out, json.dumps(text, indent=1) + "\n")
+    write_text(section.output / "study.md", markdown(rows))
+    console.print(table_of(rows))
+    console.print(f"{duration(seconds)} in all; {out} holds every prompt's rounds, study.md this table")
+
+
+def run_trial(console: Console, whole: Study, cell: str, seed: int, place: str) -> dict[str, Any]:
+    """Train and measure one cell with one seed, and print a line of what came out."""
+    with progress_bar(console, f"{cell}, seed {seed} ({place})", whole.runs[cell].training.max_steps or 1) as advance:
+        shown = 0
+
+        def report(record: dict[str, Any]) -> None:
+            nonlocal shown
+            advance(record["step"] - shown)
+            shown = record["step"]
+
+        trial = whole.run(cell, seed, report)
+    lengths = (
+        f"{m['prompts']} {sum(m['tokens']) / max(1, sum(m['rounds'])):.2f}"
+        for m in trial["measured"]
+        if m["temperature"] == whole.study.measure.temperatures[0]
+    )
+    console.print(f"{cell}, seed {seed}: {', '.join(lengths)}")
+    return trial
+
+
+def cells_of(row: Row) -> list[str]:
+    spread = "" if row["spread"] is None else f" ± {number(row['spread'])}"
+    against = "-"
+    if "difference" in row:
+        against = f"{row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})"
+    name = f"{row['cell']} independent" if row["mode"] == "independent" else row["cell"]
+    emitted = f"{number(row['emitted_length'])}{spread}"
+    return [name, row["prompts"], f"{row['temperature']:g}", str(row["seeds"]), emitted, against]
+
+
+def table_of(rows: list[Row]) -> Table:
+    table = Table(title="tokens a round (emitted length), mean and standard deviation over the seeds")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in ("cell", "prompts") else "right")
+    for row in rows:
+        table.add_row(*cells_of(row))
+    return table
+
+
+def markdown(rows: list[Row]) -> str:
+    lines = [list(COLUMNS), ["---"] * len(COLUMNS), *map(cells_of, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -1,0 +1,208 @@
+"""A study: cells (a drafter, an objective) trained with every seed at one budget and measured on the same prompts.
+
+What a cell and a seed gave is one JSON file, written when it is complete; a study that was interrupted goes on with
+the next one, and in the middle of a training with the checkpoint. Only emitted lengths are measured: they do not depend
+on what else runs on the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from ..config import Section
+from ..decoding import Engine, Generation, Sampling
+from ..decoding.sampling import key_of
+from ..drafters import Drafter, load_drafter
+from ..errors import UserError
+from ..evaluation.measure import environment, first_turn_ids
+from ..evaluation.prompts import PromptSet, load_prompts
+from ..evaluation.statistics import acceptance, loop_share, ratio, resampled, rounds_and_tokens
+from ..files import make_directory, write_text
+from ..models import Target
+from .config import RunConfig, dump_config, load_config
+from .loop import Report, Trainer
+
+BUDGET = ("max_steps", "batch_size")  # of `training`, the same in every cell, as are target, text and evaluation
+
+
+class CellSection(Section):
+    recipe: Path | None = Field(None, description="null: the study's")
+    set: tuple[str, ...] = Field((), description="overrides behind the study's, section.key=value")
+
+
+class MeasureSection(Section):
+    prompts: tuple[str, ...] = Field(min_length=1, description="prompt sets, as --prompts takes them")
+    limit: int | None = Field(None, ge=1, description="prompts of each set")
+    temperatures: tuple[float, ...] = Field((0.0,), min_length=1)
+    max_new_tokens: int = Field(128, ge=1)
+    batch_size: int = Field(16, ge=1)
+
+
+class StudySection(Section):
+    recipe: Path = Field(description="the run that the cells change")
+    set: tuple[str, ...] = Field((), description="overrides of every cell, section.key=value")
+    cells: dict[str, CellSection] = Field(min_length=1, description="by name")
+    baseline: str = Field(description="the cell that the others are compared with")
+    seeds: tuple[int, ...] = Field((1, 2, 3), min_length=1, description="training.seed of each repetition")
+    measure: MeasureSection
+    output: Path = Path("runs/study")
+
+    @model_validator(mode="after")
+    def check(self) -> StudySection:
+        if self.baseline not in self.cells:
+            raise ValueError(f"baseline must be one of the cells {', '.join(self.cells)}")
+        return self
+
+    def run_of(self, cell: str, seed: int) -> RunConfig:
+        section = self.cells[cell]
+        fixed = [f"training.seed={seed}", "evaluation.prompts=[]", f"output={self.output / 'runs' / f'{cell}-{seed}'}"]
+        return load_config(section.recipe or self.recipe, [*self.set, *section.set, *fixed])
+
+
+def check_budgets(study: StudySection) -> dict[str, RunConfig]:
+    """The cells with the first seed; UserError unless all of them train as long, on the same text, for one target."""
+    runs = {name: study.run_of(name, study.seeds[0]) for name in study.cells}
+    first = runs[study.baseline]
+    if first.training.max_steps is None:
+        raise UserError("a study needs training.max_steps, the budget of every cell")
+    for name, run in runs.items():
+        for what in BUDGET:
+            if getattr(run.training, what) != getattr(first.training, what):
+                raise UserError(
+                    f"cell {name} has another training.{what} than {study.baseline}; a study compares equal budgets"
+                )
+        if run.target != first.target or run.data.train != first.data.train:
+            raise UserError(f"cell {name} has another target or other text than {study.baseline}")
+    return runs
+
+
+class Study:
+    """All cells and seeds of a configuration. `report` gets the records of the training that runs."""
+
+    def __init__(self, study: StudySection) -> None:
+        self.study = study
+        self.runs = check_budgets(study)
+        section = study.measure
+        self.sets = [load_prompts(name, section.limit) for name in section.prompts]
+        self.target: Target | None = None
+
+    @property
+    def trials(self) -> list[tuple[str, int]]:
+        """Seed by seed, so that a study that is stopped early has whole comparisons."""
+        return [(cell, seed) for seed in self.study.seeds for cell in self.study.cells]
+
+    def file_of(self, cell: str, seed: int) -> Path:
+        return self.study.output / "cells" / f"{cell}-{seed}.json"
+
+    def run(self, cell: str, seed: int, report: Report = lambda record: None) -> dict[str, Any]:
+        """Train and measure, or read what an earlier call wrote."""
+        config, path = self.study.run_of(cell, seed), self.file_of(cell, seed)
+        asked = {"run": dump_config(config), "measure": self.study.measure.model_dump(mode="json")}
+        if path.is_file():
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if found["asked"] != asked:
+                raise UserError(f"{path} is of another configuration; choose another output, or remove the file")
+            return found
+        started = time.perf_counter()
+        trainer = Trainer(config, "auto", report)
+        trainer.run()
+        trained = time.perf_counter()
+        self.target = trainer.target
+        self.target.prepare_decoding()
+        drafter = load_drafter(config.output / "drafter", self.target)
+        result = {
+            "cell": cell,
+            "seed": seed,
+            "asked": asked,
+            "parameters": sum(p.numel() for p in trainer.drafter.parameters()),
+            "measured": self.measure(drafter),
+            "seconds": {"training": trained - started, "measuring": time.perf_counter() - trained},
+            "environment": environment(self.target),
+        }
+        make_directory(path.parent)
+        write_text(path, json.dumps(result) + "\n")
+        return result
+
+    def measure(self, drafter: Drafter) -> list[dict[str, Any]]:
+        """Rounds and tokens of every prompt, for each set, temperature and mode of the drafter."""
+        return [
+            {"prompts": prompts.name, "temperature": temperature, "mode": mode}
+            | figures(self.decode(drafter, prompts, temperature, mode), drafter.max_draft)
+            for prompts in self.sets
+            for temperature in self.study.measure.temperatures
+            for mode in drafter.modes
+        ]
+
+    def decode(self, drafter: Drafter, prompts: PromptSet, temperature: float, mode: str) -> list[Generation]:
+        """Answers to the first turns."""
+        assert self.target is not None
+        section = self.study.measure
+        drafter.set_mode(mode)
+        engine = Engine(self.target, drafter, Sampling(temperature), max_rows=section.batch_size)
+        asked = first_turn_ids(self.target, prompts)
+        return engine.generate(asked, section.max_new_tokens, seeds=[key_of(0, i) for i in range(len(asked))])
+
+
+def figures(generations: Sequence[Generation], steps: int) -> dict[str, Any]:
+    rounds, tokens = rounds_and_tokens(generations)
+    return {
+        "rounds": rounds.tolist(),
+        "tokens": tokens.tolist(),
+        "loop_share": loop_share(generations),
+        "acceptance": acceptance(generations, steps).conditional,
+    }
+
+
+# --- what came out -----------------------------------------------------------------------------------------------
+
+Row = dict[str, Any]
+
+
+def summary(trials: Sequence[dict[str, Any]], baseline: str) -> list[Row]:
+    """A row for each cell, mode, prompt set and temperature.
+
+    emitted_length: micro, the mean over the seeds; spread: its standard deviation; difference, low, high: from the
+    baseline in its first mode, all seeds together, with the 95% bootstrap interval over prompts.
+    """
+    found: dict[tuple[str, str, str, float], list[tuple[np.ndarray, np.ndarray]]] = {}
+    for trial in trials:
+        for m in trial["measured"]:
+            key = (trial["cell"], m["mode"], m["prompts"], m["temperature"])
+            found.setdefault(key, []).append((np.array(m["rounds"]), np.array(m["tokens"])))
+    first_mode = next((mode for cell, mode, _, _ in found if cell == baseline), None)
+    rows = []
+    for (cell, mode, prompts, temperature), seeds in found.items():
+        lengths = [ratio(tokens, rounds) or 1.0 for rounds, tokens in seeds]
+        row: Row = {"cell": cell, "mode": mode, "prompts": prompts, "temperature": temperature, "seeds": len(seeds)}
+        row |= {
+            "emitted_length": float(np.mean(lengths)),
+            "spread": float(np.std(lengths, ddof=1)) if seeds[1:] else None,
+        }
+        base = found.get((baseline, first_mode or "", prompts, temperature), [])
+        if (cell, mode) != (baseline, first_mode) and len(base) == len(seeds):
+            row |= dict(zip(("difference", "low", "high"), paired(base, seeds), strict=True))
+        rows.append(row)
+    return rows
+
+
+def paired(
+    first: Sequence[tuple[np.ndarray, np.ndarray]], second: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> tuple[float, float, float]:
+    """Mean over seeds of the micro emitted length of `second` minus `first`; prompts are resampled, seeds are not."""
+    index = resampled(len(first[0][0]))
+
+    def lengths(seeds: Sequence[tuple[np.ndarray, np.ndarray]], of: Callable[[np.ndarray], Any]) -> Any:
+        return np.mean([of(tokens) / np.maximum(of(rounds), 1) for rounds, tokens in seeds], axis=0)
+
+    def resample(values: np.ndarray) -> np.ndarray:
+        return np.asarray(values[index].sum(1))
+
+    low, high = np.percentile(lengths(second, resample) - lengths(first, resample), [2.5, 97.5])
+    return float(lengths(second, np.sum) - lengths(first, np.sum)), float(low), float(high)

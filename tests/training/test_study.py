@@ -1,0 +1,102 @@
+"""A study trains its cells at equal budget, goes on where it stopped, and compares prompt by prompt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from paradraft import cli
+from paradraft.config import load_section
+from paradraft.drafters.pard2 import Pard2Section
+from paradraft.errors import UserError
+from paradraft.training import study as study_module
+from paradraft.training.config import dump_config
+from paradraft.training.study import Study, StudySection, paired, summary
+from tests.training.test_training import config_for
+
+
+@pytest.fixture
+def study_file(target_directory: Path, conversations: Path, prompts: Path, tmp_path: Path) -> Path:
+    recipe = tmp_path / "recipe.yaml"
+    dflash = config_for(target_directory, conversations, tmp_path / "unused", max_steps=4)
+    recipe.write_text(dump_config(dflash))
+    other = tmp_path / "pard2.yaml"
+    pard2 = Pard2Section(layers=1, draft_length=3, feature_layers=(1,))
+    other.write_text(dump_config(dflash.model_copy(update={"drafter": pard2})))
+    section: dict[str, Any] = {
+        "recipe": str(recipe),
+        "cells": {
+            "dpace": {},
+            "decay": {"set": ["objective.weighting=decay"]},
+            "pard2": {"recipe": str(other)},
+        },
+        "baseline": "decay",
+        "seeds": [1, 2],
+        "measure": {"prompts": [str(prompts)], "temperatures": [0, 1], "max_new_tokens": 8},
+        "output": str(tmp_path / "study"),
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(section))
+    return path
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(cli.app, ["study", *map(str, arguments)], env={"COLUMNS": "300"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.output
+
+
+def test_every_cell_and_seed_is_measured_once(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "decay, seed 2:" in run(study_file)
+    found = json.loads((tmp_path / "study" / "study.json").read_text())
+    rows = {(r["cell"], r["mode"], r["temperature"]): r for r in found["rows"]}
+    assert len(rows) == 8 and all(r["seeds"] == 2 and r["emitted_length"] >= 1 for r in rows.values())
+    assert "difference" not in rows[("decay", "dependent", 0.0)]
+    assert (
+        rows[("dpace", "dependent", 0.0)]["low"]
+        <= rows[("dpace", "dependent", 0.0)]["difference"]
+        <= rows[("dpace", "dependent", 0.0)]["high"]
+    )
+    assert len(found["trials"]) == 6 and all(len(t["measured"][0]["rounds"]) == 3 for t in found["trials"])
+    assert "pard2 independent" in (tmp_path / "study" / "study.md").read_text()
+
+    def refuse(*arguments: Any) -> None:
+        raise AssertionError("trained again")
+
+    (tmp_path / "study" / "cells" / "dpace-2.json").unlink()
+    monkeypatch.setattr(study_module, "Trainer", refuse)
+    with pytest.raises(AssertionError, match="trained again"):
+        run(study_file)  # the others are read, the one that is missing would be trained
+    with pytest.raises(UserError, match="is of another configuration"):
+        run(study_file, "measure.max_new_tokens=9")
+
+
+def test_cells_must_have_the_same_budget(study_file: Path) -> None:
+    longer = load_section(StudySection, study_file, ["cells.dpace.set=[training.max_steps=5]"])
+    with pytest.raises(UserError, match=r"cell dpace has another training\.max_steps than decay"):
+        Study(longer)
+    with pytest.raises(UserError, match="baseline must be one of the cells"):
+        load_section(StudySection, study_file, ["baseline=nothing"])
+
+
+def test_differences_are_of_the_same_prompts() -> None:
+    rounds = np.array([10.0, 40.0, 5.0])
+    slow, fast = (rounds, rounds * 2), (rounds, rounds * 2.5)
+    assert paired([slow], [fast]) == pytest.approx((0.5, 0.5, 0.5))  # each prompt gains as much: no doubt is left
+
+    def trial(cell: str, seed: int, factor: float) -> dict[str, Any]:
+        measured = {"prompts": "set", "temperature": 0.0, "mode": "", "rounds": rounds.tolist()}
+        return {"cell": cell, "seed": seed, "measured": [measured | {"tokens": (rounds * factor).tolist()}]}
+
+    better, base = summary([trial("a", 1, 2.4), trial("b", 1, 2.0), trial("a", 2, 2.6), trial("b", 2, 2.0)], "b")
+    assert better["emitted_length"] == pytest.approx(2.5) and better["difference"] == pytest.approx(0.5)
+    assert better["spread"] == pytest.approx(np.std([2.4, 2.6], ddof=1)) and base["spread"] == 0
