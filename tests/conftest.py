@@ -95,7 +95,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def drafter_values(kind: str, **values: Any) -> dict[str, Any]:
     """The `drafter` section of a kind as a file has it: of the values those that it knows; EAGLE-3 has one layer."""
-    values = {"markov_rank": 8, **values}
+    values = {"markov_rank": 8, "conv_group": 8, "selector_rank": 8, "selector_top_k": 4, **values}
     known = set(DRAFTERS[kind].section.model_fields) - ({"layers"} if kind == "eagle3" else set())
     return {"kind": kind, **{name: value for name, value in values.items() if name in known}}
 
@@ -126,8 +126,8 @@ def make_drafter(target: Target, block_size: int = 6, layers: int = 2, seed: int
     return drafter.eval()
 
 
-KINDS = ("dflash", "dspark", "eagle3", "pard", "pard2", "vanilla")
-BOUND = ("dflash", "dspark", "eagle3")  # read the target's features and embed with its embedding
+KINDS = ("dflash", "dflash2", "dspark", "eagle3", "pard", "pard2", "vanilla")
+BOUND = ("dflash", "dflash2", "dspark", "eagle3")  # read the target's features and embed with its embedding
 
 
 def make_drafter_of(

@@ -108,6 +108,14 @@ def test_causal_blocks() -> None:
     assert read_by(configured(DFLASH, is_causal=True)) == found
 
 
+def test_dflash2() -> None:
+    facts = replace(DFLASH, kind="dflash2")
+    found = {"paradraft": True, "vLLM": True, "SGLang": True, "llama.cpp": False, "Transformers": False}
+    assert read_by(facts) == found and facts.length == 7 and "GPU only" in why(facts, "vLLM")
+    reduced = read_by(replace(facts, tensors=frozenset({"d2t"})))
+    assert reduced["paradraft"] and not reduced["vLLM"] and not reduced["SGLang"]
+
+
 def test_dspark() -> None:
     own = {"hidden_size": 32, "vocab_size": 40, "num_target_layers": 10, "block_size": 7, "mask_token_id": 3}
     facts = Facts("dspark", {**own, "markov_head_type": "vanilla"}, frozenset({"fc.weight"}), TARGET)

@@ -117,6 +117,18 @@ def test_foreign_dspark_that_is_something_else(
         import_checkpoint(str(tmp_path / "ours"), tmp_path / "out")
 
 
+def test_dflash2_needs_the_whole_vocabulary_and_full_attention(target: Target, tmp_path: Path) -> None:
+    ours = saved("dflash2", target, tmp_path / "ours")
+    for changes, complaint in (({"is_causal": True}, "causal"), ({"layer_types": ["sliding_attention"]}, "sliding")):
+        edit(saved("dflash2", target, tmp_path / complaint), **changes)
+        with pytest.raises(UserError, match=complaint):
+            import_checkpoint(str(tmp_path / complaint), tmp_path / "out")
+    reduce(ours, [2, 5, 11], target.vocabulary_size)
+    for to in ("vllm", "sglang", "published"):
+        with pytest.raises(UserError, match="works in paradraft only"):
+            export(str(ours), to, tmp_path / "out")
+
+
 def test_causal_blocks_go_where_they_are_understood(target: Target, target_directory: Path, tmp_path: Path) -> None:
     make_drafter_of("dflash", target, causal=True).save_pretrained(tmp_path / "ours")
     for to in ("gguf", "transformers", "speculators"):

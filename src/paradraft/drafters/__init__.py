@@ -12,6 +12,7 @@ from ..models import Target
 from ..models.names import drafter_directory
 from .base import Drafter, DrafterSection, Proposal, Sampler
 from .dflash import DFlash, DFlashSection
+from .dflash2 import DFlash2
 from .directory import read_config
 from .dspark import DSpark
 from .eagle3 import Eagle3
@@ -24,6 +25,7 @@ from .vanilla import Vanilla
 # A directory is read by the first kind that accepts it; the last accepts any causal language model.
 DRAFTERS: dict[str, type[Drafter]] = {
     "dflash": DFlash,
+    "dflash2": DFlash2,
     "dspark": DSpark,
     "eagle3": Eagle3,
     "pard2": Pard2,
@@ -71,6 +73,7 @@ __all__ = [
     "AnyDrafterSection",
     "Batch",
     "DFlash",
+    "DFlash2",
     "DFlashSection",
     "DSpark",
     "DraftState",

@@ -33,7 +33,7 @@ class Facts:
     @property
     def bound(self) -> bool:
         """Whether it has the target's width and embedding."""
-        return self.kind in ("dflash", "dspark", "eagle3")
+        return self.kind in ("dflash", "dflash2", "dspark", "eagle3")
 
     @property
     def length(self) -> int:
@@ -132,7 +132,7 @@ def mask_clashes(facts: Facts) -> str:
 
 
 def head_is_whole(facts: Facts) -> str:
-    reduced = facts.kind == "dflash" and facts.reduced
+    reduced = facts.kind in ("dflash", "dflash2") and facts.reduced
     return "it uses the target's whole head; this drafter has a reduced vocabulary" if reduced else ""
 
 
@@ -151,6 +151,10 @@ def vanilla_only(facts: Facts) -> str:
     if facts.kind != "dspark" or facts.config.get("markov_head_type") == "vanilla":
         return ""
     return f"it reads the vanilla Markov head only, this one is {facts.config.get('markov_head_type')}"
+
+
+def whole_codebooks(facts: Facts) -> str:
+    return head_is_whole(facts) if facts.kind == "dflash2" else ""
 
 
 # --- remarks ----------------------------------------------------------------------------------------------------
@@ -172,7 +176,7 @@ def whole_vocabulary(facts: Facts) -> str:
 
 
 def needs_triton(facts: Facts) -> str:
-    return "drafts on a GPU only (Triton); the code was read, not run" if facts.kind == "dspark" else ""
+    return "drafts on a GPU only (Triton); the code was read, not run" if facts.kind in ("dflash2", "dspark") else ""
 
 
 def no_last_layer(facts: Facts) -> str:
@@ -183,6 +187,7 @@ def no_last_layer(facts: Facts) -> str:
 
 DFLASH_REASONS = (wrong_target, mask_outside)
 NO_PARD = "it does not draft in parallel with a language model"
+NO_DFLASH2 = "paradraft does not write DFlash 2 for it"
 NO_DSPARK = "paradraft does not write DSpark for it"
 NO_ASSISTANT = "it has no assistant of this kind"
 NO_EAGLE = "paradraft does not write EAGLE-3 for it"
@@ -190,22 +195,22 @@ CONTRACTS = (
     Contract(
         "paradraft",
         "run",
-        {"dflash": "", "dspark": "", "eagle3": "", "pard": "", "pard2": "", "vanilla": ""},
+        {"dflash": "", "dflash2": "", "dspark": "", "eagle3": "", "pard": "", "pard2": "", "vanilla": ""},
         {},
         (wrong_target, few_tokens, mask_outside),
     ),
     Contract(
         "vLLM 0.32",
         "run on a CPU",
-        {"dflash": "", "dspark": "", "eagle3": "", "pard": "", "pard2": "", "vanilla": ""},
+        {"dflash": "", "dflash2": "", "dspark": "", "eagle3": "", "pard": "", "pard2": "", "vanilla": ""},
         {},
-        (*DFLASH_REASONS, other_vocabulary, vanilla_only),
+        (*DFLASH_REASONS, other_vocabulary, vanilla_only, whole_codebooks),
         (features_ignored, whole_vocabulary, cpu_key_norm, needs_triton),
     ),
     Contract(
         "SGLang 0.5.23",
         "read only",
-        {"dflash": "", "eagle3": "", "vanilla": ""},
+        {"dflash": "", "dflash2": "", "eagle3": "", "vanilla": ""},
         {"pard": NO_PARD, "pard2": NO_PARD, "dspark": "paradraft has not checked how it reads DSpark"},
         (*DFLASH_REASONS, head_is_whole, mask_clashes, few_tokens),
     ),
@@ -213,7 +218,7 @@ CONTRACTS = (
         "llama.cpp",
         "read only",
         {"dflash": "gguf", "vanilla": "vllm"},
-        {"pard": NO_PARD, "pard2": NO_PARD, "eagle3": NO_EAGLE, "dspark": NO_DSPARK},
+        {"pard": NO_PARD, "pard2": NO_PARD, "eagle3": NO_EAGLE, "dspark": NO_DSPARK, "dflash2": NO_DFLASH2},
         (*DFLASH_REASONS, causal_blocks, few_tokens),
         (no_last_layer,),
     ),
@@ -221,12 +226,7 @@ CONTRACTS = (
         "Transformers 5.23",
         "run",
         {"dflash": "transformers", "vanilla": ""},
-        {
-            "pard": NO_PARD,
-            "pard2": NO_PARD,
-            "eagle3": "it has no EAGLE-3 assistant",
-            "dspark": "it has no DSpark assistant",
-        },
+        {"pard": NO_PARD, "pard2": NO_PARD, "eagle3": NO_ASSISTANT, "dspark": NO_ASSISTANT, "dflash2": NO_ASSISTANT},
         (*DFLASH_REASONS, causal_blocks, head_is_whole, after_the_norm, few_tokens),
     ),
 )
@@ -255,7 +255,7 @@ def vllm_format(facts: Facts) -> str:
         return "speculators" if facts.reduced else ""
     if facts.kind == "dspark":
         return "vllm" if facts.reduced else ""
-    if facts.kind == "eagle3":
+    if facts.kind in ("dflash2", "eagle3"):
         return ""
     return "vllm" if facts.shared else ""
 

@@ -15,7 +15,7 @@ from ..drafters.pard2 import read_projection
 from ..errors import UserError
 from ..files import new_directory
 from ..models.names import drafter_directory, is_shipped
-from . import dspark_layout, eagle3_layout, gguf, published, sglang, speculators, transformers, vllm
+from . import dflash2_layout, dspark_layout, eagle3_layout, gguf, published, sglang, speculators, transformers, vllm
 from .checkpoint import (
     Checkpoint,
     compare,
@@ -32,7 +32,7 @@ from .dflash_layout import ASSUMPTIONS, understood
 from .language_model_layout import PARD2_KEYS, projected
 from .target_side import TargetSide, needed
 
-BOUND = ("dflash", "dspark", "eagle3")  # kinds that have the target's width and embedding
+BOUND = ("dflash", "dflash2", "dspark", "eagle3")  # kinds that have the target's width and embedding
 Writer = Callable[[Checkpoint, Path, "TargetSide | None"], list[str]]
 WRITERS: dict[str, Writer] = {
     "vllm": vllm.write,
@@ -84,7 +84,7 @@ def drafts_the_same(source: Checkpoint, to: str, written: Path, side: TargetSide
 
 
 def import_checkpoint(checkpoint: str, out: Path, target: str | None = None, assume: Collection[str] = ()) -> Exchanged:
-    """A published DFlash, DSpark, EAGLE-3, PARD, PARD-2 or speculators-format DFlash checkpoint as a directory of ours.
+    """A published checkpoint (`--to published`, or DFlash in the speculators format) as a directory of ours.
 
     What it leaves open is refused unless `assume` decides it (see ASSUMPTIONS).
     """
@@ -100,11 +100,13 @@ def import_directory(where: Path, out: Path, side: TargetSide | None, assume: Co
     kind = "dflash" if "speculators_model_type" in config else kind_of(where)
     tensors = read_tensors(where)
     with new_directory(out) as directory:
-        if kind in ("dflash", "dspark"):
+        if kind in ("dflash", "dflash2", "dspark"):
             if "speculators_model_type" in config:
                 config, notes = speculators.read(config, tensors, where, side, assume)
             elif kind == "dspark":
                 config, notes = dspark_layout.understood(config, where, assume)
+            elif kind == "dflash2":
+                config, notes = dflash2_layout.understood(config, where, assume)
             else:
                 config, notes = understood(config, where, assume)
             tensors = without_the_targets(tensors, where, side, ("embed_tokens.weight", "lm_head.weight"))

@@ -51,7 +51,7 @@ SPECIAL = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "paddin
 
 def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
     """Write drafter.gguf into the directory; returns what the user should know."""
-    if source.kind in ("eagle3", "dspark"):
+    if source.kind in ("eagle3", "dflash2", "dspark"):
         raise UserError(f"paradraft writes no {source.kind} drafter as GGUF; serve it with vLLM")
     if source.config.get("is_causal"):
         raise UserError("llama.cpp's DFlash lets every slot see its whole block; this drafter's blocks are causal")

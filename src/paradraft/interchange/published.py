@@ -1,4 +1,4 @@
-"""The layouts of the drafters' own authors: DFlash, DSpark, EAGLE-3, PARD, and PARD-2 with its pickled projection."""
+"""The layouts of the drafters' own authors; PARD-2's has its projection in a pickle."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from ..drafters.pard2 import PUBLISHED_PROJECTION, read_projection
 from ..errors import UserError
-from . import dspark_layout, eagle3_layout
+from . import dflash2_layout, dspark_layout, eagle3_layout
 from .checkpoint import Checkpoint, compare, write_checkpoint
 from .dflash_layout import native_config
 from .language_model_layout import PARD2_KEYS, write_language_model
@@ -21,6 +21,9 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
         if source.reduced:
             raise UserError("DFlash's authors publish no reduced draft vocabulary; export --to speculators")
         write_checkpoint(out, native_config(source.config, source.directory), source.weights)
+        return []
+    if source.kind == "dflash2":
+        dflash2_layout.write(source, out)
         return []
     if source.kind == "dspark":
         if source.reduced:

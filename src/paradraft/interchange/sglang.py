@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UserError
-from . import eagle3_layout
+from . import dflash2_layout, eagle3_layout
 from .checkpoint import Checkpoint, write_checkpoint
 from .dflash_layout import native_config
 from .language_model_layout import write_language_model
@@ -28,6 +28,9 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
     if source.kind == "eagle3":
         eagle3_layout.write(source, out)
         return [options]
+    if source.kind == "dflash2":
+        dflash2_layout.write(source, out)
+        return [options]
     if source.reduced:
         raise UserError(
             "SGLang 0.5.23 gives DFlash the target's whole head; a reduced draft vocabulary does not work there: "
@@ -39,7 +42,7 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
 
 def speculative_options(kind: str, directory: str, length: int) -> list[str]:
     """Options of its server; DFlash drafts as much as its block holds."""
-    if kind == "dflash":
+    if kind in ("dflash", "dflash2"):
         return ["--speculative-algorithm", "DFLASH", "--speculative-draft-model-path", directory]
     algorithm = {"eagle3": "EAGLE3", "vanilla": "STANDALONE"}[kind]
     return [

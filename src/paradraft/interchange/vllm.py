@@ -11,7 +11,7 @@ from typing import Any
 
 from ..drafters import eagle3_config, pard, vanilla
 from ..errors import UserError
-from . import dspark_layout, eagle3_layout
+from . import dflash2_layout, dspark_layout, eagle3_layout
 from .checkpoint import Checkpoint, write_checkpoint
 from .dflash_layout import native_config
 from .language_model_layout import write_language_model
@@ -19,6 +19,7 @@ from .target_side import TargetSide, needed
 
 METHODS: dict[str, dict[str, Any]] = {
     "dflash": {"method": "dflash"},
+    "dflash2": {"method": "dflash"},
     "dspark": {"method": "dspark"},
     "eagle3": {"method": "eagle3"},
     "pard": {"method": "draft_model", "parallel_drafting": True},
@@ -43,6 +44,8 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
             }
             config["draft_vocab_size"] = len(ids)
         write_checkpoint(out, config, tensors)
+    elif source.kind == "dflash2":
+        dflash2_layout.write(source, out)
     elif source.kind == "dspark":
         if source.config["markov_head_type"] != "vanilla":
             raise UserError(NO_STATE)
@@ -67,7 +70,7 @@ def draft_length(kind: str, config: dict[str, Any]) -> int:
     """How many tokens a drafter was trained to draft a round."""
     if kind == "dspark":
         return int(config["block_size"])
-    if kind == "dflash":
+    if kind in ("dflash", "dflash2"):
         return int(config["block_size"]) - 1
     unsaid = {"vanilla": vanilla.DRAFT_LENGTH, "eagle3": eagle3_config.DRAFT_LENGTH}.get(kind, pard.DRAFT_LENGTH)
     return int((config.get("paradraft") or {}).get("draft_length", unsaid))

@@ -1,0 +1,45 @@
+"""DFlash 2's directory as its authors, vLLM and SGLang have it: DFlash's, and four keys more in `dflash_config`.
+
+Read in z-lab/dflash (`dflash/model.py`); no engine was run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..drafters.dflash2 import INNER
+from ..errors import UserError
+from . import dflash_layout
+from .checkpoint import Checkpoint, only, write_checkpoint
+
+KEYS = tuple(INNER.values())
+
+
+def native_config(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """config.json for engines, from one of ours."""
+    found = dflash_layout.native_config(config, where)
+    inner = found["dflash_config"] | only(config["dflash_config"], KEYS, where)
+    own = {"paradraft": config["paradraft"]} if "paradraft" in config else {}
+    return {**found, "architectures": ["DFlash2DraftModel"], "dflash_config": inner, **own}
+
+
+def write(source: Checkpoint, out: Path) -> None:
+    """The directory; its codebooks have a row for every token of the target."""
+    if source.reduced:
+        raise UserError(
+            "engines give DFlash 2 the target's whole head; a reduced draft vocabulary works in paradraft only"
+        )
+    write_checkpoint(out, native_config(source.config, source.directory), source.weights)
+
+
+def understood(config: Mapping[str, Any], where: Path, assume: Collection[str]) -> tuple[dict[str, Any], list[str]]:
+    """A foreign configuration as ours, and what the user should know; what it leaves open is refused."""
+    inner = dict(config.get("dflash_config") or {})
+    own = {key: inner.pop(key) for key in KEYS if key in inner}
+    found, notes = dflash_layout.understood({**config, "dflash_config": inner}, where, assume)
+    if found["is_causal"]:
+        raise UserError(f"drafter {where}: its blocks are causal, which paradraft's DFlash 2 does not have")
+    kept = {"paradraft": config["paradraft"]} if "paradraft" in config else {}
+    return native_config({**found, "dflash_config": found["dflash_config"] | own, **kept}, where), notes
