@@ -24,7 +24,8 @@ DraftLength = int | Literal["auto"]
 Array = NDArray[np.float64]
 
 PRIOR = 0.8  # of a draft token being accepted, before any was seen
-PRIOR_WEIGHT = 2.0  # observations that a prior is worth
+PRIOR_WEIGHT = 2.0  # observations that the prior of a position is worth
+ROW_WEIGHT = 1.0  # expected rejections that a row's prior is worth, which is to be like the others
 HORIZON = 200  # drafts over which the acceptance of a position is averaged
 ROW_HORIZON = 10  # drafts over which a row's own rejections are
 MARGIN = 1.02  # times as fast as plain decoding drafting must promise to be
@@ -134,7 +135,7 @@ class RowHistory:
 
     @property
     def factor(self) -> float:
-        return (PRIOR_WEIGHT + self.rejected) / (PRIOR_WEIGHT + self.expected)
+        return (ROW_WEIGHT + self.rejected) / (ROW_WEIGHT + self.expected)
 
     def add(self, rejected: float, expected: float) -> None:
         self.rejected += rejected - self.rejected / ROW_HORIZON
@@ -145,8 +146,9 @@ class Adaptive:
     """The lengths that promise the most tokens a second over all rows, by measured costs and tracked acceptance.
 
     All rows that draft draft equally much, as far as they have room: the target's step pays for the longest draft in
-    every row. Where plain decoding is faster nothing is drafted, and no round says whether that has changed; so a
-    round drafts all the same whenever the plain steps since the last such round make it a loss of at most LOSS.
+    every row. Where plain decoding is faster nothing is drafted, and no round says whether that has changed. So a round
+    drafts all the same, as much as would pay by the prior, whenever the plain steps before it make that a loss of at
+    most LOSS; and once for a new row, which is paid by the plain steps after it.
     """
 
     whole = False
@@ -179,14 +181,15 @@ class Adaptive:
             self._resting = []
             lengths[order[drafting + 1 :, length]] = 0
             return [int(n) for n in lengths]
-        length = int(rates[-1].argmax())
+        hoped = 1 + (PRIOR ** np.arange(1, self.most + 1)).cumsum()
+        length = int((hoped / (verify[1:] + draft[-1])).argmax())
         loss = float(verify[length + 1] + draft[-1, length] - verify[0])
-        if self._credit >= loss and rooms.max() > 0:
+        self._needed = 0.0 if any(sequence not in self.history.rows for sequence in sequences) else loss
+        if self._credit >= self._needed and rooms.max() > 0:
             self._credit -= loss
             self._resting = []
             return [int(n) for n in np.minimum(length + 1, rooms)]
-        step = float(verify[0])
-        self._resting, self._needed = list(sequences), loss
+        step, self._resting = float(verify[0]), list(sequences)
         self._earned = max(LOSS * step - rows * self.costs.catch_up, LOSS * step / 5)
         self._credit += self._earned
         return [0] * rows
