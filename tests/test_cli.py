@@ -100,6 +100,33 @@ def test_the_draft_length_may_be_left_to_the_engine(
         run("generate", *pair[:-1], "often", "the cat")
 
 
+def test_bench(target_directory: Path, drafter_directory: Path, prompts: Path, tmp_path: Path) -> None:
+    small = ["--batch-sizes", "1,2", "--draft-lengths", "auto,2", "--max-new-tokens", 6, "--repeats", 1]
+    pair = ["bench", "--target", target_directory, "--drafter", drafter_directory, "--prompts", prompts, *small]
+    output = run(*pair, "--out", tmp_path)
+    assert "K=2" in output and "plain token takes" in output and "not the target" not in output
+    toy = ["bench", "--target", "random:toy", *small, "--context", 9]
+    output = run(*toy, "--synthetic-acceptance", 0.8, "--json")
+    found = json.loads(output[output.index("{") :])["bench"]
+    assert [(r["batch_size"], r["way"]) for r in found["runs"]][:4] == [
+        (1, "plain"),
+        (1, "K=auto"),
+        (1, "K=2"),
+        (2, "plain"),
+    ]
+    assert found["synthetic_acceptance"] == 0.8 and found["drafter"] == "random:dflash"
+    run("report", tmp_path, "--out", tmp_path / "report.html")
+    for arguments, complaint in (
+        (toy, "random weights accept nothing"),
+        ([*pair, "--draft-lengths", "9"], "outside 1 to 3"),
+        ([*pair, "--batch-sizes", "1,x"], "must be whole numbers"),
+        ([*pair, "--batch-sizes", "0"], "at least 1, not 0"),
+        (["bench", "--target", "random:huge", "--synthetic-acceptance", 0.5], "random weights come in the sizes of"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            run(*arguments)
+
+
 def test_both_modes_of_pard2(target_directory: Path, drafter_directory: Path, prompts: Path, tmp_path: Path) -> None:
     target = Target.load(str(target_directory))
     section = Pard2.section(layers=1, draft_length=3)

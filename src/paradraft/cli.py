@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from .commands.bench import bench
 from .commands.demo import demo
 from .commands.doctor import doctor
 from .commands.evaluate import evaluate
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "train": train,
     "eval": evaluate,
+    "bench": bench,
     "verify": verify,
     "study": study,
     "generate": generate,

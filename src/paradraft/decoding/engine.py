@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..models import KeyValueSlots, Target
 from .acceptance import accept, check_acceptance
 from .costs import MeasuredCosts
-from .draft import Draft, Drafting, Noise
+from .draft import Accepted, Draft, Drafting, Noise
 from .length import AUTO, Adaptive, DraftLength, Fixed, LengthRule, check_draft_length
 from .logprobs import logprobs_of
 from .request import Event, Generation, Request, Sequence
@@ -198,7 +198,7 @@ class Engine:
         output = self.target.forward(consumed, self._slots, self._feature_layers, slots)
         self.seconds.verify += clock.lap()
 
-        accepted = accept(self.acceptance, draft, output.logits, samplings, deciding)
+        accepted = self.judge(draft, output.logits, samplings, deciding)
         found = torch.cat((accepted.counts[:, None], accepted.next[:, None], draft.tokens), dim=1).cpu()
         kept = found[:, 0] + 1
         self._slots.commit(kept)
@@ -216,6 +216,10 @@ class Engine:
         self._leave([sequence for sequence in running if sequence.finished])
         self.seconds.other += clock.lap()
         return events
+
+    def judge(self, draft: Draft, logits: Tensor, samplings: Tokens[Sampling], noise: Noise | None) -> Accepted:
+        """What of a draft is kept, by the target's logits [rows, N+1, V]."""
+        return accept(self.acceptance, draft, logits, samplings, noise)
 
     def _leave(self, sequences: list[Sequence]) -> None:
         slots = self.scheduler.leave(sequences)

@@ -174,8 +174,18 @@ def plot(data: list[dict[str, Any]], layout: dict[str, Any], height: int, label:
     )
 
 
-def line_chart(lines: Sequence[Line], x_title: str, y_title: str, percent: bool = False, marks: bool = False) -> str:
-    """Lines over a shared x axis; `percent` reads y as a share, `marks` shows the points, for lines of few."""
+def line_chart(
+    lines: Sequence[Line],
+    x_title: str,
+    y_title: str,
+    percent: bool = False,
+    marks: bool = False,
+    ticks: Sequence[float] | None = None,
+) -> str:
+    """Lines over a shared x axis; `percent` reads y as a share, `marks` shows the points, for lines of few.
+
+    With `ticks` the x axis is logarithmic, and these values are written under it.
+    """
     data: list[dict[str, Any]] = [
         {
             "type": "scatter",
@@ -187,13 +197,16 @@ def line_chart(lines: Sequence[Line], x_title: str, y_title: str, percent: bool 
         }
         for line in lines
     ]
+    x_axis: dict[str, Any] = {"title": {"text": x_title}}
+    if ticks is not None:
+        x_axis |= {"type": "log", "tickvals": list(ticks), "ticktext": [f"{tick:g}" for tick in ticks]}
     y_axis: dict[str, Any] = {"title": {"text": y_title}, "rangemode": "tozero"}
     if percent:
         y_axis |= {"tickformat": ".0%", "hoverformat": ".1%"}
     else:
         y_axis["hoverformat"] = ".4~g"
     layout = {
-        "xaxis": {"title": {"text": x_title}},
+        "xaxis": x_axis,
         "yaxis": y_axis,
         "hovermode": "x unified",
         "showlegend": len(lines) > 1,

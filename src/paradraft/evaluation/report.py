@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 
 from ..errors import UserError
+from .bench import BENCH_FILE, PLAIN, BenchResults, bench_cells, bench_sentences, read_bench
+from .bench import COLUMNS as BENCH_COLUMNS
 from .figures import (
     Line,
     Record,
@@ -27,7 +29,10 @@ from .figures import (
 from .results import Results, RunResult, read_results
 from .tables import EMITTED, difference, rows_of
 
-EXPECTED = "expected a run directory with metrics.jsonl, or a results.json as `paradraft eval --out` writes it"
+EXPECTED = (
+    "expected a run directory with metrics.jsonl, a results.json as `paradraft eval --out` writes it, or a bench.json "
+    "of `paradraft bench --out`"
+)
 POINTS = 400
 SETTINGS = ("target", "mode", "temperature", "top_k", "top_p", "seed", "batch_size", "max_new_tokens", "length_label")
 NAMED = {"length_label": "draft length"}
@@ -43,6 +48,7 @@ class ReportInput:
     records: list[Record]
     config: str
     results: Results | None
+    bench: BenchResults | None = None
 
 
 def write_report(paths: Sequence[Path], out: Path) -> None:
@@ -57,6 +63,8 @@ def write_report(paths: Sequence[Path], out: Path) -> None:
         own = results_sections(source.results) if source.results else []
         if len(sources) > 1:
             own = [replace(section, title=f"{source.name}: {section.title}") for section in own]
+        if source.bench:
+            own += bench_sections(source.bench, source.name)
         if source.records:
             own += training_sections(source.records, source.name)
         if source.config:
@@ -69,14 +77,17 @@ def read_input(path: Path, name: str) -> ReportInput:
     """The run, the results or both under `path`."""
     metrics, config = path / "metrics.jsonl", path / "config.yaml"
     results = path / "results.json" if path.is_dir() else path
-    has_results = results.suffix == ".json" and results.is_file()
-    if not has_results and not metrics.is_file():
+    bench = path / BENCH_FILE if path.is_dir() else path
+    has_bench = bench.name == BENCH_FILE and bench.is_file()
+    has_results = results.suffix == ".json" and results.is_file() and results.name != BENCH_FILE
+    if not has_results and not has_bench and not metrics.is_file():
         raise UserError(f"{path} {'holds no run or results' if path.exists() else 'does not exist'}; {EXPECTED}")
     return ReportInput(
         name,
         read_records(metrics) if metrics.is_file() else [],
         read_text(config) if config.is_file() else "",
         read_results(results) if has_results else None,
+        read_bench(bench) if has_bench else None,
     )
 
 
@@ -120,6 +131,26 @@ def results_sections(results: Results) -> list[Section]:
         Section("Acceptance by position", "".join(acceptance_chart(runs, names, prompts) for prompts in sets)),
         Section("Where decoding time goes", share_chart(times, "s")),
         Section("Environment and settings", settings_table(runs, results.environment)),
+    ]
+
+
+def bench_sections(results: BenchResults, name: str) -> list[Section]:
+    """Tokens a second over batch size, plain and drafted, with the table behind it."""
+    sizes = sorted({run.batch_size for run in results.runs})
+    lines = []
+    for i, way in enumerate(dict.fromkeys(run.way for run in results.runs)):
+        by_size = {run.batch_size: run.tokens_per_second for run in results.runs if run.way == way}
+        dash = "dot" if way == PLAIN else "solid"
+        lines.append(Line(way, sizes, [by_size.get(size) for size in sizes], colour_of(i), dash))
+    chart = line_chart(lines, "batch size", "tokens a second", marks=True, ticks=sizes)
+    explained = "".join(remark(sentence) for sentence in bench_sentences(results))
+    facts = [["target", results.target], ["drafter", results.drafter], ["mode", results.mode]]
+    facts += [[key, str(value)] for key, value in results.environment.items()]
+    return [
+        Section(f"{name}: speed over batch size", chart + explained),
+        Section(
+            f"{name}: times", table(BENCH_COLUMNS, bench_cells(results.runs), numbers_from=2) + table([], facts, 2)
+        ),
     ]
 
 

@@ -1,0 +1,317 @@
+"""Latency and throughput over batch sizes and draft lengths, beside what the machine's memory allows."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+
+from ..decoding import DraftLength, Engine, Generation, Sampling, Seconds
+from ..decoding.acceptance import drafted as is_drafted
+from ..decoding.acceptance import leading
+from ..decoding.draft import Accepted, Draft, Noise
+from ..drafters import Drafter
+from ..errors import UserError
+from ..files import write_text
+from ..models import Target
+from ..numbers import number, size
+from .measure import environment
+from .results import TimeSplit
+from .statistics import mean_draft_length, ratio, rounds_and_tokens
+
+PLAIN = "plain"
+BENCH_FILE = "bench.json"
+READ_BYTES = {"cpu": 2**28, "cuda": 2**31}  # of one read for the bandwidth: more than caches hold
+
+
+class SyntheticEngine(Engine):
+    """Keeps each drafted token with a given probability, whatever the target thinks of it.
+
+    For timing only, with models whose text means nothing: nothing about it is lossless.
+    """
+
+    def __init__(self, probability: float, target: Target, drafter: Drafter | None, *settings: Any) -> None:
+        super().__init__(target, drafter, *settings)
+        self.probability, self.chance = probability, torch.Generator().manual_seed(self.seed)
+
+    def judge(self, draft: Draft, logits: Tensor, samplings: Sequence[Sampling], noise: Noise | None) -> Accepted:
+        found = super().judge(draft, logits, samplings, noise)  # costs what it costs
+        lucky = torch.rand(draft.tokens.shape, generator=self.chance).to(draft.tokens.device) < self.probability
+        return Accepted(leading(lucky & is_drafted(draft)), found.next)
+
+
+@dataclass(frozen=True)
+class BenchRun:
+    """One way of decoding at one batch size.
+
+    way: "plain", "K=4", "K=auto". milliseconds_per_round: of a round of all rows; per_token: of a token in one row, as
+    its reader waits for it. efficiency: speed-up / emitted length, 1 if a round cost no more than a plain step.
+    """
+
+    batch_size: int
+    way: str
+    tokens: int
+    rounds: int
+    tokens_per_second: float
+    milliseconds_per_round: float
+    milliseconds_per_token: float
+    emitted_length: float
+    mean_draft_length: float
+    speedup: float
+    efficiency: float
+    seconds: TimeSplit
+
+
+@dataclass(frozen=True)
+class BenchResults:
+    """All that `paradraft bench` found. synthetic_acceptance: None if tokens were really accepted or rejected.
+
+    bandwidth: bytes a second of reading memory, measured in the same run; target_bytes, drafter_bytes: weights that one
+    forward reads; limit_milliseconds: the target's, by this bandwidth.
+    """
+
+    target: str
+    drafter: str
+    mode: str
+    synthetic_acceptance: float | None
+    temperature: float
+    max_new_tokens: int
+    bandwidth: float
+    target_bytes: int
+    drafter_bytes: int
+    limit_milliseconds: float
+    runs: list[BenchRun]
+    environment: dict[str, Any]
+
+
+# --- measuring ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """`repeats` batches at each size, the prompts repeated as far as they must be."""
+
+    batch_sizes: tuple[int, ...] = (1, 4, 16)
+    draft_lengths: tuple[DraftLength, ...] = ("auto", 2, 4, 7)
+    sampling: Sampling = field(default_factory=Sampling)
+    max_new_tokens: int = 128
+    repeats: int = 2
+    synthetic_acceptance: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if any(size < 1 for size in self.batch_sizes):
+            raise UserError(f"batch sizes must be at least 1, not {min(self.batch_sizes)}")
+        if self.synthetic_acceptance is not None and not 0 <= self.synthetic_acceptance <= 1:
+            raise UserError(f"--synthetic-acceptance must lie in 0 to 1, not {self.synthetic_acceptance:g}")
+
+
+def engines_of(target: Target, drafter: Drafter, settings: BenchSettings) -> dict[str, Engine]:
+    """One engine for each way of decoding, plain first."""
+
+    def engine(drafting: Drafter | None, length: DraftLength | None) -> Engine:
+        if settings.synthetic_acceptance is None:
+            return Engine(target, drafting, settings.sampling, length, settings.seed)
+        share = settings.synthetic_acceptance
+        return SyntheticEngine(share, target, drafting, settings.sampling, length, settings.seed)
+
+    ways = {PLAIN: engine(None, None)}
+    return ways | {f"K={length}": engine(drafter, length) for length in settings.draft_lengths}
+
+
+def bench(
+    target: Target,
+    drafter: Drafter,
+    prompts: Sequence[Sequence[int]],
+    settings: BenchSettings,
+    advance: Callable[[int], None] = lambda batches: None,
+) -> list[BenchRun]:
+    """Time every way on every batch, one after the other, so that a slower or faster machine affects all alike.
+
+    With synthetic acceptance no text ends before its `max_new_tokens`.
+    """
+    ways = engines_of(target, drafter, settings)
+    stops = None if settings.synthetic_acceptance is None else ()
+    runs = []
+    for batch_size in settings.batch_sizes:
+        written: dict[str, list[Generation]] = {way: [] for way in ways}
+        for engine in ways.values():
+            first = [prompts[i % len(prompts)] for i in range(batch_size)]
+            engine.generate(first, min(8, settings.max_new_tokens), stops)  # allocates, measures costs
+            engine.seconds = Seconds()
+        for repeat in range(settings.repeats):
+            batch = [prompts[(repeat * batch_size + i) % len(prompts)] for i in range(batch_size)]
+            for way, engine in ways.items():
+                seeds = [settings.seed + repeat * batch_size + i for i in range(batch_size)]
+                written[way] += engine.generate(batch, settings.max_new_tokens, stops, seeds=seeds)
+                advance(1)
+        plain = 0.0
+        for way, engine in ways.items():
+            run = bench_run(batch_size, way, written[way], engine.seconds, plain)
+            plain = plain or run.tokens_per_second
+            runs.append(run)
+    return runs
+
+
+def bench_run(batch_size: int, way: str, texts: Sequence[Generation], seconds: Seconds, plain: float) -> BenchRun:
+    """The figures of one way; `plain` tokens a second, 0 if this is plain decoding itself."""
+    rounds, tokens = rounds_and_tokens(texts)
+    emitted = ratio(tokens, rounds) or 0.0
+    speed = float(tokens.sum()) / seconds.decode if seconds.decode else 0.0
+    speedup = speed / plain if plain else 1.0
+    steps = sum(
+        max((len(g.rounds) for g in texts[i : i + batch_size]), default=0) for i in range(0, len(texts), batch_size)
+    )
+    return BenchRun(
+        batch_size,
+        way,
+        int(tokens.sum()),
+        int(rounds.sum()),
+        speed,
+        1000 * seconds.decode / max(1, steps),
+        1000 * seconds.decode / max(1.0, float(tokens.sum()) / batch_size),
+        emitted,
+        mean_draft_length(texts) or 0.0,
+        speedup,
+        speedup / emitted if emitted else 0.0,
+        TimeSplit(seconds.draft, seconds.verify, seconds.other),
+    )
+
+
+def bench_results(
+    target: Target, drafter: Drafter, names: tuple[str, str], settings: BenchSettings, runs: list[BenchRun]
+) -> BenchResults:
+    """With the machine's bandwidth, measured now; `names` of target and drafter as they were asked for."""
+    speed = bandwidth(target.device)
+    read = weight_bytes(target.model, target.embedding, target.output_embedding)
+    shared = {id(p) for p in target.model.parameters()}
+    own = sum(p.numel() * p.element_size() for p in drafter.parameters() if id(p) not in shared)
+    return BenchResults(
+        *names,
+        drafter.mode,
+        settings.synthetic_acceptance,
+        settings.sampling.temperature,
+        settings.max_new_tokens,
+        speed,
+        read,
+        own,
+        1000 * read / speed,
+        runs,
+        environment(target),
+    )
+
+
+def weight_bytes(model: nn.Module, embedding: nn.Embedding, head: nn.Module) -> int:
+    """What a forward reads of the weights: all but an embedding that is not the head as well."""
+    total = sum(p.numel() * p.element_size() for p in model.parameters())
+    weight = embedding.weight
+    return total if head.weight is weight else total - weight.numel() * weight.element_size()
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes a second of summing up a tensor that no cache holds; the best of a few times."""
+    memory = torch.ones(READ_BYTES["cuda" if device.type == "cuda" else "cpu"] // 4, device=device)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    best = float("inf")
+    for _ in range(6):
+        wait()
+        started = time.perf_counter()
+        memory.sum()
+        wait()
+        best = min(best, time.perf_counter() - started)
+    return memory.numel() * 4 / best
+
+
+# --- showing ------------------------------------------------------------------------------------------------------
+
+COLUMNS = ("batch", "way", "tok/s", "ms/round", "ms/token", "emitted", "speed-up", "efficiency", "draft/verify/other")
+
+
+def bench_cells(runs: Iterable[BenchRun]) -> list[list[str]]:
+    """One line a run, in the order of COLUMNS."""
+    lines = []
+    for run in runs:
+        parts = run.seconds.draft, run.seconds.verify, run.seconds.other
+        split = "/".join(f"{part / (sum(parts) or 1.0):.0%}" for part in parts)
+        way = f"{run.way} ({number(run.mean_draft_length, 1)})" if run.way == "K=auto" else run.way
+        times = (
+            number(run.tokens_per_second, 1),
+            number(run.milliseconds_per_round, 1),
+            number(run.milliseconds_per_token, 1),
+        )
+        gains = number(run.emitted_length), number(run.speedup), number(run.efficiency)
+        lines.append([str(run.batch_size), way, *times, *gains, split])
+    return lines
+
+
+def bench_table(results: BenchResults) -> Table:
+    table = Table(title=f"{results.target} with {results.drafter}")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == "way" else "right", overflow="fold")
+    for line in bench_cells(results.runs):
+        table.add_row(*line)
+    return table
+
+
+def bench_sentences(results: BenchResults) -> list[str]:
+    """What the table does not say: the memory's limit, where drafting stops paying, what the text is worth."""
+    plain = next((run for run in results.runs if run.way == PLAIN and run.batch_size == 1), None)
+    limit = (
+        f"The target's weights are {size(results.target_bytes)}, the drafter's own {size(results.drafter_bytes)}. "
+        f"Memory is read at {size(results.bandwidth)} a second (measured in this run), so no step of the target takes "
+        f"less than {results.limit_milliseconds:.1f} ms"
+    )
+    if plain is not None and results.limit_milliseconds:
+        limit += f"; a plain token takes {plain.milliseconds_per_round / results.limit_milliseconds:.2f} times that"
+    found = [limit + "."]
+    for way in dict.fromkeys(run.way for run in results.runs if run.way != PLAIN):
+        found.append(paying_sentence(way, [run for run in results.runs if run.way == way]))
+    if results.synthetic_acceptance is not None:
+        found.append(
+            f"Each drafted token was accepted with probability {results.synthetic_acceptance:g}, whatever the target "
+            "says: these are times, and the text is not the target's."
+        )
+    return found
+
+
+def paying_sentence(way: str, runs: Sequence[BenchRun]) -> str:
+    """From which batch size on a way is slower than plain decoding, on a straight line between the measured ones."""
+    runs = sorted(runs, key=lambda run: run.batch_size)
+    for before, after in pairwise(runs):
+        if before.speedup >= 1 > after.speedup:
+            share = (before.speedup - 1) / (before.speedup - after.speedup)
+            at = before.batch_size + share * (after.batch_size - before.batch_size)
+            return f"{way} stops paying at a batch size of about {at:.0f}."
+    if runs[0].speedup < 1:
+        return f"{way} does not pay at a batch size of {runs[0].batch_size}."
+    return f"{way} pays at every batch size up to {runs[-1].batch_size}."
+
+
+# --- on disk ------------------------------------------------------------------------------------------------------
+
+
+def write_bench(path: Path, results: BenchResults) -> None:
+    write_text(path, bench_json(results) + "\n")
+
+
+def bench_json(results: BenchResults) -> str:
+    return json.dumps({"bench": asdict(results)}, indent=2)
+
+
+def read_bench(path: Path) -> BenchResults:
+    """UserError if the file is not what `write_bench` writes."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["bench"]
+        values = {name: found[name] for name in (each.name for each in fields(BenchResults))}
+        values["runs"] = [BenchRun(**{**run, "seconds": TimeSplit(**run["seconds"])}) for run in found["runs"]]
+        return BenchResults(**values)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not what `paradraft bench --out` writes ({error}); run it again") from None

@@ -1,0 +1,128 @@
+"""The benchmark's own arithmetic, synthetic acceptance, models of random weights, and the page that shows it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from paradraft.decoding import Generation, Seconds
+from paradraft.decoding.request import Round
+from paradraft.errors import UserError
+from paradraft.evaluation.bench import (
+    BENCH_FILE,
+    BenchRun,
+    BenchSettings,
+    bandwidth,
+    bench,
+    bench_results,
+    bench_run,
+    bench_sentences,
+    paying_sentence,
+    read_bench,
+    weight_bytes,
+    write_bench,
+)
+from paradraft.evaluation.report import write_report
+from paradraft.evaluation.results import TimeSplit
+from paradraft.evaluation.shapes import SHAPES, random_pair
+from paradraft.models import Target
+from tests.conftest import make_drafter
+
+
+def test_figures_of_a_run() -> None:
+    """Two rows, one with two rounds of 3 and 1 tokens, one with one round of 2."""
+    texts = [
+        Generation([1, 2, 3, 4, 5], [Round((1, 2, 3), 2, 3), Round((1,), 0, 1)]),
+        Generation([1, 2, 3], [Round((1, 2), 1, 2)]),
+    ]
+    run = bench_run(2, "K=3", texts, Seconds(prefill=9.0, draft=0.1, verify=0.25, other=0.05), plain=5.0)
+    assert (run.tokens, run.rounds, run.emitted_length, run.mean_draft_length) == (6, 3, 2.0, 2.0)
+    assert run.tokens_per_second == pytest.approx(15) and run.speedup == pytest.approx(3)
+    assert run.efficiency == pytest.approx(1.5) and run.milliseconds_per_round == pytest.approx(200)
+    assert run.milliseconds_per_token == pytest.approx(1000 * 0.4 / 3)  # three tokens a row
+
+
+@pytest.mark.parametrize("probability", [0.6, 1.0])
+def test_synthetic_acceptance_accepts_what_it_is_told(target: Target, probability: float) -> None:
+    drafter = make_drafter(target)
+    settings = BenchSettings((1, 3), (4,), max_new_tokens=40, repeats=2, synthetic_acceptance=probability)
+    runs = bench(target, drafter, [[1, 2, 3], [4]], settings)
+    assert [(run.batch_size, run.way) for run in runs] == [(1, "plain"), (1, "K=4"), (3, "plain"), (3, "K=4")]
+    for run in runs:
+        wanted = sum(probability**k for k in range(5)) if run.way != "plain" else 1.0
+        assert run.emitted_length == pytest.approx(wanted, abs=0.45)
+        assert run.tokens == 2 * run.batch_size * 39
+    with pytest.raises(UserError, match="must lie in 0 to 1"):
+        replace(settings, synthetic_acceptance=1.5)
+
+
+def test_without_it_texts_are_the_targets_own(target: Target) -> None:
+    runs = bench(
+        target, make_drafter(target), [[1, 2, 3], [4]], BenchSettings((2,), (5,), max_new_tokens=20, repeats=1)
+    )
+    assert [run.tokens for run in runs] == [38, 38] and runs[0].speedup == 1
+    assert runs[1].efficiency == pytest.approx(runs[1].speedup / runs[1].emitted_length)
+
+
+def run_of(batch_size: int, speedup: float, way: str = "K=4") -> BenchRun:
+    return BenchRun(batch_size, way, 9, 3, 1.0, 20.0, 7.0, 2.0, 4.0, speedup, speedup / 2, TimeSplit(1, 2, 1))
+
+
+def test_where_drafting_stops_paying() -> None:
+    assert paying_sentence("K=4", [run_of(1, 2.0), run_of(5, 1.5), run_of(15, 0.5)]).endswith("about 10.")
+    assert paying_sentence("K=4", [run_of(1, 2.0), run_of(4, 1.5)]).endswith("up to 4.")
+    assert "does not pay at a batch size of 1" in paying_sentence("K=4", [run_of(1, 0.9), run_of(4, 0.5)])
+
+
+def test_results_come_back_and_are_drawn(target: Target, tmp_path: Path) -> None:
+    settings = BenchSettings((1, 3), ("auto", 3), max_new_tokens=8, repeats=1, synthetic_acceptance=0.7)
+    drafter = make_drafter(target)
+    runs = bench(target, drafter, [[1, 2]], settings)
+    results = bench_results(target, drafter, ("T", "D"), settings, runs)
+    assert results.limit_milliseconds == pytest.approx(1000 * results.target_bytes / results.bandwidth)
+    write_bench(tmp_path / BENCH_FILE, results)
+    assert read_bench(tmp_path / BENCH_FILE) == results
+    write_report([tmp_path], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "speed over batch size" in page and "the text is not the target" in page and '"type":"log"' in page
+    assert not any(
+        "not the target" in sentence for sentence in bench_sentences(replace(results, synthetic_acceptance=None))
+    )
+    (tmp_path / BENCH_FILE).write_text("{}")
+    with pytest.raises(UserError, match="is not what `paradraft bench --out` writes"):
+        read_bench(tmp_path / BENCH_FILE)
+
+
+def test_bytes_and_bandwidth(target: Target) -> None:
+    parameters = sum(p.numel() for p in target.model.parameters())
+    assert weight_bytes(target.model, target.embedding, target.output_embedding) == 4 * (parameters - 40 * 32)
+    assert 1e8 < bandwidth(torch.device("cpu")) < 1e13
+
+
+def test_models_of_random_weights() -> None:
+    target, drafters = random_pair("random:toy", ["random:dflash", "random:pard2"], "auto")
+    assert target.dtype == torch.float32 == torch.get_default_dtype()
+    assert [d.max_draft for d in drafters.values()] == [7, 16]
+    for drafter in drafters.values():
+        settings = BenchSettings((2,), (3,), max_new_tokens=6, repeats=1, synthetic_acceptance=1.0)
+        assert bench(target, drafter, [[1, 2]], settings)[1].tokens == 10
+    for pair in (("random:huge", "random:dflash"), ("random:toy", "demo:pard2")):
+        with pytest.raises(UserError, match="is not known"):
+            random_pair(pair[0], [pair[1]], "auto")
+
+
+def test_published_sizes() -> None:
+    """Billions of parameters, counted without making them."""
+    from transformers import AutoModelForCausalLM
+
+    counts = {}
+    with torch.device("meta"):
+        for name, shape in SHAPES.items():
+            models = [AutoModelForCausalLM.from_config(config) for config in (shape.target, shape.pard2)]
+            counts[name] = [sum(p.numel() for p in model.parameters()) / 1e9 for model in models]
+    assert counts["qwen3-4b"] == pytest.approx([4.02, 0.596], abs=0.01)
+    assert counts["qwen3-8b"] == pytest.approx([8.19, 0.596], abs=0.01)
+    assert counts["llama-3.1-8b"] == pytest.approx([8.03, 1.236], abs=0.01)
