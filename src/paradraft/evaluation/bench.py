@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich import box
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -232,7 +233,17 @@ def bandwidth(device: torch.device) -> float:
 
 # --- showing ------------------------------------------------------------------------------------------------------
 
-COLUMNS = ("batch", "way", "tok/s", "ms/round", "ms/token", "emitted", "speed-up", "efficiency", "draft/verify/other")
+COLUMNS = (
+    "batch",
+    "way",
+    "tok/s",
+    "ms a round",
+    "ms a token",
+    "emitted",
+    "speed-up",
+    "speed-up / emitted",
+    "draft / verify / other",
+)
 
 
 def bench_cells(runs: Iterable[BenchRun]) -> list[list[str]]:
@@ -253,7 +264,7 @@ def bench_cells(runs: Iterable[BenchRun]) -> list[list[str]]:
 
 
 def bench_table(results: BenchResults) -> Table:
-    table = Table(title=f"{results.target} with {results.drafter}")
+    table = Table(title=f"{results.target} with {results.drafter}", box=box.SIMPLE)
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == "way" else "right", overflow="fold")
     for line in bench_cells(results.runs):
