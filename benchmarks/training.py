@@ -33,7 +33,7 @@ from paradraft.objectives.chunked_head import chunked_head
 from paradraft.text.batches import batches_from
 from paradraft.training.config import RunConfig, load_config
 from paradraft.training.loop import Trainer
-from paradraft.training.plan import make_plan, measure, peak_memory, sequence_flops
+from paradraft.training.plan import make_plan, measure_steps, peak_memory, sequence_flops
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 DEMOS = ("demo-dpace", "demo-decay", "demo-pard", "demo-pard2", "demo-vanilla")
@@ -75,7 +75,7 @@ def print_peak(what: str, name: str) -> None:
         settings = [f"output={output}", "evaluation.prompts=[]", "data.limit=400", "drafter.init_from=null"]
         config = load_config(RECIPES / f"{name}.yaml", [*settings, "training.epochs=1"])
         if what == "plan":
-            print(measure(config, make_plan(config, 1, "cpu")).peak_bytes)
+            print(measure_steps(config, make_plan(config, 1, "cpu")).peak_bytes)
         else:
             Trainer(config, "never").run()
             print(peak_memory("cpu"))

@@ -23,7 +23,7 @@ from paradraft.models.names import ASSETS
 from paradraft.training.config import RunConfig, load_config
 from paradraft.training.loop import Trainer
 from paradraft.training.meta_models import meta_drafter, meta_target
-from paradraft.training.plan import make_plan, measure, optimizer_bytes, weights_are_here
+from paradraft.training.plan import make_plan, measure_steps, optimizer_bytes, weights_are_here
 
 from ..conftest import KINDS, drafter_values
 from .test_training import config_for
@@ -146,12 +146,12 @@ def test_a_large_target_is_planned_from_its_config_alone(conversations: Path, tm
     assert plan.standing_bytes == 2 * plan.target_parameters + 16 * plan.drafter_parameters
     assert "the target's tokenizer is not at hand" in plan.unknown[0]
     with pytest.raises(UserError, match="8 processes are planned and one is started"):
-        measure(config, plan)
+        measure_steps(config, plan)
     with pytest.raises(UserError, match=r"the weights of .*qwen are not on this machine"):
-        measure(config, replace(plan, processes=1))
+        measure_steps(config, replace(plan, processes=1))
     beyond = replace(plan, processes=1, device="cpu", standing_bytes=2**60)
     with pytest.raises(UserError, match="GiB are needed and"):
-        measure(RunConfig(), beyond)
+        measure_steps(RunConfig(), beyond)
 
 
 MEASURE = """
@@ -160,10 +160,10 @@ from dataclasses import replace
 from pathlib import Path
 from paradraft.training.config import load_config
 from paradraft.training.loop import Trainer
-from paradraft.training.plan import make_plan, measure, peak_memory
+from paradraft.training.plan import make_plan, measure_steps, peak_memory
 config = load_config(Path(sys.argv[1]))
 if sys.argv[2] == "plan":
-    print(measure(config, make_plan(config, 1, "cpu")).peak_bytes)
+    print(measure_steps(config, make_plan(config, 1, "cpu")).peak_bytes)
 else:
     Trainer(config).run()
     print(peak_memory("cpu"))

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ..errors import UserError
 from ..training.config import RunConfig
-from ..training.plan import GIB, Plan, free_memory, make_plan, measure
+from ..training.plan import GIB, Plan, free_memory, make_plan, measure_steps
 
 
 def print_plan(config: RunConfig, as_json: bool = False) -> None:
@@ -22,7 +22,7 @@ def print_plan(config: RunConfig, as_json: bool = False) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     plan = make_plan(config, int(os.environ.get("WORLD_SIZE", "1")), device)
     try:
-        plan = replace(plan, measured=measure(config, plan))
+        plan = replace(plan, measured=measure_steps(config, plan))
     except UserError as error:
         plan.unknown.append(f"time, and a step's memory: {error}")
     if int(os.environ.get("RANK", "0")) > 0:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 # --- directories --------------------------------------------------------------------------------------------------
 
 
-def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
+def replace_directory(path: Path, fill: Callable[[Path], None]) -> None:
     """Fill a directory under a temporary name beside `path`, mark it complete, and put it in place of the old one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -106,7 +106,7 @@ def link_directory(source: Path, copy: Path) -> None:
 
 
 def save_drafter(drafter: Drafter, path: Path) -> None:
-    write_directory(path, drafter.save_pretrained)
+    replace_directory(path, drafter.save_pretrained)
 
 
 def save_checkpoint(
@@ -122,7 +122,7 @@ def save_checkpoint(
             link_directory(run / "drafter", path / BEST)
 
     path = run / "checkpoints" / f"step-{progress['step']}"
-    write_directory(path, fill)
+    replace_directory(path, fill)
     for old in complete_checkpoints(path.parent)[:-keep]:
         remove_directory(old)
     return path
@@ -134,7 +134,7 @@ def restore_best_drafter(run: Path, checkpoint: Path | None) -> None:
     A later step that the kill threw away, or an older run in the same directory, may have left another one.
     """
     if checkpoint is not None and (checkpoint / BEST).is_dir():
-        write_directory(run / "drafter", lambda path: link_directory(checkpoint / BEST, path))
+        replace_directory(run / "drafter", lambda path: link_directory(checkpoint / BEST, path))
     elif (run / "drafter").is_dir():
         remove_directory(run / "drafter")
 

@@ -196,7 +196,7 @@ def attention_width(model: nn.Module) -> int:
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 
-def measure(config: RunConfig, plan: Plan) -> Measured:
+def measure_steps(config: RunConfig, plan: Plan) -> Measured:
     """Train three steps and forget them: one to warm up, one on the longest texts for memory, one for time.
 
     Raises UserError where it cannot be measured here, and says why.
