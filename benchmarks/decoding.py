@@ -1,0 +1,211 @@
+"""Ways of decoding side by side, on the same prompts in one run: Transformers' own and this engine's.
+
+python benchmarks/decoding.py --target demo --drafter demo:dflash-dpace --assistant demo:vanilla \
+    --prompts demo:math --prompts demo:code --lengths 4,9 --out benchmarks/results/decoding-demo.json
+
+Transformers runs a copy of the target as it loads it: plain `generate`, assisted generation with a draft model, prompt
+lookup (the last two at its own default settings, and for single prompts only). This engine decodes plainly, with each
+fixed draft length, and with the length left to it. On every batch all ways run one after the other, beginning with
+another one each time, so that a machine that others use hurts all alike. Times are whole calls, prefill included, since
+Transformers does not tell them apart; speed-ups are therefore lower than those of `paradraft eval`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from paradraft.commands.options import draft_length_of
+from paradraft.commands.pair import load_pair
+from paradraft.decoding import Engine, Generation, Sampling
+from paradraft.drafters import Drafter
+from paradraft.evaluation.measure import environment, first_turn_ids, fitting, weights_of
+from paradraft.evaluation.prompts import load_prompts
+from paradraft.evaluation.statistics import emitted_length, mean_draft_length
+from paradraft.files import write_text
+from paradraft.models import Target
+from paradraft.models.names import drafter_directory, target_name
+from paradraft.models.target import load_causal_lm, moved
+
+Answers = list[list[int]]
+Way = Callable[[Sequence[list[int]], list[int]], Answers]
+"""Prompts and a seed for each -> their answers, stop tokens included."""
+
+REFERENCE, OWN = "transformers plain", "paradraft plain"
+LOOKED_UP = 10  # tokens that prompt lookup proposes at most, as in Transformers' documentation
+
+
+@dataclass
+class Run:
+    """One way on one prompt set. same_text: share of answers equal to Transformers' plain ones; None where sampled."""
+
+    prompts: str
+    way: str
+    answers: int
+    tokens: int = 0
+    seconds: float = 0.0
+    tokens_per_second: float = 0.0
+    over_transformers: float = 0.0
+    over_paradraft_plain: float = 0.0
+    same_text: float | None = None
+    emitted_length: float | None = None
+    mean_draft_length: float | None = None
+
+
+def engine_way(engine: Engine, new: int, written: list[Generation]) -> Way:
+    """Adds what it wrote to `written`."""
+
+    def answer(prompts: Sequence[list[int]], seeds: list[int]) -> Answers:
+        found = engine.generate(prompts, new, seeds=seeds)
+        written.extend(found)
+        return [generation.tokens for generation in found]
+
+    return answer
+
+
+def transformers_way(target: Target, model: Any, new: int, sampling: Sampling, **settings: Any) -> Way:
+    """`generate` of a model as Transformers loads it."""
+    stops = sorted(target.stop_tokens)
+    pad = stops[0] if stops else 0
+    chances: dict[str, Any] = {"do_sample": not sampling.greedy}
+    if not sampling.greedy:
+        chances |= {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+
+    def answer(prompts: Sequence[list[int]], seeds: list[int]) -> Answers:
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=target.device)
+        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=target.device)
+        torch.manual_seed(seeds[0])
+        output = model.generate(
+            ids,
+            attention_mask=mask,
+            max_new_tokens=new,
+            eos_token_id=stops or None,
+            pad_token_id=pad,
+            **chances,
+            **settings,
+        )
+        return [up_to_stop(row, target.stop_tokens) for row in output[:, longest:].tolist()]
+
+    return answer
+
+
+def up_to_stop(tokens: list[int], stops: frozenset[int] | set[int]) -> list[int]:
+    end = next((n for n, token in enumerate(tokens, 1) if token in stops), len(tokens))
+    return tokens[:end]
+
+
+def ways_of(
+    arguments: argparse.Namespace, target: Target, drafters: dict[str, Drafter], written: dict[str, list[Generation]]
+) -> dict[str, Way]:
+    sampling, new = Sampling(arguments.temperature), arguments.max_new_tokens
+    model = moved(load_causal_lm(target_name(arguments.target), target.dtype, "target", False), target.device).eval()
+    ways = {REFERENCE: transformers_way(target, model, new, sampling)}
+    if arguments.batch_size == 1:
+        if arguments.assistant:
+            directory = str(drafter_directory(arguments.assistant))
+            assistant = moved(load_causal_lm(directory, target.dtype, "assistant", False), target.device).eval()
+            ways["transformers assisted"] = transformers_way(target, model, new, sampling, assistant_model=assistant)
+        ways["transformers prompt lookup"] = transformers_way(
+            target, model, new, sampling, prompt_lookup_num_tokens=LOOKED_UP
+        )
+    engines = {OWN: Engine(target, None, sampling)}
+    for name, drafter in drafters.items():
+        for length in arguments.lengths.split(","):
+            engines[f"{name} K={length}"] = Engine(target, drafter, sampling, draft_length_of(length))
+    for way, engine in engines.items():
+        ways[way] = engine_way(engine, new, written.setdefault(way, []))
+    return ways
+
+
+def measure(ways: dict[str, Way], prompts: Sequence[list[int]], batch_size: int, name: str) -> list[Run]:
+    """Seconds of every way on every batch; the first batch runs once before, untimed."""
+    runs = {way: Run(name, way, len(prompts)) for way in ways}
+    answers: dict[str, Answers] = {way: [] for way in ways}
+    for way in ways.values():
+        way(prompts[:batch_size], list(range(batch_size)))
+    for number, start in enumerate(range(0, len(prompts), batch_size)):
+        part = prompts[start : start + batch_size]
+        turn = number % len(ways)
+        for way in [*list(ways)[turn:], *list(ways)[:turn]]:
+            started = time.perf_counter()
+            found = ways[way](part, list(range(start, start + len(part))))
+            runs[way].seconds += time.perf_counter() - started
+            answers[way] += found
+    for way, run in runs.items():
+        run.tokens = sum(map(len, answers[way]))
+        run.tokens_per_second = run.tokens / run.seconds
+        pairs = zip(answers[way], answers[REFERENCE], strict=True)
+        run.same_text = sum(own == theirs for own, theirs in pairs) / len(prompts)
+    for run in runs.values():
+        run.over_transformers = run.tokens_per_second / runs[REFERENCE].tokens_per_second
+        run.over_paradraft_plain = run.tokens_per_second / runs[OWN].tokens_per_second
+    return list(runs.values())
+
+
+def table_of(runs: Sequence[Run], title: str) -> Table:
+    table = Table(title=title)
+    columns = "prompts", "way", "tok/s", "over Transformers", "over own plain", "same text", "emitted", "drafted"
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("prompts", "way") else "right")
+
+    def cell(value: float | None, form: str = ".2f") -> str:
+        return "-" if value is None else format(value, form)
+
+    for run in runs:
+        ratios = cell(run.over_transformers), cell(run.over_paradraft_plain), cell(run.same_text, ".0%")
+        own = cell(run.emitted_length), cell(run.mean_draft_length, ".1f")
+        table.add_row(run.prompts, run.way, cell(run.tokens_per_second, ".1f"), *ratios, *own)
+    return table
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", default="demo")
+    parser.add_argument("--drafter", action="append", help="repeatable; default: demo:dflash-dpace")
+    parser.add_argument("--assistant", help="draft model for Transformers, a causal LM such as demo:vanilla")
+    parser.add_argument("--prompts", action="append", help="set or file, repeatable; default: demo:math")
+    parser.add_argument("--lengths", default="2,4,7,auto", help="draft lengths with commas between")
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--limit", type=int, default=20, help="prompts of each set")
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args(given)
+    torch.set_num_threads(arguments.threads)
+    names = arguments.drafter or ["demo:dflash-dpace"]
+    target, drafters = load_pair(arguments.target, names, arguments.dtype, trust_remote_code=False)
+    written: dict[str, list[Generation]] = {}
+    ways = ways_of(arguments, target, drafters, written)
+    runs: list[Run] = []
+    for name in arguments.prompts or ["demo:math"]:
+        chosen = fitting(load_prompts(name, arguments.limit), target, arguments.max_new_tokens)
+        before = {way: len(found) for way, found in written.items()}
+        runs += measure(ways, first_turn_ids(target, chosen), arguments.batch_size, chosen.name)
+        for run in runs[-len(ways) :]:
+            if run.way in written and run.way != OWN:
+                own = written[run.way][before[run.way] + arguments.batch_size :]  # behind the warm-up
+                run.emitted_length, run.mean_draft_length = emitted_length(own).micro, mean_draft_length(own)
+            if arguments.temperature > 0:
+                run.same_text = None
+        Console().print(table_of(runs[-len(ways) :], f"{arguments.target}, batch {arguments.batch_size}"))
+        if arguments.out:  # after every set: a long run that is stopped keeps what it measured
+            facts = {key: value for key, value in vars(arguments).items() if key != "out"}
+            weights = asdict(weights_of(arguments.target, names))
+            found = {**facts, "weights": weights, "runs": list(map(asdict, runs)), "environment": environment(target)}
+            write_text(arguments.out, json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
