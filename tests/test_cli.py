@@ -58,9 +58,13 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
 
 def test_how_drafts_are_kept_can_be_chosen(target_directory: Path, drafter_directory: Path) -> None:
     pair = ["--target", target_directory, "--drafter", drafter_directory]
-    for rule in ("chain", "block"):
-        run("generate", "the cat", *pair, "--max-new-tokens", "9", "--temperature", "1", "--acceptance", rule)
-    with pytest.raises(UserError, match="acceptance rule 'bloc' is not known; use one of chain, block"):
+    sampled = ["generate", "the cat", *pair, "--max-new-tokens", "9", "--temperature", "1"]
+    for more in (["--acceptance", "block"], ["--tree", 6], ["--tree", 6, "--acceptance", "tree"]):
+        run(*sampled, *more)
+    assert "kept" in run("generate", "the cat", *pair, "--max-new-tokens", "9", "--tree", 6, "--show-rounds")
+    with pytest.raises(UserError, match="acceptance rule 'block' is not one for trees"):
+        run(*sampled, "--tree", 6, "--acceptance", "block")
+    with pytest.raises(UserError, match=r"acceptance rule 'bloc' is not one for chains .*; use one of chain, block"):
         run("generate", "the cat", *pair, "--acceptance", "bloc")
     with pytest.raises(UserError, match="give a drafter with --drafter"):
         run("generate", "the cat", "--target", target_directory, "--acceptance", "block")

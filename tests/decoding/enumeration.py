@@ -15,6 +15,7 @@ from torch import Tensor
 
 from paradraft.decoding.acceptance import Rule
 from paradraft.decoding.draft import Draft, Noise
+from paradraft.decoding.tree_acceptance import tree
 
 RANDOM, GRID, HALVINGS = 16, 17, 56
 LARGEST = 1 - 2.0**-53
@@ -129,7 +130,8 @@ def committed(
 ) -> tuple[dict[tuple[int, ...], float], float]:
     """What a rule commits, with probabilities, over drafts [cases, N] of `weights` [cases]; and its mean length.
 
-    targets [cases, N+1, V] are p after the newest token and after each drafted one.
+    targets [cases, N+1, V] are p after the newest token and after each drafted one. The integral goes through the noise
+    in the order in which the rule uses it: `tree` draws at the newest token first, and with the number `last`.
     """
     nodes, vocabulary = drafts.tokens.shape[1], targets.shape[-1]
     base = vocabulary + 1
@@ -141,7 +143,8 @@ def committed(
         ]
         assert pick[0] is not None and pick[1] is not None
         chosen = Draft(pick[0], pick[1], pick[2], pick[3])
-        accepted = rule(chosen, targets[cases], Noise(numbers[:, :-1], numbers[:, -1]))
+        noise = Noise(numbers[:, 1:], numbers[:, 0]) if rule is tree else Noise(numbers[:, :-1], numbers[:, -1])
+        accepted = rule(chosen, targets[cases], noise)
         outcome = torch.zeros(len(cases), dtype=torch.long)
         for place in range(nodes):
             token = chosen.tokens[:, place]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paradraft.decoding.acceptance import ACCEPTANCE, accept, chain
+from paradraft.decoding.acceptance import ACCEPTANCE, TREE_ACCEPTANCE, accept, chain
 from paradraft.decoding.draft import Accepted, Draft, Noise
 from paradraft.decoding.sampling import Sampling, draw
 
@@ -74,6 +74,38 @@ def test_first_emitted_token_has_the_targets_distribution(point_mass: bool) -> N
     assert (frequencies - p).abs().max() < 5 * (0.25 / count) ** 0.5
     wanted = 0.15 if point_mass else float(torch.minimum(p, q).sum())
     assert abs(float(accepted.counts.float().mean()) - wanted) < 0.006
+
+
+def test_greedy_rows_of_trees() -> None:
+    """The path of the target's most likely tokens, alone and beside sampled rows, in every rule."""
+    torch.manual_seed(0)
+    rows, nodes = 64, 7
+    parents = torch.tensor([-1, -1, 0, 0, 1, 2, 5]).expand(rows, -1)
+    tokens = torch.tensor([0, 1, 1, 0, 0, 1, 0]).expand(rows, -1)
+    draft = Draft(tokens, torch.randint(0, nodes + 1, (rows,)), parents)
+    logits = torch.randn(rows, nodes + 1, 2)
+    wanted = greedily(draft, logits)
+    assert wanted.path is not None and wanted.counts.max() >= 3
+    for row in range(rows):
+        node, path = 0, [0]
+        while True:
+            choice = int(logits[row, node].argmax())
+            children = [
+                n + 1
+                for n in range(int(draft.lengths[row]))
+                if parents[row, n] + 1 == node and tokens[row, n] == choice
+            ]
+            if not children:
+                break
+            path.append(node := children[0])
+        assert wanted.path[row, : len(path)].tolist() == path and wanted.counts[row] == len(path) - 1
+        assert wanted.next[row] == choice
+    for rule in TREE_ACCEPTANCE:
+        found = accept(rule, draft, logits, [Sampling()] * 63 + [Sampling(1.0)], noise_for(rows, nodes))
+        assert found.path is not None
+        assert torch.equal(found.counts[:63], wanted.counts[:63]) and torch.equal(found.next[:63], wanted.next[:63])
+        for row, count in enumerate(found.counts[:63].tolist()):
+            assert torch.equal(found.path[row, : count + 1], wanted.path[row, : count + 1])
 
 
 @pytest.mark.parametrize("rule", ACCEPTANCE)

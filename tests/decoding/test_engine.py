@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from paradraft.decoding import Engine, Request, Sampling
-from paradraft.decoding.acceptance import ACCEPTANCE
 from paradraft.decoding.request import Sequence as RunningSequence
 from paradraft.drafters import DFlash
 from paradraft.errors import UserError
@@ -47,15 +46,16 @@ def test_random_cases_are_lossless(family: str, kind: str) -> None:
         prompts = [[rng.randrange(1, 40) for _ in range(rng.randint(1, 9))] for _ in range(rng.choice([1, 2, 5]))]
         steps = rng.randint(1, drafter.max_draft)
         new = rng.randint(1, 24)
+        tree = rng.choice([None, 1, 4, 11]) if drafter.parallel else None
         plain = Engine(target).generate(prompts, new, ())
         if lean:
             target.prepare_decoding()
             drafter.prepare_decoding()
-        drafted = Engine(target, drafter, draft_length=steps).generate(prompts, new, ())
+        drafted = Engine(target, drafter, draft_length=steps, tree=tree).generate(prompts, new, ())
         for a, b in zip(plain, drafted, strict=True):
             assert a.tokens == b.tokens and len(a.tokens) == new
             assert sum(r.emitted for r in b.rounds) == new - 1
-            assert all(len(r.drafted) <= steps for r in b.rounds)
+            assert all(len(r.drafted) <= (tree or steps) and r.reach <= steps for r in b.rounds)
             cases += 1
 
 
@@ -129,9 +129,19 @@ def test_rows_that_end_apart_do_not_disturb_each_other(target: Target, kind: str
 MIXED = [Sampling(), Sampling(1.0), Sampling(0.7, top_k=5), Sampling(1.3, top_p=0.8), Sampling(1.0), Sampling()]
 
 
-@pytest.mark.parametrize("rule", ACCEPTANCE)
-@pytest.mark.parametrize("kind", [None, *KINDS])
-def test_a_text_is_the_same_alone_and_among_others(target: Target, kind: str | None, rule: str) -> None:
+KEEPING = [
+    *((kind, "chain", None) for kind in (None, *KINDS)),
+    ("dflash", "block", None),
+    ("dflash", "tree_residual", 7),
+    ("pard", "tree", 12),
+    ("pard2", "tree_residual", 12),
+]
+
+
+@pytest.mark.parametrize(("kind", "rule", "nodes"), KEEPING)
+def test_a_text_is_the_same_alone_and_among_others(
+    target: Target, kind: str | None, rule: str, nodes: int | None
+) -> None:
     """Sampled ones too, rounds included: other settings, lengths, stops and arrivals beside it change nothing."""
     drafter = None if kind is None else make_drafter_of(kind, target)
     rng = random.Random(kind)
@@ -141,10 +151,11 @@ def test_a_text_is_the_same_alone_and_among_others(target: Target, kind: str | N
         stops = frozenset(rng.sample(range(40), rng.choice([0, 1])))
         requests.append(Request(prompt, rng.randint(1, 20), MIXED[number % 6], stops, seed=number))
     alone = [
-        finish(engine := Engine(target, drafter, acceptance=rule), [engine.add(r)])[0].generation for r in requests
+        finish(engine := Engine(target, drafter, acceptance=rule, tree=nodes), [engine.add(r)])[0].generation
+        for r in requests
     ]
     for most in (None, 1, 3):
-        engine = Engine(target, drafter, max_rows=most, seed=9, acceptance=rule)
+        engine = Engine(target, drafter, max_rows=most, seed=9, acceptance=rule, tree=nodes)
         sequences = [engine.add(request) for request in requests[:7]]
         for request in requests[7:]:  # arrive one by one while the others run
             assert len(engine.scheduler.running) <= (most or 12)
@@ -239,7 +250,7 @@ def test_requests_that_cannot_be_served(target: Target, drafter: DFlash) -> None
         Engine(target).generate([[1]], 0)
     with pytest.raises(UserError, match="at least one sequence"):
         Engine(target, max_rows=0)
-    with pytest.raises(UserError, match="acceptance rule 'blocks' is not known; use one of chain, block"):
+    with pytest.raises(UserError, match=r"acceptance rule 'blocks' is not one for chains .*; use one of chain, block"):
         Engine(target, drafter, acceptance="blocks")
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from paradraft.decoding.acceptance import ACCEPTANCE, Rule, chain
+from paradraft.decoding.acceptance import ACCEPTANCE, TREE_ACCEPTANCE, Rule, chain
 from paradraft.decoding.draft import Accepted, Draft, Noise
 from paradraft.decoding.sampling import draw
 from tests.decoding.enumeration import World, committed, largest_difference
@@ -50,6 +50,62 @@ def test_block_verification_keeps_more() -> None:
         world = World(2, depth, seed=7)
         gain = error_of(ACCEPTANCE["block"], world, True)[1] - error_of(chain, world, True)[1]
         assert gain > 0.01 if depth > 1 else abs(gain) < EXACT
+
+
+TREES = {  # texts of the nodes, parents before children
+    "two chains": ["a", "b", "aa", "bb"],
+    "a whole level": ["a", "b", "c", "ca"],
+    "one deep": ["b", "ba", "bac", "baa"],
+    "children everywhere": ["c", "a", "cb", "ca", "ab", "cab"],
+}
+
+
+def tree_of(world: World, texts: list[str], padding: int = 0) -> tuple[Draft, Tensor, Tensor]:
+    """A tree as a draft, with the target's distributions at its nodes."""
+    paths = [tuple(ord(letter) - ord("a") for letter in text) for text in texts]
+    parents = [paths.index(path[:-1]) if len(path) > 1 else -1 for path in paths] + [-1] * padding
+    tokens = torch.tensor([[path[-1] for path in paths] + [0] * padding])
+    target = torch.stack([world.p[path] for path in [(), *paths, *[()] * padding]])[None]
+    draft = Draft(tokens, torch.tensor([len(paths)]), torch.tensor([parents]))
+    return draft, torch.ones(1, dtype=torch.float64), target
+
+
+@pytest.mark.parametrize("texts", TREES.values(), ids=TREES)
+@pytest.mark.parametrize("name", TREE_ACCEPTANCE)
+def test_tree_rules_are_lossless(name: str, texts: list[str]) -> None:
+    world = World(3, 3, seed=len(texts[-1]))
+    found, length = committed(TREE_ACCEPTANCE[name], *tree_of(world, texts))
+    assert largest_difference(world.continued(found), world.joint()) < EXACT
+    paths = [tuple(ord(letter) - ord("a") for letter in text) for text in texts]
+    assert abs(length - 1 - sum(world.likelihood((), path) for path in paths)) < EXACT  # as best_tree expects it
+
+
+def test_the_tree_rules_keep_the_same_texts() -> None:
+    world = World(3, 3, seed=5)
+    for texts in TREES.values():
+        first, second = (committed(rule, *tree_of(world, texts))[0] for rule in TREE_ACCEPTANCE.values())
+        assert largest_difference(first, second) < EXACT
+
+
+@pytest.mark.parametrize("name", TREE_ACCEPTANCE)
+def test_padding_of_a_tree_is_never_kept(name: str) -> None:
+    world, rule = World(3, 2, seed=6), TREE_ACCEPTANCE[name]
+    for texts in (["b"], ["b", "ba"]):
+        padded, plain = (committed(rule, *tree_of(world, texts, padding))[0] for padding in (2, 0))
+        assert largest_difference(padded, plain) < EXACT
+
+
+def test_a_tree_without_branches_is_a_chain() -> None:
+    """The same noise, the same text: the residual rule is `chain` with drafts chosen without chance."""
+    torch.manual_seed(0)
+    rows, steps = 500, 5
+    target, tokens = (2 * torch.randn(rows, steps + 1, 4)).softmax(-1), torch.randint(0, 4, (rows, steps))
+    lengths, parents = torch.randint(0, steps + 1, (rows,)), torch.arange(-1, steps - 1).expand(rows, -1)
+    noise = Noise(torch.rand(rows, steps, dtype=torch.float64), torch.rand(rows, dtype=torch.float64))
+    wanted = chain(Draft(tokens, lengths), target, noise)
+    found = TREE_ACCEPTANCE["tree_residual"](Draft(tokens, lengths, parents), target, noise)
+    assert torch.equal(found.counts, wanted.counts) and torch.equal(found.next, wanted.next)
+    assert wanted.counts.unique().numel() == steps + 1
 
 
 def test_a_rule_that_is_not_lossless_is_seen() -> None:

@@ -29,6 +29,7 @@ from .options import (
     ThreadsOption,
     TopKOption,
     TopPOption,
+    TreeOption,
     TrustOption,
     draft_length_of,
     set_threads,
@@ -46,6 +47,7 @@ def evaluate(
     batch_size: BatchSizeOption = 1,
     max_new_tokens: MaxNewTokensOption = 256,
     draft_length: DraftLengthOption = None,
+    tree: TreeOption = None,
     acceptance: AcceptanceOption = None,
     mode: ModesOption = None,
     limit: LimitOption = None,
@@ -79,7 +81,7 @@ def evaluate(
 
     console = Console()
     sampling, length = Sampling(temperature, top_k, top_p), draft_length_of(draft_length)
-    settings = Settings(sampling, batch_size, max_new_tokens, length, seed, acceptance, tuple(mode or ()))
+    settings = Settings(sampling, batch_size, max_new_tokens, length, seed, acceptance, tree, tuple(mode or ()))
     set_threads(threads)
     sets = [load_prompts(name, limit) for name in prompts]
     loaded, drafters = load_pair(target, drafter or [DEMO_DRAFTER], dtype, trust_remote_code, thinking, date)

@@ -24,6 +24,7 @@ from .options import (
     ThreadsOption,
     TopKOption,
     TopPOption,
+    TreeOption,
     TrustOption,
     draft_length_of,
     set_threads,
@@ -43,6 +44,7 @@ def generate(
     top_p: TopPOption = 1.0,
     max_new_tokens: MaxNewTokensOption = 256,
     draft_length: DraftLengthOption = None,
+    tree: TreeOption = None,
     acceptance: AcceptanceOption = None,
     mode: ModeOption = None,
     seed: SeedOption = 0,
@@ -63,10 +65,10 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p)
     if not prompt.strip():
         raise UserError("the prompt is empty; give the text to answer")
-    if drafter is None and any(option is not None for option in (mode, draft_length, acceptance)):
+    if drafter is None and any(option is not None for option in (mode, draft_length, tree, acceptance)):
         raise UserError(
-            "--mode, --draft-length and --acceptance say how drafts are made and kept; give a drafter with --drafter, "
-            "or leave them out"
+            "--mode, --draft-length, --tree and --acceptance say how drafts are made and kept; give a drafter with "
+            "--drafter, or leave them out"
         )
     loaded, drafters = load_pair(target, [drafter] if drafter else [], dtype, trust_remote_code, thinking, date)
     print_origin(Console(stderr=True), loaded)
@@ -74,7 +76,7 @@ def generate(
     if drafting is not None and mode is not None:
         drafting.set_mode(mode)
     tokenizer = loaded.chat.tokenizer
-    engine = Engine(loaded, drafting, sampling, length, seed, acceptance=acceptance)
+    engine = Engine(loaded, drafting, sampling, length, seed, acceptance=acceptance, tree=tree)
     ids = render_prompt(loaded.chat, [{"role": "user", "content": prompt}])
     generation = engine.generate([ids], max_new_tokens)[0]
     if not show_rounds:
@@ -83,8 +85,9 @@ def generate(
     console = Console()
     console.print(rounds_text(tokenizer, generation))
     for i, r in enumerate(generation.rounds, 1):
-        drafted = tokenizer.decode(list(r.drafted))
-        console.print(Text(f"{i:4d}  kept {min(r.accepted, r.emitted)} of {len(r.drafted)}: {drafted!r}"))
+        drafts = [list(r.drafted)] if r.depth is None else [[token] for token in r.drafted]
+        shown = " ".join(repr(tokenizer.decode(draft)) for draft in drafts)
+        console.print(Text(f"{i:4d}  kept {min(r.accepted, r.emitted)} of {len(r.drafted)}: {shown}"))
     emitted = sum(r.emitted for r in generation.rounds)
     console.print(
         f"{len(generation.tokens)} tokens, {len(generation.rounds)} rounds, "

@@ -64,7 +64,10 @@ DraftLengthOption = Annotated[
 ]
 AcceptanceOption = Annotated[
     str | None,
-    typer.Option("--acceptance", help="chain (token by token) or block; they differ above temperature 0 only"),
+    typer.Option("--acceptance", help="chain or block, with --tree tree_residual or tree; differ above temperature 0"),
+]
+TreeOption = Annotated[
+    int | None, typer.Option("--tree", min=1, help="draft so many nodes of a tree a round; default: a chain")
 ]
 ModeOption = Annotated[
     str | None, typer.Option("--mode", help="draft with the target's features (dependent) or without (independent)")

@@ -20,6 +20,7 @@ from .options import (
     TargetOption,
     ThinkingOption,
     ThreadsOption,
+    TreeOption,
     TrustOption,
     draft_length_of,
     set_threads,
@@ -43,6 +44,7 @@ def verify(
     ] = 20000,
     max_new_tokens: MaxNewTokensOption = 128,
     draft_length: DraftLengthOption = None,
+    tree: TreeOption = None,
     acceptance: AcceptanceOption = None,
     mode: ModeOption = None,
     dtype: DtypeOption = "auto",
@@ -84,6 +86,7 @@ def verify(
                     max_new_tokens,
                     draft_length=length,
                     acceptance=acceptance,
+                    tree=tree,
                     advance=advance,
                 )
             console.print(f"temperature 0, {str(loaded.dtype).removeprefix('torch.')}: {exact_sentence(exact)}")
@@ -100,6 +103,7 @@ def verify(
                     sampling,
                     draft_length=length,
                     acceptance=acceptance,
+                    tree=tree,
                     advance=advance,
                 )
             console.print(f"temperature {degree:g}: {distribution_sentence(found, len(starts))}")

@@ -13,29 +13,25 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .draft import Accepted, Draft, Noise
+from .draft import Accepted, Draft, Noise, at, drafted
 from .sampling import Sampling, distributions, draw
+from .tree_acceptance import follow_tree, tree, tree_residual
 
 Rule = Callable[[Draft, Tensor, Noise], Accepted]
 
 
 def accept(rule: str, draft: Draft, logits: Tensor, samplings: Sequence[Sampling], noise: Noise | None) -> Accepted:
-    """Apply a rule of ACCEPTANCE to the target's logits [rows, N+1, V]; without a sampled row none needs noise."""
+    """Apply a rule by name to the target's logits [rows, N+1, V]; without a sampled row none needs noise."""
     if noise is None:
-        return follow(draft, logits.argmax(-1))
+        choices = logits.argmax(-1)
+        return follow(draft, choices) if draft.parents is None else follow_tree(draft, choices)
     noise = Noise(noise.accept[:, : draft.tokens.shape[1]], noise.last)  # there is some for drafts that were cut
-    return ACCEPTANCE[rule](draft, distributions(logits, samplings), noise)
+    return (ACCEPTANCE | TREE_ACCEPTANCE)[rule](draft, distributions(logits, samplings), noise)
 
 
 def leading(agreed: Tensor) -> Tensor:
     """Length [rows] of the leading run of True in [rows, N]."""
     return agreed.long().cumprod(-1).sum(-1)
-
-
-def drafted(draft: Draft) -> Tensor:
-    """[rows, N]: which tokens are drafted and not padding."""
-    device = draft.tokens.device
-    return torch.arange(draft.tokens.shape[1], device=device) < draft.lengths.to(device)[:, None]
 
 
 def follow(draft: Draft, choices: Tensor) -> Accepted:
@@ -114,17 +110,13 @@ def ended(draft: Draft, target: Tensor, noise: Noise, counts: Tensor, survival: 
     return Accepted(counts, draw(torch.where(rejected[:, None], residual, at_end), noise.last))
 
 
-def at(values: Tensor, places: Tensor) -> Tensor:
-    """values [rows, N, ...] at one place [rows] of each row."""
-    return values[torch.arange(len(values), device=values.device), places]
-
-
 ACCEPTANCE: dict[str, Rule] = {"chain": chain, "block": block}
+TREE_ACCEPTANCE: dict[str, Rule] = {"tree_residual": tree_residual, "tree": tree}
 
 
-def check_acceptance(rule: str | None) -> str:
-    """The rule that is asked for; None: token by token."""
-    rule = rule or "chain"
-    if rule not in ACCEPTANCE:
-        raise UserError(f"acceptance rule {rule!r} is not known; use one of {', '.join(ACCEPTANCE)}")
-    return rule
+def check_acceptance(rule: str | None, of_trees: bool = False) -> str:
+    """The rule that is asked for, one for chains or one for trees; None: the first."""
+    known, drafts = (TREE_ACCEPTANCE, "trees (--tree)") if of_trees else (ACCEPTANCE, "chains (no --tree)")
+    if rule is not None and rule not in known:
+        raise UserError(f"acceptance rule {rule!r} is not one for {drafts}; use one of {', '.join(known)}")
+    return rule or next(iter(known))

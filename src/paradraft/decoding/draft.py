@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..drafters import Drafter, DraftState
 from .sampling import Sampling, distributions, draw
+from .tree import best_tree, depths_of, tree_size
 
 LATER = 64  # tokens of a row that a drafter may not have observed yet
 
@@ -20,8 +21,8 @@ class Draft:
     """tokens [rows, N], of which row r drafted `lengths[r]`; the rest is padding.
 
     A chain, or with `parents` [rows, N] a tree: the index of each node's parent, which stands before it, -1 for the
-    newest committed token. `probabilities` [rows, N, V] are what the tokens were sampled from; None: they were chosen
-    without chance, each stands for a point mass.
+    newest committed token; siblings are different tokens. `probabilities` [rows, N, V] are what the tokens of a chain
+    were sampled from; None: they were chosen without chance, each stands for a point mass.
     """
 
     tokens: Tensor
@@ -42,12 +43,43 @@ class Noise:
 class Accepted:
     """counts [rows] of drafted tokens that are kept, `next` [rows]: the token that the target adds.
 
-    path [rows, 1 + P]: in a tree, the kept nodes behind 0, each counted from 1; None: the first ones.
+    path [rows, 1 + P]: in a tree, 0 and the kept nodes, each counted from 1; None: the first ones.
     """
 
     counts: Tensor
     next: Tensor
     path: Tensor | None = None
+
+    def along(self, values: Tensor) -> Tensor:
+        """Of values [rows, 1 + N, ...] of the newest committed token and the drafts those that are kept, in order.
+
+        What stands behind the kept ones means nothing.
+        """
+        if self.path is None:
+            return values
+        return values[torch.arange(len(values), device=values.device)[:, None], self.path]
+
+    def shortened(self, length: int) -> Accepted:
+        """With no more of the path than the longest of the kept ones needs."""
+        return self if self.path is None else replace(self, path=self.path[:, :length])
+
+
+def drafted(draft: Draft) -> Tensor:
+    """[rows, N]: which tokens are drafted and not padding."""
+    device = draft.tokens.device
+    return torch.arange(draft.tokens.shape[1], device=device) < draft.lengths.to(device)[:, None]
+
+
+def reach(draft: Draft) -> Tensor:
+    """[rows]: how many tokens ahead the longest drafted text goes."""
+    if draft.parents is None or not draft.tokens.shape[1]:
+        return draft.lengths.to(draft.tokens.device)
+    return (depths_of(draft.parents)[:, 1:] * drafted(draft)).amax(-1)
+
+
+def at(values: Tensor, places: Tensor) -> Tensor:
+    """values [rows, N, ...] at one place [rows] of each row."""
+    return values[torch.arange(len(values), device=values.device), places]
 
 
 class ChainSampler:
@@ -63,6 +95,25 @@ class ChainSampler:
         self.step += logits.shape[1]
         probabilities = distributions(logits[:, : noise.shape[1]], self.samplings)
         return draw(probabilities, noise), probabilities
+
+
+class TreeSampler:
+    """The tokens [rows, N] of the best trees from the draft logits [rows, K, V] of one pass; see `best_tree`.
+
+    Above temperature 0 the draft's probabilities are taken at that temperature, as the target's are; else at 1, where
+    they are the drafter's own estimate of what the target will choose.
+    """
+
+    def __init__(self, samplings: Sequence[Sampling], depths: Sequence[int], nodes: int) -> None:
+        self.temperatures = torch.tensor([sampling.temperature or 1.0 for sampling in samplings])
+        self.depths, self.nodes = depths, nodes
+        self.parents = torch.empty(0)
+
+    def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        scaled = logits.float() / self.temperatures.to(logits.device)[:, None, None]
+        tree = best_tree(scaled.log_softmax(-1), self.depths, self.nodes)
+        self.parents = tree.parents
+        return tree.tokens, None
 
 
 class Deferred:
@@ -149,7 +200,7 @@ class Drafting:
 
         Fewer where the drafter says that the later ones are not worth verifying.
         """
-        longest, device = max(lengths), anchors.device
+        longest = max(lengths)
         rows = [row for row, length in enumerate(lengths) if length]
         counts = torch.tensor(lengths)
         if not rows:
@@ -164,11 +215,33 @@ class Drafting:
             longest = int(counts.max())
         tokens, probabilities = proposal.tokens[:, :longest], proposal.probabilities
         if probabilities is not None:
-            probabilities = probabilities[:, :longest]
-        if len(rows) < len(slots):
-            index = torch.tensor(rows, device=device)
-            tokens = tokens.new_zeros(len(slots), longest).index_copy(0, index, tokens)
-            if probabilities is not None:
-                shape = (len(slots), *probabilities.shape[1:])
-                probabilities = probabilities.new_zeros(shape).index_copy(0, index, probabilities)
-        return Draft(tokens, counts, None, probabilities)
+            probabilities = among(probabilities[:, :longest], rows, len(slots))
+        return Draft(among(tokens, rows, len(slots)), counts, None, probabilities)
+
+    def tree(
+        self, slots: Sequence[int], anchors: Tensor, depths: Sequence[int], samplings: Sequence[Sampling], nodes: int
+    ) -> Draft:
+        """The best tree of at most `nodes` for each row, at most depths[r] deep, from one pass of the drafter."""
+        vocabulary = self.drafter.vocabulary
+        known = self.drafter.target.vocabulary_size if vocabulary is None else len(vocabulary)
+        counts = torch.tensor([tree_size(nodes, depth, known) for depth in depths])
+        rows, longest = [row for row, depth in enumerate(depths) if depth], int(counts.max())
+        if not rows:
+            nothing = anchors.new_zeros(len(slots), 0)
+            return Draft(nothing, counts, nothing)
+        self.catch_up()
+        sampler = TreeSampler([samplings[row] for row in rows], [depths[row] for row in rows], nodes)
+        # Masks read each other: what a row drafts must not depend on how deep the others' trees may be.
+        steps = self.most or max(depths)
+        proposal = self.drafter.propose(self.state, [slots[row] for row in rows], anchors[rows], steps, sampler)
+        tokens, parents = proposal.tokens[:, :longest], sampler.parents[:, :longest]
+        return Draft(among(tokens, rows, len(slots)), counts, among(parents, rows, len(slots), -1))
+
+
+def among(values: Tensor, rows: list[int], count: int, rest: int = 0) -> Tensor:
+    """`values` of some rows among `count`, the others filled with `rest`."""
+    if len(rows) == count:
+        return values
+    return values.new_full((count, *values.shape[1:]), rest).index_copy(
+        0, torch.tensor(rows, device=values.device), values
+    )

@@ -17,22 +17,24 @@ from ..errors import UserError
 from ..models import KeyValueSlots, Target
 from .acceptance import accept, check_acceptance
 from .costs import MeasuredCosts
-from .draft import Accepted, Draft, Drafting, Noise
+from .draft import Accepted, Draft, Drafting, Noise, reach
 from .length import AUTO, Adaptive, DraftLength, Fixed, LengthRule, check_draft_length
 from .logprobs import logprobs_of
 from .request import Event, Generation, Request, Sequence
 from .sampling import Sampling, key_of, noise
 from .scheduler import Scheduler
 from .timing import Clock, Seconds
+from .tree import behind_root
 
 
 class Engine:
     """Decodes for one target, with a drafter or without, always with the target's own output.
 
     `sampling` is what `generate` asks for; a Request has its own. `draft_length` K defaults to the drafter's trained
-    maximum; "auto": each round drafts as many tokens as promise the highest speed, none included. At most `max_rows`
-    sequences run at a time, the others wait; None: all at once. `acceptance`: the rule of ACCEPTANCE that decides what
-    is kept, None: `chain`. All of them keep the target's distribution.
+    maximum; "auto": each round drafts as many tokens as promise the highest speed, none included. `tree`: draft that
+    many nodes of a tree a round, at most K deep, instead of a chain. `acceptance`: the rule of ACCEPTANCE or
+    TREE_ACCEPTANCE that decides what is kept, None: `chain` or `tree_residual`. All of them keep the target's
+    distribution. At most `max_rows` sequences run at a time, the others wait; None: all at once.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Engine:
         seed: int = 0,
         max_rows: int | None = None,
         acceptance: str | None = None,
+        tree: int | None = None,
     ) -> None:
         if max_rows is not None and max_rows < 1:
             raise UserError(f"at least one sequence must run at a time, not {max_rows}")
@@ -54,7 +57,8 @@ class Engine:
         self.lengths: LengthRule = Fixed(self.draft_length)
         if drafter is not None and draft_length == AUTO:
             self.lengths = Adaptive(self.draft_length, MeasuredCosts(target, drafter, self.draft_length))
-        self.acceptance = check_acceptance(acceptance)
+        self.tree = check_tree(drafter, tree, draft_length)
+        self.acceptance = check_acceptance(acceptance, of_trees=tree is not None)
         self.seed = seed
         self.seconds = Seconds()
         self.scheduler = Scheduler(max_rows)
@@ -134,7 +138,7 @@ class Engine:
         """Slots for the sequences that come; new ones if none was running."""
         rows = 1 + max(slot_of(sequence) for sequence in admitted)
         longest = max(len(sequence.request.prompt) + sequence.request.max_new_tokens for sequence in admitted)
-        capacity = longest + self.draft_length + 1
+        capacity = longest + max(self.draft_length, self.tree or 0) + 1
         if fresh or self._slots is None:
             self._slots, self._drafting, self._feature_layers = self.target.new_slots(rows, capacity), None, ()
             if self.drafter is not None:
@@ -187,35 +191,52 @@ class Engine:
         samplings = [sequence.request.sampling for sequence in running]
         anchors = torch.tensor([sequence.anchor for sequence in running], device=self.target.device)
         lengths = [0] * len(running) if self._drafting is None else self.lengths.choose(running)
-        choosing, deciding = self._noise(running, lengths)
-        draft = Draft(anchors.new_zeros(len(running), 0), torch.zeros(len(running), dtype=torch.long))
-        if self._drafting is not None:
-            draft = self._drafting.chain(slots, anchors, lengths, samplings, choosing)
-            lengths = draft.lengths.tolist()
+        draft, deciding = self._draft(running, slots, anchors, lengths)
+        lengths = draft.lengths.tolist()
         self.seconds.draft += clock.lap()
 
         consumed = torch.cat((anchors[:, None], draft.tokens), dim=1)
-        output = self.target.forward(consumed, self._slots, self._feature_layers, slots)
+        parents = None if draft.parents is None else behind_root(draft.parents)
+        output = self.target.forward(consumed, self._slots, self._feature_layers, slots, parents)
         self.seconds.verify += clock.lap()
 
         accepted = self.judge(draft, output.logits, samplings, deciding)
-        found = torch.cat((accepted.counts[:, None], accepted.next[:, None], draft.tokens), dim=1).cpu()
+        kept_tokens = accepted.along(consumed)
+        figures = torch.stack((accepted.counts, accepted.next, reach(draft)), dim=1)
+        found = torch.cat((figures, kept_tokens[:, 1:], draft.tokens), dim=1).cpu()
         kept = found[:, 0] + 1
-        self._slots.commit(kept)
+        accepted = accepted.shortened(int(kept.max()))
+        self._slots.commit(kept, accepted.path)
         self.seconds.other += clock.lap()
 
         if self._drafting is not None:
-            self._drafting.observe(slots, output.features, consumed, kept)
+            self._drafting.observe(slots, accepted.along(output.features), accepted.along(consumed), kept)
         self.seconds.draft += clock.lap()
 
         events = []
-        emitted = zip(running, lengths, output.logits, found.tolist(), strict=True)
-        for sequence, length, logits, (count, new, *tokens) in emitted:
-            events.append(event(sequence, sequence.emit([*tokens[:count], new], tokens[:length]), logits))
+        for row, (sequence, (count, new, ahead, *tokens)) in enumerate(zip(running, found.tolist(), strict=True)):
+            drafted = tokens[draft.tokens.shape[1] :][: lengths[row]]
+            path = None if accepted.path is None else accepted.path[row]
+            emitted = sequence.emit([*tokens[:count], new], drafted, None if path is None else ahead)
+            events.append(event(sequence, emitted, output.logits[row], path))
         self.lengths.learn(running, lengths)
         self._leave([sequence for sequence in running if sequence.finished])
         self.seconds.other += clock.lap()
         return events
+
+    def _draft(
+        self, running: list[Sequence], slots: list[int], anchors: Tensor, lengths: list[int]
+    ) -> tuple[Draft, Noise | None]:
+        """What is verified, at most lengths[r] positions ahead, and the noise that decides what is kept."""
+        samplings = [sequence.request.sampling for sequence in running]
+        if self._drafting is None:
+            draft = Draft(anchors.new_zeros(len(running), 0), torch.zeros(len(running), dtype=torch.long))
+        elif self.tree is not None:
+            draft = self._drafting.tree(slots, anchors, lengths, samplings, self.tree)
+        else:
+            choosing, deciding = self._noise(running, lengths)
+            return self._drafting.chain(slots, anchors, lengths, samplings, choosing), deciding
+        return draft, self._noise(running, draft.lengths.tolist())[1]
 
     def judge(self, draft: Draft, logits: Tensor, samplings: Tokens[Sampling], noise: Noise | None) -> Accepted:
         """What of a draft is kept, by the target's logits [rows, N+1, V]."""
@@ -255,6 +276,21 @@ def event(sequence: Sequence, tokens: list[int], logits: Tensor, path: Tensor | 
 def slot_of(sequence: Sequence) -> int:
     assert sequence.slot is not None
     return sequence.slot
+
+
+def check_tree(drafter: Drafter | None, tree: int | None, draft_length: DraftLength | None) -> int | None:
+    """A number of nodes for a drafter that can draft trees; None: chains."""
+    if tree is None:
+        return None
+    if tree < 1:
+        raise UserError(f"a tree has at least one node, not {tree}")
+    if drafter is None or not drafter.parallel:
+        raise UserError(
+            "a tree needs a drafter that drafts all its tokens in one pass (dflash, pard, pard2); leave --tree out"
+        )
+    if draft_length == AUTO:
+        raise UserError(f"the draft length {AUTO} is for chains; give a tree a number, or leave --tree out")
+    return tree
 
 
 def check_request(request: Request, target: Target, what: str) -> None:

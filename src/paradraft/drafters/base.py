@@ -23,10 +23,11 @@ from .vocabulary import DraftVocabulary, FrozenLinear, head_rows
 
 @dataclass(frozen=True)
 class Proposal:
-    """Drafted tokens [rows, K], and the probabilities [rows, K, V] they were sampled from (None: each is an argmax).
+    """Drafted tokens [rows, K], and the probabilities [rows, K, V] they were sampled from (None: without chance).
 
-    lengths [rows]: how many of them are worth verifying, None: all. Whether token j is may depend on those before it,
-    but not on j itself or later ones: else what is kept would no longer have the target's distribution.
+    From a sampler that builds trees, their nodes [rows, N]. lengths [rows]: how many tokens of a chain are worth
+    verifying, None: all. Whether token j is may depend on those before it, but not on j itself or later ones: else what
+    is kept would no longer have the target's distribution.
     """
 
     tokens: Tensor
@@ -42,7 +43,10 @@ class Proposal:
 
 
 Sampler = Callable[[Tensor], tuple[Tensor, Tensor | None]]
-"""Draft logits [rows, K, V_d] -> draft tokens [rows, K] and the distributions [rows, K, V_d] they came from."""
+"""Draft logits [rows, K, V_d] -> draft tokens [rows, K] and the distributions [rows, K, V_d] they came from.
+
+For a `parallel` drafter it may also give the nodes [rows, N] of a tree: all steps come at once, tokens are only mapped.
+"""
 
 
 class DrafterSection(Section):

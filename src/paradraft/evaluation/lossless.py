@@ -56,6 +56,7 @@ def check_exact(
     batch_size: int = 8,
     draft_length: DraftLength | None = None,
     acceptance: str | None = None,
+    tree: int | None = None,
     advance: Advance = lambda prompts: None,
 ) -> ExactResult:
     """Greedy decoding of `prompts` (ids) with and without the drafter, token by token."""
@@ -63,7 +64,7 @@ def check_exact(
     for start in range(0, len(prompts), batch_size):
         part = prompts[start : start + batch_size]
         plain = Engine(target).generate(part, max_new_tokens)
-        engine = Engine(target, drafter, draft_length=draft_length, acceptance=acceptance)
+        engine = Engine(target, drafter, draft_length=draft_length, acceptance=acceptance, tree=tree)
         drafted = engine.generate(part, max_new_tokens)
         for i, (a, b) in enumerate(zip(plain, drafted, strict=True)):
             tokens += len(a.tokens)
@@ -152,6 +153,7 @@ def check_distribution(
     draft_length: DraftLength | None = None,
     seed: int = 0,
     acceptance: str | None = None,
+    tree: int | None = None,
     advance: Advance = lambda samples: None,
 ) -> DistributionResult:
     """Sample `samples` continuations over all `prompts` and compare the first `depth` tokens with the target's own.
@@ -159,7 +161,7 @@ def check_distribution(
     Cells are chosen from the target's probabilities alone, before any sample is seen.
     """
     each = samples // len(prompts)
-    engine = Engine(target, drafter, sampling, draft_length if drafter else None, seed, acceptance=acceptance)
+    engine = Engine(target, drafter, sampling, draft_length, seed, acceptance=acceptance, tree=tree)
     statistic, degrees, cells = 0.0, 0, 0
     for prompt in prompts:
         expected = likely_continuations(target, prompt, depth, sampling, SMALLEST_EXPECTED / each)

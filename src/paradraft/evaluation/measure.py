@@ -13,6 +13,7 @@ import torch
 from ..decoding import DraftLength, Engine, Generation, Sampling, Seconds
 from ..decoding.acceptance import check_acceptance
 from ..decoding.costs import device_name
+from ..decoding.engine import check_tree
 from ..decoding.length import AUTO, check_draft_length
 from ..decoding.sampling import key_of
 from ..drafters import Drafter
@@ -39,6 +40,7 @@ class Settings:
     draft_length: DraftLength | None = None
     seed: int = 0
     acceptance: str | None = None
+    tree: int | None = None
     modes: tuple[str, ...] = ()  # for drafters with several; empty: the one that each drafter prefers
 
     def modes_of(self, drafter: Drafter) -> tuple[str, ...]:
@@ -46,9 +48,10 @@ class Settings:
 
     def check(self, drafters: Collection[Drafter]) -> None:
         """UserError if the draft length is too long for a drafter, if no drafter has one of the modes, and so on."""
-        check_acceptance(self.acceptance)
+        check_acceptance(self.acceptance, of_trees=self.tree is not None)
         for drafter in drafters:
             check_draft_length(drafter, self.draft_length)
+            check_tree(drafter, self.tree, self.draft_length)
         known = sorted({mode for drafter in drafters for mode in drafter.modes})
         for mode in self.modes:
             if mode not in known:
@@ -97,7 +100,14 @@ def measure(
     measured = [Measured(PLAIN, "", Engine(target, None, settings.sampling))]
     for name, drafter in drafters.items():
         for mode in settings.modes_of(drafter):
-            engine = Engine(target, drafter, settings.sampling, settings.draft_length, acceptance=settings.acceptance)
+            engine = Engine(
+                target,
+                drafter,
+                settings.sampling,
+                settings.draft_length,
+                acceptance=settings.acceptance,
+                tree=settings.tree,
+            )
             measured.append(Measured(name, mode, engine))
     tokenizer = target.chat.tokenizer
     histories: list[list[Message]] = [[] for _ in prompt_set.prompts]
@@ -246,6 +256,7 @@ def run_results(
             max_new_tokens=settings.max_new_tokens,
             draft_length=steps,
             acceptance_rule=way.engine.acceptance,
+            tree=way.engine.tree,
             adaptive=settings.draft_length == AUTO,
             mean_draft_length=mean_draft_length(way.generations),
             emitted_length=emitted_length(way.generations),

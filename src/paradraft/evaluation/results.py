@@ -82,13 +82,15 @@ class RunResult:
     prompts_licence: str | None = None
     against_first: AgainstFirst | None = None
     acceptance_rule: str = "chain"
+    tree: int | None = None
     adaptive: bool = False
     mean_draft_length: float | None = None
 
     @property
     def length_label(self) -> str:
-        """Such as K=7, or K=auto where each round chose its own."""
-        return "K=auto" if self.adaptive else f"K={self.draft_length}"
+        """Such as K=7, or K=auto where each round chose its own; with the nodes of a tree."""
+        length = "K=auto" if self.adaptive else f"K={self.draft_length}"
+        return length if self.tree is None else f"{length} tree {self.tree}"
 
     @property
     def title(self) -> str:

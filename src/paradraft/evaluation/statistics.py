@@ -84,7 +84,7 @@ def acceptance(generations: Sequence[Generation], steps: int) -> Acceptance:
     for generation in generations:
         for r in generation.rounds:
             kept = min(r.accepted, r.emitted)
-            judged = kept if r.clipped else len(r.drafted)
+            judged = kept if r.clipped else r.reach
             drafted[:judged] += 1
             reached[: min(kept + 1, judged)] += 1
             accepted[:kept] += 1

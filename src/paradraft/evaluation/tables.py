@@ -27,7 +27,7 @@ def cells(run: RunResult) -> dict[str, str]:
     gained = run.speedup / emitted.micro if run.speedup is not None and emitted.micro else None
     return {
         "prompts": f"{run.prompts} ({run.prompt_count})",
-        "drafter": f"{run.title} {length_cell(run)}" + (" block" if run.acceptance_rule == "block" else ""),
+        "drafter": f"{run.title} {way_of(run)}",
         "temp.": f"{run.temperature:g}",
         "emitted length (95%)": f"{number(emitted.micro)} ({number(emitted.low)} to {number(emitted.high)})",
         "no loops": number(emitted.non_looping),
@@ -44,9 +44,10 @@ def cells(run: RunResult) -> dict[str, str]:
     }
 
 
-def length_cell(run: RunResult) -> str:
-    """Such as K=7; K=auto (3.1) where rounds drafted 3.1 tokens on average."""
-    return f"{run.length_label} ({number(run.mean_draft_length, 1)})" if run.adaptive else run.length_label
+def way_of(run: RunResult) -> str:
+    """Such as K=7; K=auto (3.1) where rounds drafted 3.1 tokens on average; with a rule that is not the usual one."""
+    length = f"{run.length_label} ({number(run.mean_draft_length, 1)})" if run.adaptive else run.length_label
+    return length if run.acceptance_rule in ("chain", "tree_residual") else f"{length} {run.acceptance_rule}"
 
 
 def rows_of(runs: Sequence[RunResult], columns: Sequence[str]) -> list[list[str]]:
@@ -119,7 +120,8 @@ def round_pieces(tokenizer: Any, generation: Generation) -> list[RoundPiece]:
     start = 1
     for r in generation.rounds:
         own, end = start + min(r.accepted, r.emitted), start + r.emitted
-        texts = (generation.tokens[start:own], generation.tokens[own:end], list(r.drafted[r.accepted :]))
+        rejected = r.drafted[r.accepted :] if r.depth is None else ()  # a tree's are not one text
+        texts = (generation.tokens[start:own], generation.tokens[own:end], list(rejected))
         found.append(RoundPiece(*(str(tokenizer.decode(tokens)) for tokens in texts)))
         start = end
     return found

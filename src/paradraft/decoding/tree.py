@@ -1,0 +1,104 @@
+"""Trees of drafts: which tokens to verify together, and which path through them is kept.
+
+A drafter that drafts in one pass gives one distribution for each step, whatever stands before it. A node is a choice of
+tokens for the first steps; its probability is the product of theirs. If the drafter is right about the probabilities,
+the expected number of kept tokens is the sum over the nodes, so the best tree has the likeliest ones (DDTree,
+arXiv 2604.12989).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Nodes [rows, N], likeliest first, so that parents stand before their children.
+
+    tokens: ids of the draft vocabulary. parents: index of the parent among the nodes, -1: the newest committed token.
+    """
+
+    tokens: Tensor
+    parents: Tensor
+
+
+def tree_size(nodes: int, depth: int, vocabulary: int) -> int:
+    """How many of `nodes` there are if no path is longer than `depth`."""
+    size, level = 0, 1
+    for _ in range(depth):
+        level *= vocabulary
+        size += level
+        if size >= nodes:
+            return nodes
+    return size
+
+
+def best_tree(log_probabilities: Tensor, depths: Sequence[int], nodes: int) -> Tree:
+    """The `nodes` likeliest paths of log_probabilities [rows, K, V], in row r of at most depths[r] steps.
+
+    Where a row has fewer paths (see `tree_size`), what stands behind them is padding.
+
+    Equal to popping a heap of candidates, where a node adds its next sibling and its own likeliest child. Here all rows
+    go level by level: of the nodes of a step only the best `nodes` can be in the tree, and number m of the children of
+    the i-th best node only if (i + 1)(m + 1) nodes have room, because so many are at least as likely.
+    """
+    rows, steps, vocabulary = log_probabilities.shape
+    device = log_probabilities.device
+    values, tokens = log_probabilities.clamp(max=0).topk(min(nodes, vocabulary), dim=-1)
+    allowed = torch.arange(steps, device=device) < torch.tensor(depths, device=device)[:, None]
+    values = values.masked_fill(~allowed[..., None], float("-inf"))
+    scores, begin, parents_from = values.new_zeros(rows, 1), 0, -1
+    levels: list[tuple[Tensor, Tensor, Tensor]] = []  # scores, tokens, parents as places among the nodes of all levels
+    for step in range(min(steps, nodes)):
+        parent, rank = candidates(scores.shape[1], values.shape[2], nodes - step, device)
+        scores, order = (scores[:, parent] + values[:, step, rank]).sort(dim=-1, descending=True, stable=True)
+        scores, order = scores[:, : nodes - step], order[:, : nodes - step]
+        levels.append((scores, tokens[:, step].gather(1, rank[order]), parents_from + parent[order]))
+        begin, parents_from = begin + scores.shape[1], begin
+    all_scores, all_tokens, all_parents = (torch.cat(part, dim=1) for part in zip(*levels, strict=True))
+    # Stable: of equal scores the parent's comes first.
+    chosen = all_scores.argsort(dim=-1, descending=True, stable=True)[:, :nodes]
+    numbers = torch.arange(chosen.shape[1], device=device).expand_as(chosen)
+    number_of = torch.zeros_like(all_parents).scatter(1, chosen, numbers)
+    parents = all_parents.gather(1, chosen)
+    parents = torch.where(parents < 0, -1, number_of.gather(1, parents.clamp(min=0)))
+    return Tree(all_tokens.gather(1, chosen), parents)
+
+
+def candidates(parents: int, ranks: int, room: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(parent i, rank m) of the children that may be among the `room` best, parents and ranks from the best on."""
+    pairs = [(i, m) for i in range(min(parents, room)) for m in range(min(ranks, room // (i + 1)))]
+    parent, rank = torch.tensor(pairs, device=device).T
+    return parent, rank
+
+
+def depths_of(parents: Tensor) -> Tensor:
+    """Steps behind the newest committed token, [rows, 1 + N]: 0 for itself, then of nodes with parents [rows, N]."""
+    up = behind_root(parents)
+    depth = torch.ones_like(up)
+    depth[:, 0] = 0
+    for _ in range(parents.shape[1].bit_length()):
+        depth, up = depth + depth.gather(1, up), up.gather(1, up)
+    return depth
+
+
+def kept_path(parents: Tensor, agreed: Tensor) -> tuple[Tensor, Tensor]:
+    """Which nodes agree [rows, N] together with all of their ancestors: how many [rows], and the path [rows, 1 + N].
+
+    Of siblings at most one may agree. The path begins with the newest committed token, 0, and counts nodes from 1; what
+    stands behind the kept nodes means nothing.
+    """
+    up = behind_root(parents)
+    kept = torch.cat((agreed.new_ones(len(agreed), 1), agreed), dim=1)
+    for _ in range(parents.shape[1].bit_length()):  # asks twice as many ancestors each time
+        kept, up = kept & kept.gather(1, up), up.gather(1, up)
+    return kept.sum(-1) - 1, (~kept).long().argsort(dim=1, stable=True)
+
+
+def behind_root(parents: Tensor) -> Tensor:
+    """Parents [rows, 1 + N] if the newest committed token is number 0 and its own parent."""
+    return torch.cat((parents.new_zeros(len(parents), 1), parents + 1), dim=1)
