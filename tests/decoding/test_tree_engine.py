@@ -24,22 +24,28 @@ def small() -> Target:
     return Target(make_model("qwen3", vocab_size=12, initializer_range=0.15))
 
 
-@pytest.mark.parametrize("kind", PARALLEL)
-def test_what_was_kept_is_remembered_as_if_it_had_been_read(small: Target, kind: str) -> None:
-    """Every round drafts what an engine drafts that gets the text so far as its prompt: keys, values and features."""
-    drafter = make_drafter_of(kind, small)
-    engine = Engine(small, drafter, tree=20)
-    moved = 0
+def misremembered(target: Target, drafter: Drafter) -> tuple[int, int]:
+    """Rounds that draft other trees than an engine that gets the text so far as a prompt, and rounds that moved nodes.
+
+    What is kept of a tree must be remembered as if it had been read: keys, values and features.
+    """
+    engine = Engine(target, drafter, tree=20)
+    wrong = moved = 0
     for prompt, generation in zip(PROMPTS[:2], engine.generate(PROMPTS[:2], 20, ()), strict=True):
         done = 1
         for r in generation.rounds:
             text = [*prompt, *generation.tokens[: done - 1]]
-            fresh = engine.generate([text], 20 - done + 1, (), enough=5)[0]
-            assert fresh.rounds[0].drafted == r.drafted and fresh.rounds[0].accepted == r.accepted
-            kept = generation.tokens[done : done + r.accepted]
-            moved += kept != list(r.drafted[: r.accepted])
+            fresh = engine.generate([text], 20 - done + 1, (), enough=2)[0]
+            wrong += fresh.rounds[0].drafted != r.drafted or fresh.rounds[0].accepted != r.accepted
+            moved += generation.tokens[done : done + r.accepted] != list(r.drafted[: r.accepted])
             done += r.emitted
-    assert moved > 2  # kept nodes that did not stand at the front
+    return wrong, moved
+
+
+@pytest.mark.parametrize("kind", PARALLEL)
+def test_what_was_kept_is_remembered_as_if_it_had_been_read(small: Target, kind: str) -> None:
+    wrong, moved = misremembered(small, make_drafter_of(kind, small))
+    assert not wrong and moved > 2
 
 
 @pytest.mark.parametrize("kind", PARALLEL)

@@ -1,0 +1,210 @@
+"""Random greedy cases: drafted text against plain decoding, token for token, in float32.
+
+python benchmarks/lossless_cases.py --cases 10000 --out benchmarks/results/lossless-cases.json
+
+A case is one text that is decoded with a random tiny target and drafter: any family and kind, a reduced draft
+vocabulary or not, lean or not; chains with every acceptance rule, with lengths that change from round to round, and
+trees; among other requests, greedy and sampled ones, that come and go. A text that differs where the target's two best
+logits are equal up to rounding is a tie and counted apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the tiny models are those of the tests
+
+from paradraft.decoding import Engine, Request, Sampling
+from paradraft.decoding.acceptance import ACCEPTANCE, TREE_ACCEPTANCE
+from paradraft.decoding.request import Sequence as Running
+from paradraft.drafters import Drafter
+from paradraft.drafters.vocabulary import DraftVocabulary
+from paradraft.evaluation.lossless import examine_divergence
+from paradraft.files import write_text
+from paradraft.models import Target
+from tests.conftest import FAMILIES, KINDS, make_drafter_of, make_model
+
+TEXTS = 12  # of a target, each decoded in several ways
+WAYS = 6
+
+
+@dataclass
+class Outcome:
+    """cases by way of drafting; what differs from plain decoding, described; rounds by accepted tokens."""
+
+    cases: Counter[str] = field(default_factory=Counter)
+    accepted: Counter[int] = field(default_factory=Counter)
+    ties: int = 0
+    mismatches: list[str] = field(default_factory=list)
+
+    def add(self, other: Outcome) -> None:
+        self.cases += other.cases
+        self.accepted += other.accepted
+        self.ties += other.ties
+        self.mismatches += other.mismatches
+
+
+class RandomLengths:
+    """Another length in every round and row, 0 included: whatever chooses lengths, it chooses one of these."""
+
+    whole = False
+
+    def __init__(self, most: int, rng: random.Random) -> None:
+        self.most, self.rng = most, rng
+
+    def prepare(self, rows: int, sampled: bool) -> None:
+        pass
+
+    def choose(self, sequences: Sequence[Running]) -> list[int]:
+        return [self.rng.randint(0, max(0, min(self.most, sequence.room - 1))) for sequence in sequences]
+
+    def learn(self, sequences: Sequence[Running], lengths: Sequence[int]) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Way:
+    """How drafts are made and kept."""
+
+    kind: str
+    mode: str
+    length: int
+    changing: bool
+    tree: int | None
+    rule: str
+
+    @property
+    def name(self) -> str:
+        drafts = "tree" if self.tree else "changing lengths" if self.changing else "chain"
+        return f"{self.kind}, {drafts}, {self.rule}"
+
+
+def random_way(rng: random.Random, drafter: Drafter) -> Way:
+    tree = rng.choice([None, 1, 5, 13, 32]) if drafter.parallel else None
+    rule = rng.choice(list(TREE_ACCEPTANCE if tree else ACCEPTANCE))
+    changing = tree is None and rng.random() < 0.4
+    return Way(drafter.kind, rng.choice(drafter.modes), rng.randint(1, drafter.max_draft), changing, tree, rule)
+
+
+def engine_of(way: Way, target: Target, drafter: Drafter, rng: random.Random) -> Engine:
+    drafter.set_mode(way.mode)
+    most = rng.choice([None, 1, 3, 6])
+    engine = Engine(target, drafter, None, way.length, rng.randrange(99), most, way.rule, way.tree)
+    if way.changing:
+        engine.lengths = RandomLengths(way.length, rng)
+    return engine
+
+
+def random_pair(rng: random.Random, seed: int) -> tuple[Target, list[Drafter]]:
+    """A small vocabulary is often drafted right, so that long drafts are kept; large weights keep texts from looping."""
+    sizes = {"vocab_size": rng.choice([5, 8, 12, 40]), "num_hidden_layers": rng.choice([2, 3])}
+    target = Target(make_model(rng.choice(FAMILIES), seed, initializer_range=rng.choice([0.3, 0.6, 1.0]), **sizes))
+    size = target.vocabulary_size
+    drafters = [
+        make_drafter_of(kind, target, rng.choice([1, 3, 7]), rng.choice([1, 2]), seed) for kind in rng.sample(KINDS, 2)
+    ]
+    for drafter in drafters:
+        if rng.random() < 0.3:
+            ids = sorted(rng.sample(range(size), size // 2))
+            drafter.restrict(DraftVocabulary(torch.tensor(ids), size))
+    return target, drafters
+
+
+def random_requests(rng: random.Random, size: int) -> list[Request]:
+    """Greedy ones are compared; sampled ones are only company."""
+    found = []
+    for number in range(TEXTS + 3):
+        prompt = [rng.randrange(1, size) for _ in range(rng.randint(1, 9))]
+        stops = frozenset(rng.sample(range(size), rng.choice([0, 0, 1])))
+        sampling = Sampling(1.0) if number >= TEXTS and rng.random() < 0.5 else Sampling()
+        found.append(Request(prompt, rng.randint(1, 28), sampling, stops, seed=number))
+    rng.shuffle(found)
+    return found
+
+
+def decoded(engine: Engine, requests: Sequence[Request], rng: random.Random) -> list[Running]:
+    """Some at once, the others one by one while these run."""
+    first = rng.randint(1, len(requests))
+    sequences = [engine.add(request) for request in requests[:first]]
+    for request in requests[first:]:
+        engine.step()
+        sequences.append(engine.add(request))
+    while not engine.scheduler.idle:
+        engine.step()
+    return sequences
+
+
+def run_cases(seed: int) -> Outcome:
+    """All cases of one target."""
+    rng, outcome = random.Random(seed), Outcome()
+    torch.set_num_threads(1)
+    target, drafters = random_pair(rng, seed)
+    requests = random_requests(rng, target.vocabulary_size)
+    plain = decoded(Engine(target), requests, random.Random(0))
+    if rng.random() < 0.5:
+        target.prepare_decoding()
+        for drafter in drafters:
+            drafter.prepare_decoding()
+    for _ in range(WAYS):
+        drafter = rng.choice(drafters)
+        way = random_way(rng, drafter)
+        for a, b in zip(plain, decoded(engine_of(way, target, drafter, rng), requests, rng), strict=True):
+            if not a.request.sampling.greedy:
+                continue
+            outcome.cases[way.name] += 1
+            outcome.accepted.update(r.accepted for r in b.generation.rounds)
+            if a.generation.tokens == b.generation.tokens and a.generation.stopped == b.generation.stopped:
+                continue
+            tokens = a.generation.tokens, b.generation.tokens
+            if examine_divergence(target, 0, list(a.request.prompt), *tokens).tie:
+                outcome.ties += 1
+            else:
+                outcome.mismatches.append(f"seed {seed}, {way}: {tokens[0]} became {tokens[1]}")
+    return outcome
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0, help="number of the first target")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    whole, started, targets = Outcome(), time.perf_counter(), 0
+    seeds = range(arguments.seed, arguments.seed + -(-arguments.cases // (TEXTS * WAYS)))
+    with ProcessPoolExecutor(arguments.processes) as pool:
+        for future in as_completed(pool.submit(run_cases, seed) for seed in seeds):
+            whole.add(future.result())
+            targets += 1
+            print(
+                f"\r{targets} of {len(seeds)} targets, {whole.cases.total()} cases, "
+                f"{len(whole.mismatches)} mismatches, {whole.ties} ties, {time.perf_counter() - started:.0f} s",
+                end="",
+                flush=True,
+            )
+    print()
+    for way, count in sorted(whole.cases.items()):
+        print(f"{count:6d}  {way}")
+    print("rounds by accepted tokens:", ", ".join(f"{n}: {count}" for n, count in sorted(whole.accepted.items())))
+    print("\n".join(whole.mismatches))
+    if arguments.out is not None:
+        seconds = round(time.perf_counter() - started)
+        record = {"processes": arguments.processes, "seconds": seconds, "torch": torch.__version__, **asdict(whole)}
+        write_text(arguments.out, json.dumps(record, indent=2) + "\n")
+    sys.exit(1 if whole.mismatches else 0)
+
+
+if __name__ == "__main__":
+    main()
