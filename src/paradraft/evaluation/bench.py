@@ -16,9 +16,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ..decoding import DraftLength, Engine, Generation, Sampling, Seconds
-from ..decoding.acceptance import drafted as is_drafted
 from ..decoding.acceptance import leading
 from ..decoding.draft import Accepted, Draft, Noise
+from ..decoding.draft import drafted as is_drafted
 from ..drafters import Drafter
 from ..errors import UserError
 from ..files import write_text
