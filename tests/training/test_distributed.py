@@ -16,7 +16,7 @@ from paradraft.training.distributed import Processes
 from paradraft.training.loop import Trainer
 from paradraft.training.setup import check_processes
 
-from ..conftest import write_conversations, write_prompts
+from ..conftest import drafter_values, write_conversations, write_prompts
 from .test_training import config_for, records
 from .worker import do_run, do_step, launch
 
@@ -27,6 +27,8 @@ OBJECTIVES = {
     "cat": {"weighting": "cat", "token_loss": "ce_kd"},
     "tokens": {"weighting": "uniform", "denominator": "tokens"},
 }
+# Drafters with a loss or a head of their own, which the forward that is wrapped does not see.
+KINDS_TOO = {"dflash2": {"weighting": "dpace"}, "dspark": {"token_loss": "ce_l1"}, "eagle3": {"token_loss": "kl"}}
 SPLITS: dict[str, dict[str, Any]] = {
     "ddp": {},
     "ddp-micro": {"micro_batch_size": 1},
@@ -37,7 +39,9 @@ SPLITS: dict[str, dict[str, Any]] = {
 
 def made(target: Path, data: Path, output: Path, objective: str = "dpace", **training: Any) -> RunConfig:
     config = config_for(target, data, output, **{"max_grad_norm": 1e9, "anchors": 20, **training})
-    values = config.model_dump(mode="json") | {"objective": OBJECTIVES[objective]}
+    values = config.model_dump(mode="json") | {"objective": (OBJECTIVES | KINDS_TOO)[objective]}
+    if objective in KINDS_TOO:
+        values["drafter"] = drafter_values(objective, layers=1, block_size=4, draft_length=3)
     return RunConfig.model_validate(values | {"target": {"model": str(target), "dtype": "float32"}})
 
 
@@ -55,6 +59,7 @@ STEPS = [
     for objective, split in itertools.product(OBJECTIVES, SPLITS)
     if objective == "cat" or not split.startswith("fsdp2")
 ]
+STEPS += itertools.product(KINDS_TOO, ["ddp-micro", "fsdp2"])
 RUN = {"max_steps": 20, "save_every": 4, "max_grad_norm": 1.0}
 
 

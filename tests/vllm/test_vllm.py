@@ -18,10 +18,13 @@ from paradraft.drafters import DFlash
 from paradraft.drafters.vocabulary import DraftVocabulary
 from paradraft.models import Target
 from paradraft.models.names import drafter_directory
+from paradraft.training.config import load_config
+from paradraft.training.loop import Trainer
 
 PYTHON = os.environ.get("PARADRAFT_VLLM", "")
 LENGTH, PROMPTS = 96, 8
 SHORT, FEW = 48, 3  # enough where both engines must agree exactly
+RECIPES = Path(__file__).parents[2] / "recipes"
 KEY_NORM = 0.05  # of the rounds, at each position; measured: 0.022
 
 pytestmark = pytest.mark.skipif(
@@ -65,6 +68,20 @@ def dflash(layers: int, ids: torch.Tensor | None, out: Path) -> str:
         drafter.restrict(DraftVocabulary(ids, target.vocabulary_size))
     drafter.save_pretrained(out)
     return str(out)
+
+
+@pytest.mark.parametrize("vocabulary", ["null", "2048"])
+def test_eagle3_accepts_the_same_drafts(
+    vocabulary: str, prompts: list[list[int]], plain: list[list[int]], tmp_path: Path
+) -> None:
+    """A little trained, so that some of it is accepted; with the whole vocabulary and with a part of it."""
+    short = ["training.max_steps=150", "training.save_every=150", "evaluation.prompts=[]"]
+    overrides = [*short, f"drafter.vocabulary={vocabulary}", f"output={tmp_path / 'run'}"]
+    Trainer(load_config(RECIPES / "demo-eagle3.yaml", overrides)).run()
+    found = served(str(tmp_path / "run" / "drafter"), prompts, plain)
+    assert sum(found["accepted"]["paradraft"]) > 0
+    assert found["rounds"]["vllm"] == found["rounds"]["paradraft"]
+    assert found["accepted"]["vllm"] == found["accepted"]["paradraft"]
 
 
 @pytest.mark.parametrize("reduced", [False, True])
