@@ -14,6 +14,7 @@ from torch import Tensor
 from paradraft.decoding import Engine, Sampling
 from paradraft.drafters import Batch, DFlash, DFlash2, load_drafter
 from paradraft.drafters.dflash2 import IN, BlockConvolution, CandidateSelector, DFlash2Section
+from paradraft.drafters.vocabulary import DraftVocabulary
 from paradraft.errors import UserError
 from paradraft.evaluation.lossless import check_distribution
 from paradraft.models import Target
@@ -167,6 +168,27 @@ def test_directory_is_what_engines_read(target: Target, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config | {"is_causal": True}))
     with pytest.raises(UserError, match="blocks are causal"):
         load_drafter(tmp_path, target)
+
+
+def test_a_trained_dflash_drafter_is_a_start(target: Target, tmp_path: Path) -> None:
+    plain = make_drafter(target)
+    plain.restrict(DraftVocabulary(torch.arange(0, 40, 2), 40))
+    plain.save_pretrained(tmp_path / "plain")
+    values = {"layers": 2, "block_size": 6, "conv_group": 8, "selector_rank": 8, "selector_top_k": 4}
+    values["init_from"] = str(tmp_path / "plain")
+    started = DFlash2.create(DFlash2Section.model_validate(values), target).eval()
+    assert started.vocabulary is not None and len(started.vocabulary) == 20
+    prompts = [[5, 6, 7], [3]]
+    drafts = [[g.rounds for g in Engine(target, one).generate(prompts, 16, ())] for one in (plain, started)]
+    assert drafts[0] == drafts[1]
+    with pytest.raises(UserError, match=r"drafter\.block_size is 8"):
+        DFlash2.create(DFlash2Section.model_validate(values | {"block_size": 8}), target)
+    started.save_pretrained(tmp_path / "started")
+    again = DFlash2.create(DFlash2Section.model_validate(values | {"init_from": str(tmp_path / "started")}), target)
+    assert again.config == started.config
+    make_drafter_of("dflash", target, causal=True).save_pretrained(tmp_path / "causal")
+    with pytest.raises(UserError, match="causal blocks"):
+        DFlash2.create(DFlash2Section.model_validate(values | {"init_from": str(tmp_path / "causal")}), target)
 
 
 def test_sizes_that_do_not_fit_are_named(target: Target) -> None:

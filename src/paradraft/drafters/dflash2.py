@@ -11,17 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..models import Target
+from ..models.names import drafter_directory
 from .base import Proposal, Sampler
-from .dflash import BlockSection, DFlash
+from .dflash import BlockSection, DFlash, check_start
 from .dflash_config import DFlashConfig
+from .directory import read_config
 from .grid import Grid
 from .layers import Layer
 from .state import DraftState
@@ -167,6 +170,26 @@ class DFlash2(DFlash):
             for convolution in (layer.attention_conv, layer.mlp_conv):
                 nn.init.zeros_(convolution.kernel_projection.weight)
         self.candidate_selector = CandidateSelector(config.vocabulary_size, config.hidden_size, config.selector_rank)
+
+    @classmethod
+    def create(cls, section: Any, target: Target) -> Self:
+        """`init_from` may also be a DFlash drafter, as which it then drafts at first."""
+        start = None if section.init_from is None else drafter_directory(section.init_from)
+        if start is None or not DFlash.reads(read_config(start)):
+            return super().create(section, target)
+        plain = DFlash.from_pretrained(start, target, torch.float32)
+        check_start(section, plain.config, ())
+        if plain.config.causal:
+            raise UserError(f"drafter.init_from {section.init_from} has causal blocks, which DFlash 2 does not have")
+        own = {name: getattr(section, name) for name in cls.own_fields}
+        try:
+            drafter = cls(DFlash2Config(**{**vars(plain.config), **own}), target)
+        except ValueError as error:
+            raise UserError(f"drafter: {error}") from None
+        drafter.load_state_dict(plain.state_dict(), strict=False)
+        if plain.vocabulary is not None:
+            drafter.restrict(plain.vocabulary)
+        return drafter.to(target.device)
 
     def new_layer(self) -> Layer:
         return ConvolvedLayer(self.config)
