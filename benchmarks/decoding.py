@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -153,10 +154,10 @@ def measure(ways: dict[str, Way], prompts: Sequence[list[int]], batch_size: int,
 
 
 def table_of(runs: Sequence[Run], title: str) -> Table:
-    table = Table(title=title)
-    columns = "prompts", "way", "tok/s", "over Transformers", "over own plain", "same text", "emitted", "drafted"
+    table = Table(title=title, box=box.SIMPLE)
+    columns = "way", "tok/s", "over Transformers", "over own plain", "same text", "emitted", "drafted"
     for column in columns:
-        table.add_column(column, justify="left" if column in ("prompts", "way") else "right")
+        table.add_column(column, justify="left" if column == "way" else "right")
 
     def cell(value: float | None, form: str = ".2f") -> str:
         return "-" if value is None else format(value, form)
@@ -164,7 +165,7 @@ def table_of(runs: Sequence[Run], title: str) -> Table:
     for run in runs:
         ratios = cell(run.over_transformers), cell(run.over_paradraft_plain), cell(run.same_text, ".0%")
         own = cell(run.emitted_length), cell(run.mean_draft_length, ".1f")
-        table.add_row(run.prompts, run.way, cell(run.tokens_per_second, ".1f"), *ratios, *own)
+        table.add_row(run.way, cell(run.tokens_per_second, ".1f"), *ratios, *own)
     return table
 
 
@@ -199,7 +200,9 @@ def main(given: Sequence[str] | None = None) -> None:
                 run.emitted_length, run.mean_draft_length = emitted_length(own).micro, mean_draft_length(own)
             if arguments.temperature > 0:
                 run.same_text = None
-        Console().print(table_of(runs[-len(ways) :], f"{arguments.target}, batch {arguments.batch_size}"))
+        Console().print(
+            table_of(runs[-len(ways) :], f"{arguments.target}, {chosen.name}, batch {arguments.batch_size}")
+        )
         if arguments.out:  # after every set: a long run that is stopped keeps what it measured
             facts = {key: value for key, value in vars(arguments).items() if key != "out"}
             weights = asdict(weights_of(arguments.target, names))
