@@ -1,13 +1,14 @@
 """Ways of decoding side by side, on the same prompts in one run: Transformers' own and this engine's.
 
 python benchmarks/decoding.py --target demo --drafter demo:dflash-dpace --assistant demo:vanilla \
-    --prompts demo:math --prompts demo:code --lengths 4,9 --out benchmarks/results/decoding-demo.json
+    --prompts demo:math --prompts demo:code --lengths 4,9,auto --tree 16 --out benchmarks/results/decoding-demo.json
 
 Transformers runs a copy of the target as it loads it: plain `generate`, assisted generation with a draft model, prompt
 lookup (the last two at its own default settings, and for single prompts only). This engine decodes plainly, with each
-fixed draft length, and with the length left to it. On every batch all ways run one after the other, beginning with
-another one each time, so that a machine that others use hurts all alike. Times are whole calls, prefill included, since
-Transformers does not tell them apart; speed-ups are therefore lower than those of `paradraft eval`.
+fixed draft length, with the length left to it, and with trees of `--tree` nodes. On every batch all ways run one after
+the other, beginning with another one each time, so that a machine that others use hurts all alike. Times are whole
+calls, prefill included, since Transformers does not tell them apart; speed-ups are therefore lower than those of
+`paradraft eval`.
 """
 
 from __future__ import annotations
@@ -123,6 +124,8 @@ def ways_of(
     for name, drafter in drafters.items():
         for length in arguments.lengths.split(","):
             engines[f"{name} K={length}"] = Engine(target, drafter, sampling, draft_length_of(length))
+        for nodes in arguments.tree or ():
+            engines[f"{name} tree of {nodes}"] = Engine(target, drafter, sampling, tree=nodes)
     for way, engine in engines.items():
         ways[way] = engine_way(engine, new, written.setdefault(way, []))
     return ways
@@ -176,6 +179,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--assistant", help="draft model for Transformers, a causal LM such as demo:vanilla")
     parser.add_argument("--prompts", action="append", help="set or file, repeatable; default: demo:math")
     parser.add_argument("--lengths", default="2,4,7,auto", help="draft lengths with commas between")
+    parser.add_argument("--tree", type=int, action="append", help="nodes of a tree, repeatable; default: no trees")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--limit", type=int, default=20, help="prompts of each set")
     parser.add_argument("--max-new-tokens", type=int, default=128)
@@ -200,9 +204,8 @@ def main(given: Sequence[str] | None = None) -> None:
                 run.emitted_length, run.mean_draft_length = emitted_length(own).micro, mean_draft_length(own)
             if arguments.temperature > 0:
                 run.same_text = None
-        Console().print(
-            table_of(runs[-len(ways) :], f"{arguments.target}, {chosen.name}, batch {arguments.batch_size}")
-        )
+        title = f"{arguments.target}, {chosen.name}, batch {arguments.batch_size}"
+        Console().print(table_of(runs[-len(ways) :], title))
         if arguments.out:  # after every set: a long run that is stopped keeps what it measured
             facts = {key: value for key, value in vars(arguments).items() if key != "out"}
             weights = asdict(weights_of(arguments.target, names))

@@ -16,15 +16,26 @@ def test_all_ways_of_decoding_side_by_side(target_directory: Path, prompts: Path
     DFlash.fresh(target, layers=2, block_size=4).save_pretrained(tmp_path / "dflash")
     Vanilla(make_model("llama", vocab_size=target.vocabulary_size), target, 3).save_pretrained(tmp_path / "vanilla")
     asked = ["--target", target_directory, "--drafter", tmp_path / "dflash", "--prompts", prompts]
-    small = ["--max-new-tokens", 12, "--lengths", "2,auto", "--threads", 1, "--out", tmp_path / "found.json"]
+    small = [
+        "--max-new-tokens",
+        12,
+        "--lengths",
+        "2,auto",
+        "--tree",
+        4,
+        "--threads",
+        1,
+        "--out",
+        tmp_path / "found.json",
+    ]
     for batch_size, theirs in ((1, 3), (2, 1)):
         options = [*asked, "--assistant", tmp_path / "vanilla", *small, "--batch-size", batch_size]
         decoding.main([str(option) for option in options])
         found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
         runs = found["runs"]
-        assert sum(run["way"].startswith("transformers") for run in runs) == theirs and len(runs) == theirs + 3
+        assert sum(run["way"].startswith("transformers") for run in runs) == theirs and len(runs) == theirs + 4
         assert all(
             run["same_text"] == 1.0 and run["tokens"] == runs[0]["tokens"] and run["answers"] == 3 for run in runs
         )
-        assert runs[0]["over_transformers"] == 1.0 and runs[-1]["mean_draft_length"] is not None
+        assert runs[0]["over_transformers"] == 1.0 and runs[-2]["mean_draft_length"] is not None
         assert found["weights"]["target_fingerprint"] and found["environment"]["threads"] == 1
