@@ -35,7 +35,7 @@ class Watcher:
 
     def wait(self, *jobs: Job) -> None:
         with self.changed:
-            assert self.changed.wait_for(lambda: all(any(u.finished for u in self.of(job)) for job in jobs), 20)
+            assert self.changed.wait_for(lambda: all(any(u.finished for u in self.of(job)) for job in jobs), 120)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_the_same_as_offline_in_all_lanes(target: Target, thread: EngineThread, 
 def test_the_queue_has_an_end(thread: EngineThread, watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
     go = threading.Event()
     step = Engine.step
-    monkeypatch.setattr(Engine, "step", lambda engine: (go.wait(20), step(engine))[1])
+    monkeypatch.setattr(Engine, "step", lambda engine: (go.wait(120), step(engine))[1])
     jobs = [job(PROMPTS[0]) for _ in range(5)]
     thread.submit(jobs[:4])
     with pytest.raises(Full) as full:
@@ -99,16 +99,16 @@ def test_a_cancelled_job_leaves_before_the_next_step(
 
     def slow(engine: Engine) -> list[Event]:
         in_step.release()
-        assert go.acquire(timeout=20)
+        assert go.acquire(timeout=120)
         return step(engine)
 
     monkeypatch.setattr(Engine, "step", slow)
     first, second, third = (job(prompt, 30) for prompt in PROMPTS[:3])
     thread.submit([first, second, third])  # there are two rows
-    in_step.acquire(timeout=20)
+    in_step.acquire(timeout=120)
     thread.cancel([first])
     go.release()  # the step that was under way
-    in_step.acquire(timeout=20)
+    in_step.acquire(timeout=120)
     told = len(watcher.of(first))
     assert thread._running() == 2 and first not in thread._lanes[DRAFTED].jobs.values()
     for _ in range(100):
@@ -142,6 +142,14 @@ def test_a_step_that_fails_ends_its_jobs_only(
     assert not thread.healthy
 
 
+def test_a_job_that_no_engine_takes_ends_alone(thread: EngineThread, watcher: Watcher) -> None:
+    good, bad = job(PROMPTS[0]), job([3] * 250, 100)  # more than the context
+    thread.submit([bad, good])
+    watcher.wait(good, bad)
+    assert [update.failed for update in watcher.of(bad)] == [True]
+    assert not watcher.of(good)[-1].failed and thread.healthy and not thread._live
+
+
 def test_stopping_ends_what_runs(target: Target, watcher: Watcher) -> None:
     found = EngineThread(target, {}, Drafting(), 1, 5, Metrics(), watcher)
     found.start()
@@ -169,7 +177,7 @@ def test_lanes_share_the_time(target: Target, watcher: Watcher) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "step", timed)
         found.start()
-        plain, drafted = job(PROMPTS[0], 200, Drafting()), job(PROMPTS[0], 200)
+        plain, drafted = job(PROMPTS[0], 60, Drafting()), job(PROMPTS[0], 200)
         found.submit([plain, drafted])
         watcher.wait(plain)
         found.stop()

@@ -49,6 +49,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any, served: Running) -> Iterator[Any]:
     """The page, ready to be asked; it must send nothing to any other place and print no error."""
     opened = browser.new_page(color_scheme="light")
+    opened.set_default_timeout(120_000)
     wrong: list[str] = []
     opened.on("request", lambda r: None if r.url.startswith((served.url, "data:")) else wrong.append(r.url))
     opened.on("pageerror", lambda error: wrong.append(str(error)))

@@ -129,6 +129,6 @@ def test_the_engine_is_told_to_stop_and_its_exit_code_is_ours(vllm: Path) -> Non
             time.sleep(0.05)
         time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 7
+        assert process.wait(120) == 7
     finally:
         process.kill()

@@ -277,7 +277,7 @@ def test_a_full_server_says_when_to_come_back(served_target: Target, slow_steps:
 
 
 def test_bodies_that_are_too_large_or_too_slow(served_target: Target) -> None:
-    with running(make_service(served_target, max_bytes=1000, body_seconds=0.3)) as server:
+    with running(make_service(served_target, max_bytes=1000, body_seconds=1.0)) as server:
         large = json.dumps(CHAT | {"user": "x" * 2000}).encode()
         json_type = {"content-type": "application/json"}
         assert "larger than" in refusal(server.http.post("/v1/chat/completions", content=large, headers=json_type), 413)
@@ -368,7 +368,7 @@ def test_poison_does_not_spread(server: Running, served_target: Target) -> None:
 
 async def mixed(server: Running, poison: list[dict[str, Any]]) -> list[str]:
     """The good answers among the bad requests; whoever finds the server full comes back."""
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=300) as http:
 
         async def ask(path: str, body: dict[str, Any]) -> httpx.Response:
             while (reply := await http.post(path, json=body)).status_code == 429:

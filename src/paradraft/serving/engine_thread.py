@@ -152,6 +152,7 @@ class EngineThread:
             with self._lock:
                 self._open, left = False, list(self._live)
             self._drop(left)
+            self._live.clear()
             self._count()
             self.deliver([Update(job, finished=True, failed=True) for job in left])
 
@@ -174,8 +175,14 @@ class EngineThread:
     def _admit(self) -> None:
         while self._waiting and self._running() < self.max_rows:
             job = self._waiting.popleft()
-            lane = self._lane(job.drafting)
-            lane.jobs[lane.engine.add(job.request)] = job
+            try:
+                lane = self._lane(job.drafting)
+                lane.jobs[lane.engine.add(job.request)] = job
+            except Exception:
+                log.exception("the engine does not take an answer that was asked for")
+                self._end([job], "failed")
+                self.deliver([Update(job, finished=True, failed=True)])
+                continue
             self.metrics.queue_seconds.observe(time.perf_counter() - job.asked)
             self._count()
 

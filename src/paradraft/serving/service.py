@@ -187,6 +187,8 @@ class Service:
             self.thread.submit(jobs)
         except Full as full:
             self.release(jobs)
+            if not self.thread.healthy:
+                raise ApiError(503, "the engine has stopped; the server's log says why") from None
             message = "the server is full; try again later"
             raise ApiError(429, message, None, "server_full", retry_after=full.seconds) from None
         assert self._loop is not None
