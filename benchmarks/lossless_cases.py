@@ -103,12 +103,16 @@ def random_way(rng: random.Random, drafter: Drafter) -> Way:
 def help_to_draft(drafter: Drafter, engine: Engine, texts: dict[int | None, list[int]], rng: random.Random) -> None:
     """Let it draft most of the tokens that are to come: of its own accord a random drafter is seldom right for long."""
 
+    whole = drafter.target.vocabulary_size if drafter.vocabulary is None else len(drafter.vocabulary)
+
     def propose(state: Any, slots: Sequence[int], anchors: Tensor, steps: int, sampler: Any) -> Any:
         running = {sequence.slot: sequence for sequence in engine.scheduler.running}
         step = 0
 
         def helped(logits: Tensor) -> Any:
             nonlocal step
+            if logits.shape[-1] != whole:  # of a few candidates, whose ids are not known here
+                return sampler(logits)
             logits = logits.clone()
             for row, slot in enumerate(slots):
                 coming = texts[running[slot].request.seed][len(running[slot].generation.tokens) :]
@@ -215,6 +219,8 @@ def main() -> None:
     seeds = range(arguments.seed, arguments.seed + -(-arguments.cases // (TEXTS * WAYS)))
     with ProcessPoolExecutor(arguments.processes) as pool:
         for future in as_completed(pool.submit(run_cases, seed) for seed in seeds):
+            if future.exception() is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
             whole.add(future.result())
             targets += 1
             print(

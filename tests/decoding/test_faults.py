@@ -100,8 +100,8 @@ FAULTS = {
     "a node sees its siblings": Fault(
         slots,
         "ancestors",
-        "family[:, node] |= family[row, parents[:, node]]",
-        "family[:, node, : node + 1] = True",
+        "    return family",
+        "    return torch.ones_like(family).tril()",
         greedy_text_is_plain_text,
     ),
     "positions count nodes instead of depth": Fault(

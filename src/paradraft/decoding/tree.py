@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -48,9 +49,9 @@ def best_tree(log_probabilities: Tensor, depths: Sequence[int], nodes: int) -> T
     """
     rows, steps, vocabulary = log_probabilities.shape
     device = log_probabilities.device
-    values, tokens = log_probabilities.clamp(max=0).topk(min(nodes, vocabulary), dim=-1)
+    values, tokens = log_probabilities.topk(min(nodes, vocabulary), dim=-1)
     allowed = torch.arange(steps, device=device) < torch.tensor(depths, device=device)[:, None]
-    values = values.masked_fill(~allowed[..., None], float("-inf"))
+    values = values.clamp(max=0).masked_fill(~allowed[..., None], float("-inf"))
     scores, begin, parents_from = values.new_zeros(rows, 1), 0, -1
     levels: list[tuple[Tensor, Tensor, Tensor]] = []  # scores, tokens, parents as places among the nodes of all levels
     for step in range(min(steps, nodes)):
@@ -69,6 +70,7 @@ def best_tree(log_probabilities: Tensor, depths: Sequence[int], nodes: int) -> T
     return Tree(all_tokens.gather(1, chosen), parents)
 
 
+@lru_cache(maxsize=4096)  # the same in every round
 def candidates(parents: int, ranks: int, room: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(parent i, rank m) of the children that may be among the `room` best, parents and ranks from the best on."""
     pairs = [(i, m) for i in range(min(parents, room)) for m in range(min(ranks, room // (i + 1)))]

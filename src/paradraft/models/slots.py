@@ -174,9 +174,10 @@ def ancestors(parents: Tensor) -> Tensor:
     """[rows, N, N] boolean: which nodes are a node's ancestors or itself; parents [rows, N] stand before children."""
     rows, nodes = parents.shape
     family = torch.eye(nodes, dtype=torch.bool, device=parents.device).repeat(rows, 1, 1)
-    row = torch.arange(rows, device=parents.device)
-    for node in range(1, nodes):
-        family[:, node] |= family[row, parents[:, node]]
+    up = parents.clamp(min=0)  # the first node is its own parent
+    for _ in range((nodes - 1).bit_length()):  # twice as many generations each time
+        family = family | family.gather(1, up[..., None].expand(-1, -1, nodes))
+        up = up.gather(1, up)
     return family
 
 
