@@ -44,11 +44,12 @@ def test_sampled_decoding_has_the_targets_distribution(small: tuple[Target, DFla
     assert result.cells > 50
 
 
-@pytest.mark.parametrize("rule", ["block"])
-def test_every_rule_is_lossless_in_the_engine(small: tuple[Target, DFlash], rule: str) -> None:
+@pytest.mark.parametrize(("rule", "tree"), [("block", None), ("tree_residual", 6), ("tree", 6)])
+def test_every_rule_is_lossless_in_the_engine(small: tuple[Target, DFlash], rule: str, tree: int | None) -> None:
     """tests/decoding/test_joint.py has the rules themselves."""
     target, drafter = small
-    result = check_distribution(target, drafter, PROMPTS, 40_000, Sampling(1.0), batch_size=5000, acceptance=rule)
+    sampling = Sampling(1.0)
+    result = check_distribution(target, drafter, PROMPTS, 20_000, sampling, batch_size=5000, acceptance=rule, tree=tree)
     assert result.passed and result.cells > 50, result
 
 
