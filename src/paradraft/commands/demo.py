@@ -1,9 +1,11 @@
-"""`paradraft demo`: decode, check, train and report on the shipped target, in a few minutes on a CPU."""
+"""`paradraft demo`: decode, check, train and report on a target that has a shipped drafter, in minutes on a CPU."""
 
 from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +15,8 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from .options import DEMO_DRAFTER, DEMO_PROMPTS
-from .terminal import progress_bar
+from .options import DEMO_PROMPTS, drafter_of, prompts_of
+from .terminal import print_origin, progress_bar
 from .train import by_set
 
 if TYPE_CHECKING:
@@ -25,9 +27,26 @@ if TYPE_CHECKING:
     from ..models import Target
     from ..training.config import RunConfig
 
-MEASURED_PROMPTS = 8  # of each set
-CHECKED_PROMPTS = 8  # of each set
-SAMPLES = 4000
+
+class Shown(str, Enum):
+    """The targets that the demo can show."""
+
+    demo = "demo"
+    smollm2 = "smollm2"
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much is shown, so that two CPU cores take at most five minutes: prompts of each set, tokens of an answer."""
+
+    measured: int
+    checked: int
+    samples: int
+    tokens: int
+    checked_tokens: int
+
+
+AMOUNTS = {Shown.demo: Amount(8, 8, 4000, 256, 128), Shown.smollm2: Amount(2, 2, 1000, 128, 64)}
 
 
 def demo(
@@ -37,8 +56,11 @@ def demo(
     training_seconds: Annotated[
         int, typer.Option("--training-seconds", min=1, help="how long the fresh drafter is trained")
     ] = 110,
+    target: Annotated[
+        Shown, typer.Option("--target", help="smollm2: a public LLM of 135M parameters; demo: a small one, offline")
+    ] = Shown.smollm2,
 ) -> None:
-    """Decode, check, train and report on the shipped target, in a few minutes on a CPU.
+    """Decode, check, train and report, in a few minutes on a CPU. A fresh drafter is trained for the small target.
 
     Example: `paradraft demo --out demo-report.html --training-seconds 60`
     """
@@ -50,19 +72,20 @@ def demo(
     from .pair import load_pair
 
     console = Console()
+    amount, name = AMOUNTS[target], drafter_of(target.value)
     console.rule("1. a target and its drafter")
-    target, drafters = load_pair("demo", [DEMO_DRAFTER], "auto", trust_remote_code=False)
-    drafter = drafters[DEMO_DRAFTER]
-    sets = [load_prompts(name) for name in DEMO_PROMPTS]
-    introduce(console, target, drafter)
+    loaded, drafters = load_pair(target.value, [name], "auto", trust_remote_code=False)
+    print_origin(console, loaded)
+    sets = [load_prompts(prompts) for prompts in prompts_of(target.value)]
+    introduce(console, loaded, drafters[name])
     console.rule("2. plain and drafted decoding, side by side")
-    sections = [show_answer(console, target, drafter, prompt_set) for prompt_set in sets]
-    runs = measure_sets(console, target, drafters, sets)
+    sections = [show_answer(console, loaded, drafters[name], prompt_set, amount) for prompt_set in sets]
+    runs = measure_sets(console, target.value, loaded, drafters, sets, amount)
     console.rule("3. is it lossless?")
-    sections.append(check(console, target, drafter, sets))
-    console.rule(f"4. a fresh D-PACE drafter, {training_seconds} seconds")
+    sections.append(check(console, loaded, drafters[name], sets, amount))
+    console.rule(f"4. a fresh D-PACE drafter for the target `demo`, {training_seconds} seconds")
     records = train_fresh(console, training_seconds)
-    sections += results_sections(Results(runs, environment(target)))
+    sections += results_sections(Results(runs, environment(loaded)))
     sections += training_sections(records, "fresh D-PACE drafter")
     write_page("paradraft demo", sections, out)
     console.rule()
@@ -73,13 +96,15 @@ def introduce(console: Console, target: Target, drafter: Drafter) -> None:
     size = sum(p.numel() for p in target.model.parameters())
     drafted = sum(p.numel() for p in drafter.parameters())
     console.print(
-        f"target: Qwen3 architecture, {size / 1e6:.1f}M parameters, {len(target.layers)} layers; "
+        f"target: {type(target.model).__name__}, {size / 1e6:.1f}M parameters, {len(target.layers)} layers; "
         f"drafter: DFlash trained with D-PACE, {drafted / 1e6:.1f}M parameters, "
         f"up to {drafter.max_draft} tokens a round"
     )
 
 
-def show_answer(console: Console, target: Target, drafter: Drafter, prompt_set: PromptSet) -> Section:
+def show_answer(
+    console: Console, target: Target, drafter: Drafter, prompt_set: PromptSet, amount: Amount
+) -> Section:
     """The first prompt of a set answered both ways; returns the rounds for the report."""
     from ..decoding import Engine
     from ..evaluation.figures import rounds_section
@@ -93,7 +118,7 @@ def show_answer(console: Console, target: Target, drafter: Drafter, prompt_set: 
     for engine in (Engine(target), Engine(target, drafter)):
         engine.generate([prompt], 16)  # warm up
         before = engine.seconds.decode
-        answers.append(engine.generate([prompt], 256)[0])
+        answers.append(engine.generate([prompt], amount.tokens)[0])
         seconds.append(engine.seconds.decode - before)
     plain, drafted = answers
     same = "identical text" if plain.tokens == drafted.tokens else "DIFFERENT TEXT"
@@ -111,38 +136,43 @@ def show_answer(console: Console, target: Target, drafter: Drafter, prompt_set: 
 
 
 def measure_sets(
-    console: Console, target: Target, drafters: dict[str, Drafter], sets: list[PromptSet]
+    console: Console,
+    name: str,
+    target: Target,
+    drafters: dict[str, Drafter],
+    sets: list[PromptSet],
+    amount: Amount,
 ) -> list[RunResult]:
     """A few prompts of each set, plain and drafted, as tables; returns what results.json would hold."""
     from ..evaluation.measure import Settings, measure, run_results, weights_of
     from ..evaluation.prompts import PromptSet
-    from ..evaluation.tables import emitted_table, speed_table
+    from ..evaluation.tables import acceptance_table, emitted_table, speed_table
 
-    settings, weights = Settings(), weights_of("demo", drafters)
+    settings, weights = Settings(max_new_tokens=amount.tokens), weights_of(name, drafters)
     runs: list[RunResult] = []
     for prompt_set in sets:
-        part = PromptSet(prompt_set.name, prompt_set.prompts[1 : 1 + MEASURED_PROMPTS])
+        part = PromptSet(prompt_set.name, prompt_set.prompts[1 : 1 + amount.measured])
         with progress_bar(console, part.name, 2 * len(part.prompts)) as advance:
             measured = measure(target, drafters, part, settings, advance)
         runs += run_results(target, weights, measured, part, settings)
-    console.print(emitted_table(runs))
-    console.print(speed_table(runs))
+    for table in (emitted_table(runs), acceptance_table(runs), speed_table(runs)):
+        console.print(table)
     return runs
 
 
-def check(console: Console, target: Target, drafter: Drafter, sets: list[PromptSet]) -> Section:
+def check(console: Console, target: Target, drafter: Drafter, sets: list[PromptSet], amount: Amount) -> Section:
     """Compare token by token at temperature 0, and test the distribution of samples at 1."""
     from ..decoding import Sampling
     from ..evaluation.figures import Section
     from ..evaluation.lossless import check_distribution, check_exact, undecided_starts
     from ..evaluation.measure import first_turn
 
-    prompts = [first_turn(target, prompt) for s in sets for prompt in s.prompts[-CHECKED_PROMPTS:]]
+    prompts = [first_turn(target, prompt) for s in sets for prompt in s.prompts[-amount.checked :]]
     with progress_bar(console, "temperature 0", len(prompts)) as advance:
-        exact = check_exact(target, drafter, prompts, 128, advance=advance)
-    with progress_bar(console, "temperature 1", SAMPLES) as advance:
+        exact = check_exact(target, drafter, prompts, amount.checked_tokens, advance=advance)
+    with progress_bar(console, "temperature 1", amount.samples) as advance:
         places = undecided_starts(target, prompts[:1], Sampling(1.0))
-        sampled = check_distribution(target, drafter, places, SAMPLES, Sampling(1.0), advance=advance)
+        sampled = check_distribution(target, drafter, places, amount.samples, Sampling(1.0), advance=advance)
     lines = [
         f"temperature 0, float32: {exact.prompts} prompts, {exact.tokens} tokens, "
         f"{exact.prompts - len(exact.divergences)} texts identical: {'passed' if exact.passed else 'FAILED'}",

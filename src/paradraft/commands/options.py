@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 DEMO_PROMPTS = ["demo:math", "demo:code", "demo:chat"]
 DEMO_DRAFTER = "demo:dflash-dpace"
+SHIPPED = ("demo", "smollm2")  # targets with drafters and prompts of their own
 
 TargetOption = Annotated[
     str, typer.Option("--target", help="directory, GGUF file, Hugging Face id, `demo` or `smollm2`")
@@ -102,3 +103,13 @@ def set_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def drafter_of(target: str) -> str:
+    """The shipped drafter that is tried where none is named."""
+    return f"{target if target in SHIPPED else 'demo'}:dflash-dpace"
+
+
+def prompts_of(target: str) -> list[str]:
+    """The shipped prompt sets that are asked where none is named."""
+    return [f"{target if target in SHIPPED else 'demo'}:{name}" for name in ("math", "code", "chat")]
