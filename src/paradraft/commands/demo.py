@@ -102,9 +102,7 @@ def introduce(console: Console, target: Target, drafter: Drafter) -> None:
     )
 
 
-def show_answer(
-    console: Console, target: Target, drafter: Drafter, prompt_set: PromptSet, amount: Amount
-) -> Section:
+def show_answer(console: Console, target: Target, drafter: Drafter, prompt_set: PromptSet, amount: Amount) -> Section:
     """The first prompt of a set answered both ways; returns the rounds for the report."""
     from ..decoding import Engine
     from ..evaluation.figures import rounds_section
