@@ -10,8 +10,6 @@ from rich.console import Console
 
 from ..files import make_directory
 from .options import (
-    DEMO_DRAFTER,
-    DEMO_PROMPTS,
     AcceptanceOption,
     BatchSizeOption,
     DateOption,
@@ -32,6 +30,8 @@ from .options import (
     TreeOption,
     TrustOption,
     draft_length_of,
+    drafter_of,
+    prompts_of,
     set_threads,
 )
 from .terminal import print_notes, print_origin, progress_bar
@@ -40,7 +40,7 @@ from .terminal import print_notes, print_origin, progress_bar
 def evaluate(
     target: TargetOption = "demo",
     drafter: DraftersOption = None,
-    prompts: PromptsOption = DEMO_PROMPTS,
+    prompts: PromptsOption = None,
     temperature: TemperatureOption = 0.0,
     top_k: TopKOption = 0,
     top_p: TopPOption = 1.0,
@@ -83,8 +83,8 @@ def evaluate(
     sampling, length = Sampling(temperature, top_k, top_p), draft_length_of(draft_length)
     settings = Settings(sampling, batch_size, max_new_tokens, length, seed, acceptance, tree, tuple(mode or ()))
     set_threads(threads)
-    sets = [load_prompts(name, limit) for name in prompts]
-    loaded, drafters = load_pair(target, drafter or [DEMO_DRAFTER], dtype, trust_remote_code, thinking, date)
+    sets = [load_prompts(name, limit) for name in prompts or prompts_of(target)]
+    loaded, drafters = load_pair(target, drafter or [drafter_of(target)], dtype, trust_remote_code, thinking, date)
     print_origin(console, loaded)
     if loaded.chat.writes_today:
         print_notes(console, [DATE_NOTE])

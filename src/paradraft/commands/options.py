@@ -20,10 +20,12 @@ TargetOption = Annotated[
     str, typer.Option("--target", help="directory, GGUF file, Hugging Face id, `demo` or `smollm2`")
 ]
 DraftersOption = Annotated[
-    list[str] | None, typer.Option("--drafter", help="directory, Hugging Face id or demo:NAME; repeatable")
+    list[str] | None,
+    typer.Option("--drafter", help="directory, Hugging Face id, demo:NAME or smollm2:NAME; repeatable"),
 ]
 DrafterOption = Annotated[
-    str | None, typer.Option("--drafter", help="directory, Hugging Face id or demo:NAME; without it: plain decoding")
+    str | None,
+    typer.Option("--drafter", help="directory, Hugging Face id, demo:NAME or smollm2:NAME; without it: plain decoding"),
 ]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores")]
@@ -43,10 +45,11 @@ DateOption = Annotated[
 ]
 
 PromptsOption = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
         "--prompts",
-        help="demo:math, demo:code, demo:chat, files, gsm8k, math500, humaneval, mbpp, mt-bench, livecodebench",
+        help="files, demo:math, demo:code, demo:chat, smollm2:math and so on, gsm8k, math500, humaneval, mbpp, "
+        "mt-bench, livecodebench; repeatable; default: the target's shipped sets",
     ),
 ]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="read only this many records of each file")]
@@ -106,10 +109,12 @@ def set_threads(threads: int | None) -> None:
 
 
 def drafter_of(target: str) -> str:
-    """The shipped drafter that is tried where none is named."""
-    return f"{target if target in SHIPPED else 'demo'}:dflash-dpace"
+    """The shipped drafter that is used where none is named; UserError for a target without any."""
+    if target not in SHIPPED:
+        raise UserError(f"no drafter for {target} ships with paradraft; name one with --drafter")
+    return f"{target}:dflash-dpace"
 
 
 def prompts_of(target: str) -> list[str]:
-    """The shipped prompt sets that are asked where none is named."""
-    return [f"{target if target in SHIPPED else 'demo'}:{name}" for name in ("math", "code", "chat")]
+    """The shipped prompt sets that are asked where none is named; those of `smollm2` suit any chat model."""
+    return [f"{target if target in SHIPPED else 'smollm2'}:{name}" for name in ("math", "code", "chat")]

@@ -8,8 +8,6 @@ import typer
 from rich.console import Console
 
 from .options import (
-    DEMO_DRAFTER,
-    DEMO_PROMPTS,
     AcceptanceOption,
     DateOption,
     DraftLengthOption,
@@ -23,6 +21,8 @@ from .options import (
     TreeOption,
     TrustOption,
     draft_length_of,
+    drafter_of,
+    prompts_of,
     set_threads,
 )
 from .terminal import print_origin, progress_bar
@@ -33,8 +33,13 @@ if TYPE_CHECKING:
 
 def verify(
     target: TargetOption = "demo",
-    drafter: Annotated[str, typer.Option("--drafter", help="directory, Hugging Face id or demo:NAME")] = DEMO_DRAFTER,
-    prompts: PromptsOption = DEMO_PROMPTS,
+    drafter: Annotated[
+        str | None,
+        typer.Option(
+            "--drafter", help="directory, Hugging Face id, or a shipped name; default: the target's dflash-dpace"
+        ),
+    ] = None,
+    prompts: PromptsOption = None,
     temperature: Annotated[
         float | None, typer.Option("--temperature", help="test only this one; default: both 0 and 1")
     ] = None,
@@ -66,10 +71,11 @@ def verify(
     console = Console()
     set_threads(threads)
     length = draft_length_of(draft_length)
-    sets = [load_prompts(name) for name in prompts]
-    loaded, drafters = load_pair(target, [drafter], dtype, trust_remote_code, thinking, date)
+    sets = [load_prompts(name) for name in prompts or prompts_of(target)]
+    name = drafter or drafter_of(target)
+    loaded, drafters = load_pair(target, [name], dtype, trust_remote_code, thinking, date)
     print_origin(console, loaded)
-    checked = drafters[drafter]
+    checked = drafters[name]
     if mode is not None:
         checked.set_mode(mode)
     for prompt_set in sets:
