@@ -21,11 +21,11 @@ TargetOption = Annotated[
 ]
 DraftersOption = Annotated[
     list[str] | None,
-    typer.Option("--drafter", help="directory, Hugging Face id, demo:NAME or smollm2:NAME; repeatable"),
+    typer.Option("--drafter", help="directory, Hugging Face id or a shipped name; repeatable"),
 ]
 DrafterOption = Annotated[
     str | None,
-    typer.Option("--drafter", help="directory, Hugging Face id, demo:NAME or smollm2:NAME; without it: plain decoding"),
+    typer.Option("--drafter", help="directory, Hugging Face id or a shipped name; none: plain decoding"),
 ]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; default: all cores")]

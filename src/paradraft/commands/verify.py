@@ -36,7 +36,7 @@ def verify(
     drafter: Annotated[
         str | None,
         typer.Option(
-            "--drafter", help="directory, Hugging Face id, or a shipped name; default: the target's dflash-dpace"
+            "--drafter", help="directory, Hugging Face id or shipped name; default: the target's dflash-dpace"
         ),
     ] = None,
     prompts: PromptsOption = None,
