@@ -11,8 +11,6 @@ from rich.console import Console
 from ..errors import UserError
 from ..files import make_directory
 from .options import (
-    DEMO_DRAFTER,
-    DEMO_PROMPTS,
     DateOption,
     DtypeOption,
     ModeOption,
@@ -23,6 +21,8 @@ from .options import (
     ThreadsOption,
     TrustOption,
     draft_length_of,
+    drafter_of,
+    prompts_of,
     set_threads,
 )
 from .terminal import print_origin, progress_bar
@@ -45,7 +45,7 @@ def bench(
             help="accept each drafted token with this probability, for times alone: the text is not the target's",
         ),
     ] = None,
-    prompts: PromptsOption = DEMO_PROMPTS,
+    prompts: PromptsOption = None,
     context: Annotated[
         int, typer.Option("--context", min=1, help="tokens of a prompt with --synthetic-acceptance")
     ] = 256,
@@ -93,7 +93,7 @@ def bench(
     )
     console = Console(stderr=json)
     set_threads(threads)
-    named = drafter or (f"{PREFIX}dflash" if is_random(target) else DEMO_DRAFTER)
+    named = drafter or (f"{PREFIX}dflash" if is_random(target) else drafter_of(target))
     if is_random(target):
         if synthetic_acceptance is None:
             raise UserError("random weights accept nothing; say with --synthetic-acceptance P what is accepted")
@@ -107,7 +107,7 @@ def bench(
     if synthetic_acceptance is not None:
         asked = [[(7 * i + n) % (loaded.vocabulary_size - 2) + 1 for n in range(context)] for i in range(64)]
     else:
-        sets = [load_prompts(name) for name in prompts]
+        sets = [load_prompts(name) for name in prompts or prompts_of(target)]
         for prompt_set in sets:
             check_first_turns(loaded, prompt_set, max_new_tokens)
         asked = interleaved(loaded, sets, max(64, 2 * max(settings.batch_sizes)))

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from .options import DEMO_PROMPTS, drafter_of, prompts_of
+from .options import drafter_of, prompts_of
 from .terminal import print_origin, progress_bar
 from .train import by_set
 
@@ -220,7 +220,7 @@ def train_fresh(console: Console, seconds: int) -> list[dict[str, Any]]:
         per_step = (time.perf_counter() - started) / 2
         steps = max(10, int(0.6 * seconds / per_step))  # the rest goes to evaluation
         output = Path(directory) / "run"
-        trainer = Trainer(fresh_config(output, steps, tuple(DEMO_PROMPTS), max(1, steps // 4)))
+        trainer = Trainer(fresh_config(output, steps, tuple(prompts_of("demo")), max(1, steps // 4)))
         with progress_bar(console, "training", steps) as advance:
             done = 0
 

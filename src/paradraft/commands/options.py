@@ -12,8 +12,6 @@ from ..errors import UserError
 if TYPE_CHECKING:
     from ..decoding import DraftLength
 
-DEMO_PROMPTS = ["demo:math", "demo:code", "demo:chat"]
-DEMO_DRAFTER = "demo:dflash-dpace"
 SHIPPED = ("demo", "smollm2")  # targets with drafters and prompts of their own
 
 TargetOption = Annotated[
