@@ -245,6 +245,7 @@ def test_wrong_evaluations(target_directory: Path, drafter_directory: Path, prom
         ([*pair, "--prompts", prompts, "--dtype", "int4"], "dtype 'int4' is not known"),
         (["eval", "--target", "demo", "--drafter", "demo:none", "--prompts", prompts], "demo:none does not ship"),
         (["eval", "--drafter", tmp_path / "no", "--prompts", prompts], "no does not exist"),
+        (["eval", "--target", target_directory, "--prompts", prompts], "ships with paradraft; name one with --drafter"),
         (["eval", "--target", tmp_path / "no", "--drafter", drafter_directory, "--prompts", prompts], "cannot be"),
         (["generate", "--target", target_directory, " "], "prompt is empty"),
         (["generate", "--target", target_directory, "x", "--mode", "independent"], "give a drafter with --drafter"),
