@@ -20,6 +20,7 @@ from .terminal import print_origin, progress_bar
 from .train import by_set
 
 if TYPE_CHECKING:
+    from ..decoding import DraftLength
     from ..drafters import Drafter
     from ..evaluation.figures import Section
     from ..evaluation.prompts import PromptSet
@@ -37,16 +38,20 @@ class Shown(str, Enum):
 
 @dataclass(frozen=True)
 class Amount:
-    """How much is shown, so that two CPU cores take at most five minutes: prompts of each set, tokens of an answer."""
+    """How much is shown, so that two CPU cores take at most five minutes: prompts of each set, tokens of an answer.
+
+    draft_length: as the engine takes it; "auto" where the drafter does not know every prompt.
+    """
 
     measured: int
     checked: int
     samples: int
     tokens: int
     checked_tokens: int
+    draft_length: DraftLength | None = None
 
 
-AMOUNTS = {Shown.demo: Amount(8, 8, 4000, 256, 128), Shown.smollm2: Amount(2, 2, 1000, 128, 64)}
+AMOUNTS = {Shown.demo: Amount(8, 8, 4000, 256, 128), Shown.smollm2: Amount(2, 2, 1000, 128, 64, "auto")}
 
 
 def demo(
@@ -113,7 +118,7 @@ def show_answer(console: Console, target: Target, drafter: Drafter, prompt_set: 
     question = prompt_set.prompts[0].question
     prompt = first_turn(target, prompt_set.prompts[0])
     answers, seconds = [], []
-    for engine in (Engine(target), Engine(target, drafter)):
+    for engine in (Engine(target), Engine(target, drafter, draft_length=amount.draft_length)):
         engine.generate([prompt], 16)  # warm up
         before = engine.seconds.decode
         answers.append(engine.generate([prompt], amount.tokens)[0])
@@ -146,7 +151,10 @@ def measure_sets(
     from ..evaluation.prompts import PromptSet
     from ..evaluation.tables import acceptance_table, emitted_table, speed_table
 
-    settings, weights = Settings(max_new_tokens=amount.tokens), weights_of(name, drafters)
+    settings, weights = (
+        Settings(max_new_tokens=amount.tokens, draft_length=amount.draft_length),
+        weights_of(name, drafters),
+    )
     runs: list[RunResult] = []
     for prompt_set in sets:
         part = PromptSet(prompt_set.name, prompt_set.prompts[1 : 1 + amount.measured])
@@ -167,7 +175,9 @@ def check(console: Console, target: Target, drafter: Drafter, sets: list[PromptS
 
     prompts = [first_turn(target, prompt) for s in sets for prompt in s.prompts[-amount.checked :]]
     with progress_bar(console, "temperature 0", len(prompts)) as advance:
-        exact = check_exact(target, drafter, prompts, amount.checked_tokens, advance=advance)
+        exact = check_exact(
+            target, drafter, prompts, amount.checked_tokens, draft_length=amount.draft_length, advance=advance
+        )
     with progress_bar(console, "temperature 1", amount.samples) as advance:
         places = undecided_starts(target, prompts[:1], Sampling(1.0))
         sampled = check_distribution(target, drafter, places, amount.samples, Sampling(1.0), advance=advance)
