@@ -201,7 +201,11 @@ def test_train_from_a_file_with_overrides(target_directory: Path, conversations:
     [
         ("training: {learning_rat: 1}", [], "unknown key training.learning_rat; known here: epochs"),
         ("trainig: {}", [], "unknown key trainig; known here: target"),
-        ("drafter: {kind: medusa}", [], "drafter: kind must be one of dflash, pard2, pard, vanilla"),
+        (
+            "drafter: {kind: medusa}",
+            [],
+            "drafter: kind must be one of dflash, dflash2, dspark, eagle3, pard2, pard, vanilla",
+        ),
         ("objective: {alpha: 0}", [], "objective.alpha must be more than 0 and at most 1, not 0"),
         ("training: {batch_size: 2, micro_batch_size: 4}", [], "micro_batch_size is larger"),
         ("objective: {token_loss: ce_kd, ce_weight: 0, kd_weight: 0}", [], "both 0: nothing would be learned"),

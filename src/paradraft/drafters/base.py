@@ -73,7 +73,8 @@ class Drafter(nn.Module, ABC):
     features (dependent) or without (independent), the one it prefers first. `parallel`: it drafts all tokens in one
     forward. `vocabulary`: the tokens it may propose, None: all of the target's; its logits are over these.
 
-    `tables` and `heads`: parts of the names of its matrices whose rows are looked up, or stand for one token each.
+    `table_names` and `head_names`: parts of the names of its matrices whose rows are looked up, or stand for one token
+    each.
 
     Training uses `grid` and `forward`, decoding `start`, `observe`, `propose`; a test ties the two: logits at (anchor,
     step) equal the logits at decoding after the same prefix.
@@ -85,8 +86,8 @@ class Drafter(nn.Module, ABC):
     max_draft: int
     modes: tuple[str, ...] = ("dependent",)
     parallel: bool = True
-    tables: tuple[str, ...] = ("embed",)
-    heads: tuple[str, ...] = ("lm_head",)
+    table_names: tuple[str, ...] = ("embed",)
+    head_names: tuple[str, ...] = ("lm_head",)
 
     @property
     def mode(self) -> str:

@@ -170,8 +170,8 @@ class DSpark(DFlash):
         *("markov_head", "markov_rank", "confidence_head", "confidence_with_markov"),
         *("confidence_weight", "cut"),
     )
-    tables = ("markov_w1",)
-    heads = ("markov_w2",)
+    table_names = ("markov_w1",)
+    head_names = ("markov_w2",)
 
     def __init__(self, config: DSparkConfig, target: Target) -> None:
         super().__init__(config, target)

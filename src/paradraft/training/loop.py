@@ -84,7 +84,7 @@ class Trainer:
         self.drafter = seeded_drafter(config, self.target, self.checkpoint, self.data)
         self.parallel = distribute_drafter(self.drafter, section.sharding, self.processes)
         self.store = open_store(config, self.target, self.data, self.drafter, self.objective)
-        lists = (*self.drafter.tables, *self.drafter.heads)
+        lists = (*self.drafter.table_names, *self.drafter.head_names)
         self.optimizer = make_optimizer(
             section.optimizer, self.drafter.named_parameters(), section.learning_rate, section.weight_decay, lists
         )

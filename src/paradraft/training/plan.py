@@ -142,7 +142,7 @@ def count(model: nn.Module, wanted: Callable[[str, nn.Parameter], bool] = lambda
 
 def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weights that multiply every token in the layers; embeddings and heads are counted by themselves."""
-    lists = (*model.tables, *model.heads) if isinstance(model, Drafter) else ("embed", "lm_head")
+    lists = (*model.table_names, *model.head_names) if isinstance(model, Drafter) else ("embed", "lm_head")
     return {n: p for n, p in model.named_parameters() if p.ndim == 2 and not any(part in n for part in lists)}
 
 
@@ -181,7 +181,7 @@ def sequence_flops(
 
     widths = {name: p.shape[1] for name, p in drafter.named_parameters() if p.ndim == 2}
     own_head = [width for name, width in widths.items() if "embed" in name or "lm_head" in name]
-    others = [part for part in drafter.heads if part != "lm_head"]
+    others = [part for part in drafter.head_names if part != "lm_head"]
     beside = sum(width for name, width in widths.items() if any(part in name for part in others))
     passes = 2 + (predictions > chunk_positions(vocabulary))  # chunks run forward twice
     width = (passes + bool(own_head)) * (own_head[0] if own_head else target.hidden_size) + (passes + 1) * beside
