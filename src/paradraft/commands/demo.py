@@ -62,8 +62,8 @@ def demo(
         int, typer.Option("--training-seconds", min=1, help="how long the fresh drafter is trained")
     ] = 110,
     target: Annotated[
-        Shown, typer.Option("--target", help="smollm2: a public LLM of 135M parameters; demo: a small one, offline")
-    ] = Shown.smollm2,
+        Shown, typer.Option("--target", help="demo: a small target, offline; smollm2: a public LLM of 135M parameters")
+    ] = Shown.demo,
 ) -> None:
     """Decode, check, train and report, in a few minutes on a CPU. A fresh drafter is trained for the small target.
 
