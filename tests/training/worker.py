@@ -83,3 +83,4 @@ def main(jobs: str, out: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    os._exit(0)  # all is written: on a busy machine gloo's threads may abort an interpreter that takes itself apart

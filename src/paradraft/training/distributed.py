@@ -102,6 +102,7 @@ class Processes:
     def shut_down(self) -> None:
         """Close the process group at the end of a command; torch complains about one that is left open."""
         if self.world_size > 1:
+            dist.barrier()  # no process may close what another still uses
             dist.destroy_process_group()
 
 
