@@ -10,21 +10,12 @@ from typing import Any, Self
 from ..errors import UserError
 from ..models import Target
 from .directory import check_rope, unused_token
-from .layers import sizes_of
+from .layers import SIZES_SAVED_AS, check_sizes, sizes_of
 
-# Our names and those of config.json.
-SAVED_AS = {
-    "hidden_size": "hidden_size",
-    "vocabulary_size": "vocab_size",
+SAVED_AS = SIZES_SAVED_AS | {
     "target_layers": "num_target_layers",
     "layers": "num_hidden_layers",
     "block_size": "block_size",
-    "heads": "num_attention_heads",
-    "key_value_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "intermediate_size": "intermediate_size",
-    "norm_epsilon": "rms_norm_eps",
-    "max_positions": "max_position_embeddings",
 }
 
 
@@ -54,11 +45,7 @@ class DFlashConfig:
     sample_from_anchor: bool = False
 
     def __post_init__(self) -> None:
-        for name in self.size_names():
-            value = getattr(self, name)
-            kind = float if name in ("norm_epsilon", "rope_theta") else int
-            if not isinstance(value, int | kind) or value <= 0:
-                raise ValueError(f"{name} must be a positive number, not {value!r}")
+        check_sizes(self, self.size_names())
         if self.block_size < 2 - self.sample_from_anchor:
             raise ValueError("block_size must be at least 2: the anchor and a draft")
         if not isinstance(self.mask_token, int):

@@ -10,21 +10,10 @@ from typing import Any
 from ..errors import UserError
 from ..models import Target
 from .directory import check_rope
-from .layers import sizes_of
+from .layers import SIZES_SAVED_AS, check_sizes, sizes_of
 
 DRAFT_LENGTH = 7  # of a directory that does not say: the steps that published drafters are trained with
 LAYER_KEY = "eagle_aux_hidden_state_layer_ids"
-# Our names and those of config.json.
-SAVED_AS = {
-    "hidden_size": "hidden_size",
-    "vocabulary_size": "vocab_size",
-    "heads": "num_attention_heads",
-    "key_value_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "intermediate_size": "intermediate_size",
-    "norm_epsilon": "rms_norm_eps",
-    "max_positions": "max_position_embeddings",
-}
 
 
 @dataclass(frozen=True)
@@ -48,11 +37,7 @@ class Eagle3Config:
     norm_before_residual: bool = False
 
     def __post_init__(self) -> None:
-        for name in (*SAVED_AS, "rope_theta", "draft_length"):
-            value = getattr(self, name)
-            kind = float if name in ("norm_epsilon", "rope_theta") else int
-            if not isinstance(value, int | kind) or value <= 0:
-                raise ValueError(f"{name} must be a positive number, not {value!r}")
+        check_sizes(self, (*SIZES_SAVED_AS, "rope_theta", "draft_length"))
         ids = list(self.feature_layers)
         if not ids or not all(isinstance(i, int) for i in ids) or ids != sorted(set(ids)):
             raise ValueError(f"feature layers must be ascending ids without repeats (engines sort them), not {ids}")
@@ -74,7 +59,7 @@ class Eagle3Config:
         return {
             "model_type": "llama",
             "num_hidden_layers": 1,
-            **{theirs: getattr(self, ours) for ours, theirs in SAVED_AS.items()},
+            **{theirs: getattr(self, ours) for ours, theirs in SIZES_SAVED_AS.items()},
             "target_hidden_size": self.hidden_size,
             "draft_vocab_size": self.vocabulary_size,
             "rope_theta": self.rope_theta,
@@ -97,7 +82,7 @@ class Eagle3Config:
             if saved["num_hidden_layers"] != 1:
                 raise ValueError(f"it has {saved['num_hidden_layers']} layers, EAGLE-3 has one")
             return cls(
-                **{ours: saved[theirs] for ours, theirs in SAVED_AS.items()},
+                **{ours: saved[theirs] for ours, theirs in SIZES_SAVED_AS.items()},
                 feature_layers=tuple(i - 1 for i in saved[LAYER_KEY]),
                 rope_theta=saved.get("rope_theta") or saved["rope_parameters"]["rope_theta"],
                 draft_length=(saved.get("paradraft") or {}).get("draft_length", DRAFT_LENGTH),

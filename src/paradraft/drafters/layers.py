@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import torch
@@ -29,6 +29,28 @@ class LayerSizes(Protocol):
     def intermediate_size(self) -> int: ...
     @property
     def norm_epsilon(self) -> float: ...
+
+
+# What every drafter of these layers has, by our names, and as config.json has it.
+SIZES_SAVED_AS = {
+    "hidden_size": "hidden_size",
+    "vocabulary_size": "vocab_size",
+    "heads": "num_attention_heads",
+    "key_value_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "intermediate_size": "intermediate_size",
+    "norm_epsilon": "rms_norm_eps",
+    "max_positions": "max_position_embeddings",
+}
+
+
+def check_sizes(config: Any, names: Iterable[str]) -> None:
+    """ValueError unless the fields of these names are positive; all but `norm_epsilon` and `rope_theta` are whole."""
+    for name in names:
+        value = getattr(config, name)
+        kind = float if name in ("norm_epsilon", "rope_theta") else int
+        if not isinstance(value, int | kind) or value <= 0:
+            raise ValueError(f"{name} must be a positive number, not {value!r}")
 
 
 def sizes_of(target: Target) -> dict[str, Any]:
