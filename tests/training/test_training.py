@@ -273,6 +273,28 @@ def test_resuming_on_other_text_is_refused(target_directory: Path, conversations
     assert Trainer(config).progress.step == 8
 
 
+@pytest.mark.parametrize(("kind", "kept"), [("dflash", False), ("eagle3", True)])
+def test_a_start_keeps_its_vocabulary_only_where_weights_belong_to_it(
+    kind: str, kept: bool, target_directory: Path, conversations: Path, tmp_path: Path
+) -> None:
+    first = tmp_path / "first.jsonl"
+    turns = [{"role": "user", "content": "count"}, {"role": "assistant", "content": "one two three four five six"}]
+    first.write_text((json.dumps({"messages": turns}) + "\n") * 4, encoding="utf-8")
+
+    def vocabulary(text: Path, output: str, **drafter: Any) -> list[int]:
+        values = config_for(target_directory, text, tmp_path / output, max_steps=1, save_every=1).model_dump()
+        made = drafter_values(kind) | {"vocabulary": 12} | drafter
+        trainer = Trainer(RunConfig.model_validate(values | {"drafter": made}))
+        trainer.run()
+        assert trainer.drafter.vocabulary is not None
+        return list(map(int, trainer.drafter.vocabulary.ids))
+
+    of_first, of_all = vocabulary(first, "first"), vocabulary(conversations, "all")
+    assert of_first != of_all
+    started = vocabulary(conversations, "on", init_from=str(tmp_path / "first" / "drafter"))
+    assert started == (of_first if kept else of_all)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
     trainer = Trainer(config_for(target_directory, conversations, tmp_path / "run"))
     with torch.no_grad():
@@ -312,10 +334,7 @@ def test_bfloat16_is_refused_on_a_cpu_without_its_instructions(
         Trainer(RunConfig.model_validate(values | {"target": {"model": str(target_directory), "dtype": "bfloat16"}}))
 
 
-def test_the_precision_is_among_the_runs_notes(
-    target_directory: Path, conversations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(setup, "bfloat16_is_fast", lambda device: False)
+def test_the_precision_is_among_the_runs_notes(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
     config = config_for(target_directory, conversations, tmp_path / "run", optimizer="muon", max_steps=1)
     Trainer(config).run()
     notes = json.loads((tmp_path / "run" / "data.json").read_text())["notes"]

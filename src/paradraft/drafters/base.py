@@ -88,6 +88,7 @@ class Drafter(nn.Module, ABC):
     parallel: bool = True
     table_names: tuple[str, ...] = ("embed",)
     head_names: tuple[str, ...] = ("lm_head",)
+    keeps_vocabulary: bool = False
 
     @property
     def mode(self) -> str:

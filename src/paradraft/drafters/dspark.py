@@ -172,6 +172,7 @@ class DSpark(DFlash):
     )
     table_names = ("markov_w1",)
     head_names = ("markov_w2",)
+    keeps_vocabulary = True
 
     def __init__(self, config: DSparkConfig, target: Target) -> None:
         super().__init__(config, target)

@@ -90,6 +90,7 @@ def unrolled_predicate(anchors: Tensor, document_ids: Tensor) -> Predicate:
 
 class Eagle3(Drafter):
     kind = "eagle3"
+    keeps_vocabulary = True
     section = Eagle3Section
     architecture = "LlamaForCausalLMEagle3"
     parallel = False

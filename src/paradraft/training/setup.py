@@ -75,8 +75,8 @@ def precision_note(config: RunConfig, target: Target) -> str:
     note = (
         f"the drafter computes in {passes}, the target in {str(target.dtype).removeprefix('torch.')} on {device.type}"
     )
-    if config.training.optimizer == "muon" and not bfloat16_is_fast(device):
-        note += "; Muon orthogonalises in float32, since this CPU has no bfloat16 instructions"
+    if config.training.optimizer == "muon" and device.type == "cpu":
+        note += "; Muon orthogonalises in float32, as on every CPU"
     return note
 
 
@@ -148,11 +148,14 @@ def check_same_data(data: Examples, saved: Path) -> None:
 def seeded_drafter(config: RunConfig, target: Target, checkpoint: Path | None, data: Examples) -> Drafter:
     """Fresh weights depend on the run's seed alone; the caller's generator is left as it was.
 
-    A reduced vocabulary is taken from the text; what it covers joins the notes of `data`.
+    A reduced vocabulary is taken from the text, also where training starts from a drafter that has another one, unless
+    its weights belong to that one. What it covers joins the notes of `data`.
     """
     with torch.random.fork_rng():
         torch.manual_seed(config.training.seed)
         drafter = make_drafter(config, target, checkpoint)
+    if checkpoint is None and not drafter.keeps_vocabulary:
+        drafter.vocabulary = drafter.head_rows = None
     size = config.drafter.vocabulary
     if size is not None and drafter.vocabulary is None:
         learned = [torch.tensor(e.input_ids)[torch.tensor(e.loss_mask)] for e in data.examples]
