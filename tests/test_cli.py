@@ -207,6 +207,7 @@ def test_train_from_a_file_with_overrides(target_directory: Path, conversations:
             "drafter: kind must be one of dflash, dflash2, dspark, eagle3, pard2, pard, vanilla",
         ),
         ("objective: {alpha: 0}", [], "objective.alpha must be more than 0 and at most 1, not 0"),
+        ("objective: {weighting: decay, alpha_end: 0.2}", [], "alpha_end is set, but the weighting decay has no alpha"),
         ("training: {batch_size: 2, micro_batch_size: 4}", [], "micro_batch_size is larger"),
         ("objective: {token_loss: ce_kd, ce_weight: 0, kd_weight: 0}", [], "both 0: nothing would be learned"),
         ("target: [", [], "is not valid YAML"),

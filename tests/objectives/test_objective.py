@@ -160,6 +160,23 @@ def test_unknown_names_are_refused() -> None:
             Objective(*names)
 
 
+def test_annealed_alpha_by_hand() -> None:
+    """From 0.8 to 0.2; after a quarter of the run it is 0.65, and one label of q = 0.5 has the weight s = 0.825."""
+    objective = Objective("ce", "dpace", "tokens", {"alpha": 0.8}, alpha_end=0.2)
+    assert [objective.at(share).parameters["alpha"] for share in (0, 0.25, 1)] == pytest.approx([0.8, 0.65, 0.2])
+    blocks = Blocks(torch.tensor([[0]]), torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, dtype=torch.long))
+    sums = objective.at(0.25).sums(torch.zeros(1, 2), blocks, torch.ones(1), torch.ones(1))
+    assert sums.weight.tolist() == pytest.approx([0.825])
+    same = Objective("ce", "dpace", "tokens", {"alpha": 0.8})
+    assert same.at(0.7) is same
+
+
+def test_annealing_is_refused_without_an_alpha_and_outside_its_range() -> None:
+    for weighting, end, message in (("decay", 0.2, "decay has no alpha"), ("dpace", 0.0, "alpha_end must be more")):
+        with pytest.raises(ValueError, match=message):
+            Objective("ce", weighting, alpha_end=end)
+
+
 def test_a_label_outside_the_draft_vocabulary_is_a_rejected_position() -> None:
     """D-PACE by hand: nothing is learned from it on, and sums over later positions end before it."""
     ids, to_draft = torch.tensor([1, 2, 5]), torch.tensor([-1, 0, 1, -1, -1, 2])

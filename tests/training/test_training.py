@@ -202,6 +202,31 @@ def test_resuming_equals_going_on(
     assert records(tmp_path / "halved", "loss") == records(tmp_path / "whole", "loss")
 
 
+def test_annealed_alpha_is_in_the_record_and_resumes_exactly(
+    target_directory: Path, conversations: Path, tmp_path: Path
+) -> None:
+    def config(name: str, **objective: Any) -> RunConfig:
+        made = config_for(target_directory, conversations, tmp_path / name, max_steps=5, save_every=2)
+        return RunConfig.model_validate(made.model_dump() | {"objective": objective})
+
+    annealed = config("run", alpha=0.9, alpha_end=0.1)
+    whole = Trainer(annealed)
+    whole.run()
+    assert records(tmp_path / "run", "alpha") == pytest.approx([0.9, 0.7, 0.5, 0.3, 0.1])
+    losses = records(tmp_path / "run", "loss")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-5")
+    resumed = Trainer(annealed)
+    assert resumed.progress.step == 4
+    resumed.run()
+    assert records(tmp_path / "run", "loss") == losses
+    assert all(torch.equal(tensor, weights(resumed.drafter)[name]) for name, tensor in weights(whole.drafter).items())
+    Trainer(config("fixed", alpha=0.9)).run()
+    fixed = records(tmp_path / "fixed", "loss")
+    assert fixed[0] == losses[0] and fixed[1] != losses[1]
+    Trainer(config("decay", weighting="decay")).run()
+    assert records(tmp_path / "decay", "alpha") == [] and len(records(tmp_path / "decay", "loss")) == 5
+
+
 def test_the_best_drafter_by_emitted_length_is_kept(
     target_directory: Path, conversations: Path, prompts: Path, tmp_path: Path
 ) -> None:

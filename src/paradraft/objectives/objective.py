@@ -117,6 +117,7 @@ class Objective:
     parameters: those of the weighting and the token loss, by name; missing ones get their defaults. denominator "auto"
     is the weighting's own. compiled: use torch.compile, with results equal up to rounding. own_overlap: the drafter's
     own loss reads the overlaps sum_v min(p, q). That loss is added to the token loss, so both have the same weights.
+    alpha_end: the weighting's alpha at the end of a run that anneals it (`at`).
     """
 
     token_loss: str = "ce"
@@ -125,6 +126,7 @@ class Objective:
     parameters: Mapping[str, float] = field(default_factory=dict)
     compiled: bool = False
     own_overlap: bool = False
+    alpha_end: float | None = None
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -140,8 +142,19 @@ class Objective:
         if weights and not any(found[name] for name in weights):
             raise ValueError(f"{' and '.join(weights)} are both 0: nothing would be learned")
         object.__setattr__(self, "parameters", found)
+        if self.alpha_end is not None:
+            if "alpha" not in weighting.parameters:
+                raise ValueError(f"alpha_end is set, but the weighting {self.weighting} has no alpha")
+            weighting.parameters["alpha"].check("alpha_end", self.alpha_end)
         if self.denominator == "auto":
             object.__setattr__(self, "denominator", weighting.denominator)
+
+    def at(self, share: float) -> Objective:
+        """The objective when `share` of the run has passed, 0 to 1: alpha has gone so far, linearly, to alpha_end."""
+        if self.alpha_end is None:
+            return self
+        alpha = (1 - share) * self.parameters["alpha"] + share * self.alpha_end
+        return replace(self, parameters={**self.parameters, "alpha": alpha}, alpha_end=None)
 
     @property
     def needs_gold(self) -> bool:

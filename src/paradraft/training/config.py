@@ -40,6 +40,9 @@ class ObjectiveSection(Section):
     denominator: Annotated[str, one_of(("auto", *DENOMINATORS))] = Field(
         "auto", description="what the summed loss is divided by; auto: as the weighting has it"
     )
+    alpha_end: float | None = Field(
+        None, description="alpha goes from `alpha` in the first step linearly to this in the last; null: it stays"
+    )
 
     @model_validator(mode="after")
     def check(self) -> ObjectiveSection:
@@ -54,7 +57,9 @@ class ObjectiveSection(Section):
     def objective(self, compiled: bool = False, own_overlap: bool = False) -> Objective:
         known = {**WEIGHTINGS[self.weighting].parameters, **TOKEN_LOSSES[self.token_loss].parameters}
         given = {name: float(value) for name, value in (self.model_extra or {}).items() if name in known}
-        return Objective(self.token_loss, self.weighting, self.denominator, given, compiled, own_overlap)
+        return Objective(
+            self.token_loss, self.weighting, self.denominator, given, compiled, own_overlap, self.alpha_end
+        )
 
 
 class TrainingSection(Section):

@@ -21,7 +21,7 @@ from ..evaluation.prompts import PromptSet, load_prompts
 from ..evaluation.quick import Watched, decode_first_turns, watched
 from ..files import make_directory, write_text
 from ..models import Target
-from ..objectives import ObjectiveSums
+from ..objectives import Objective, ObjectiveSums
 from ..objectives.chunked_head import chunked_head
 from ..text.batches import batches_from, collate
 from ..text.render import Rendered
@@ -103,13 +103,14 @@ class Trainer:
         """One optimiser step on the examples `indices`, of which each process takes its share; returns its record."""
         section, step = self.config.training, self.progress.step
         rate = learning_rate_at(step, self.steps, section.learning_rate, section.warmup_ratio)
+        objective = self.objective.at(step / max(1, self.steps - 1))
         self.optimizer.zero_grad()
         mine = self.processes.share(indices)
         micro = section.micro_batch_size or len(mine)
         total: ObjectiveSums | None = None
         for start in range(0, len(mine), micro):
             with self.parallel.micro_batch(last=start + micro >= len(mine)):
-                sums = self.forward_backward(mine[start : start + micro])
+                sums = self.forward_backward(mine[start : start + micro], objective)
             total = sums if total is None else total.add(sums)
         assert total is not None
         total = self.processes.all_reduce(total)
@@ -123,9 +124,9 @@ class Trainer:
         check_finite(loss, norm, step + 1, self.config.output)
         self.optimizer.step(rate)
         self.progress.step += 1
-        return step_record(total, loss, norm, rate, self.objective.denominator)
+        return step_record(total, loss, norm, rate, objective)
 
-    def forward_backward(self, indices: Sequence[int]) -> ObjectiveSums:
+    def forward_backward(self, indices: Sequence[int], objective: Objective) -> ObjectiveSums:
         """Sums of one micro-batch; gradients of the summed loss are added to the parameters'."""
         config, section, drafter, device = self.config, self.config.training, self.drafter, self.target.device
         batch = collate([self.examples[i] for i in indices]).to(device)
@@ -133,13 +134,13 @@ class Trainer:
         grid = drafter.grid(batch, section.anchors, seeds)
         with torch.autocast(device.type, torch.bfloat16, enabled=reduced_precision(config, device.type)):
             if self.store is None:
-                features, blocks = read_teacher(self.target, grid, drafter.feature_layers, self.objective)
+                features, blocks = read_teacher(self.target, grid, drafter.feature_layers, objective)
             else:
                 features, blocks = read_stored(self.store, self.target, grid, drafter.feature_layers, indices)
             if drafter.vocabulary is not None:
                 blocks = blocks.reduced(drafter.vocabulary.ids, drafter.vocabulary.to_draft)
             hidden = self.parallel.model(grid, features)
-            sums = chunked_head(hidden, blocks, drafter.head, self.objective, drafter.own_loss)
+            sums = chunked_head(hidden, blocks, drafter.head, objective, drafter.own_loss)
         sums.loss.backward()
         return sums.detached()
 
@@ -252,19 +253,21 @@ def anchor_seed(seed: int, step: int, example: int) -> int:
     return (seed * 1_000_003 + step) * 1_000_003 + example & 0x7FFF_FFFF_FFFF_FFFF
 
 
-def step_record(sums: ObjectiveSums, loss: float, norm: float, rate: float, denominator: str) -> dict[str, Any]:
+def step_record(sums: ObjectiveSums, loss: float, norm: float, rate: float, objective: Objective) -> dict[str, Any]:
     """What metrics.jsonl keeps of a step; lists are per draft position, reached_k = share of blocks right up to k.
 
     With a reduced draft vocabulary: `outside`, the share of labels that are not in it, and `left_out`, the target's
     mean probability of the tokens that are not. `own_loss`: mean of the drafter's own, unweighted, 0 if it has none.
+    `alpha`: the weighting's, if it has one.
     """
     count = sums.count.clamp(min=1)
     inside = (sums.count - sums.outside).sum().clamp(min=1)
     return {
         "loss": loss,
-        "denominator": {denominator: float(sums.denominator)},
+        "denominator": {objective.denominator: float(sums.denominator)},
         "gradient_norm": norm,
         "learning_rate": rate,
+        **({"alpha": objective.parameters["alpha"]} if "alpha" in objective.parameters else {}),
         "cross_entropy": float(sums.cross_entropy.sum() / inside),
         "outside": float(sums.outside.sum() / count.sum()),
         "left_out": float(sums.left_out / count.sum()),
