@@ -21,10 +21,11 @@ from paradraft.numbers import duration, size
 from paradraft.text import features as writing
 from paradraft.text.batches import collate
 from paradraft.text.feature_store import FeatureStore, dequantize, plan_shards, quantize
-from paradraft.training.config import dump_config, load_config
+from paradraft.training.config import RunConfig, dump_config, load_config
 from paradraft.training.loop import Trainer
 from paradraft.training.setup import load_examples
 
+from ..conftest import drafter_values
 from ..training.test_training import config_for, records, weights
 
 LAYERS = (0, 1, 3)
@@ -190,6 +191,37 @@ def test_training_from_a_store_is_training(target_directory: Path, conversations
     other = config.model_copy(update={"data": shorter, "output": tmp_path / "other"})
     with pytest.raises(UserError, match=r"the features in .* are of another max length"):
         Trainer(other)
+
+
+@pytest.mark.parametrize("kind", ["dflash", "pard"])
+def test_the_targets_distribution_comes_from_a_store_too(
+    kind: str, target_directory: Path, conversations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CAT weights and distillation read the final-normed states, which a store keeps as one layer more."""
+    made = config_for(target_directory, conversations, tmp_path / "run", max_steps=4).model_dump()
+    objective = {"weighting": "cat", "token_loss": "ce_kd"}
+    online = RunConfig.model_validate(made | {"objective": objective, "drafter": drafter_values(kind)})
+    trainer = Trainer(online)
+    layers, last = trainer.drafter.feature_layers, len(trainer.target.layers)
+    trainer.run()
+    write(target_directory, conversations, tmp_path / "out", layers=(*layers, last))
+    stored = online.model_copy(update={"data": online.data.model_copy(update={"features": tmp_path / "out"})})
+    stored = stored.model_copy(update={"output": tmp_path / "stored"})
+    trainer = Trainer(stored)
+    trainer.target._run = None  # type: ignore[assignment, method-assign]  # nothing may read it now
+    trainer.run()
+    losses = records(online.output, "loss"), records(stored.output, "loss")
+    assert losses[1] == pytest.approx(losses[0], rel=0.02) and losses[1] != losses[0]
+
+    def refused(features: Path) -> None:
+        Trainer(stored.model_copy(update={"data": stored.data.model_copy(update={"features": features})}), "never")
+
+    write(target_directory, conversations, tmp_path / "without", layers=layers or (1,))
+    with pytest.raises(UserError, match="another feature layers"):
+        refused(tmp_path / "without")
+    write(target_directory, conversations, tmp_path / "coarse", layers=(*layers, last), storage="int8")
+    with pytest.raises(UserError, match="too coarse; write them anew with --storage bfloat16"):
+        refused(tmp_path / "coarse")
 
 
 def test_a_pinned_date_makes_the_same_texts_on_another_day(

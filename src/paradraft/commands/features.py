@@ -41,7 +41,11 @@ def features(
     target: TargetOption = "demo",
     estimate: Annotated[bool, typer.Option("--estimate", help="print the cost and stop")] = False,
     layers: Annotated[
-        str, typer.Option("--layers", help="0-based, such as 1,9,17; auto: as for a drafter of 5 layers")
+        str,
+        typer.Option(
+            "--layers",
+            help="0-based, such as 1,9,17; their number: behind the final norm; auto: as for a drafter of 5 layers",
+        ),
     ] = "auto",
     storage: Annotated[
         str, typer.Option("--storage", help="bfloat16, or int8 with one scale for each token and layer")

@@ -136,7 +136,9 @@ class Trainer:
             if self.store is None:
                 features, blocks = read_teacher(self.target, grid, drafter.feature_layers, objective)
             else:
-                features, blocks = read_stored(self.store, self.target, grid, drafter.feature_layers, indices)
+                features, blocks = read_stored(
+                    self.store, self.target, grid, drafter.feature_layers, self.objective, indices
+                )
             if drafter.vocabulary is not None:
                 blocks = blocks.reduced(drafter.vocabulary.ids, drafter.vocabulary.to_draft)
             hidden = self.parallel.model(grid, features)

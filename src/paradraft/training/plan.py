@@ -170,7 +170,7 @@ def sequence_flops(
     (queries, context), predictions = drafter.slots(grid), int(grid.valid.sum())
 
     opinions = objective.needs_teacher or objective.needs_gold
-    reads = opinions or (bool(drafter.feature_layers) and config.data.features is None)
+    reads = config.data.features is None and (opinions or bool(drafter.feature_layers))
     forward = length * (elements(matrices(target.model).values()) + 2 * length * attention_width(target.model))
     reading = reads * forward + opinions * min(length, predictions) * target.hidden_size * vocabulary
 

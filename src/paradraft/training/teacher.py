@@ -1,6 +1,6 @@
 """What a training step needs of the target: features, and its distributions where the objective asks for them.
 
-They come from a forward of the target in every step, or (features alone) from files of `paradraft data features`.
+They come from a forward of the target in every step, or from files of `paradraft data features`.
 """
 
 from __future__ import annotations
@@ -26,21 +26,32 @@ from .config import RunConfig
 def read_teacher(
     target: Target, grid: Grid, feature_layers: Sequence[int], objective: Objective
 ) -> tuple[Tensor, Blocks]:
-    """Features [B, S, F] and the blocks for the objective, from at most one forward of the target.
+    """Features [B, S, F] and the blocks for the objective, from at most one forward of the target."""
+    batch = grid.batch
+    if not needs_distribution(objective):
+        features = target.features(batch.input_ids, batch.document_ids, feature_layers)
+        return features, Blocks(grid.labels, grid.valid, grid.rows)
+    hidden, features = target.read(batch.input_ids, batch.document_ids, feature_layers)
+    return features, with_opinion(target, grid, hidden, objective)
+
+
+def needs_distribution(objective: Objective) -> bool:
+    """Whether the objective asks for the target's distributions or its probabilities of the labels."""
+    return objective.needs_gold or objective.needs_teacher
+
+
+def with_opinion(target: Target, grid: Grid, hidden: Tensor, objective: Objective) -> Blocks:
+    """The grid's blocks with what the objective needs of the target's final-normed hidden states [B, S, H].
 
     The target's distribution at a position is computed once, however many queries ask for it; where all of them
     together are too large to keep, the chunked head computes them chunk by chunk. With CAT weights and plain cross
     entropy only the probabilities of the labels are kept.
     """
-    batch = grid.batch
-    blocks = Blocks(grid.labels, grid.valid, grid.rows)
-    if not (objective.needs_gold or objective.needs_teacher):
-        return target.features(batch.input_ids, batch.document_ids, feature_layers), blocks
-    hidden, features = target.read(batch.input_ids, batch.document_ids, feature_layers)
-    length = batch.input_ids.shape[1]
+    input_ids = grid.batch.input_ids
+    length = input_ids.shape[1]
     steps = torch.arange(grid.labels.shape[1], device=grid.labels.device)
     asked = (grid.anchors[:, None] + steps).clamp(max=length - 1) + grid.rows[:, None] * length  # predicts the label
-    wanted = torch.zeros(batch.input_ids.numel(), dtype=torch.bool, device=asked.device)
+    wanted = torch.zeros(input_ids.numel(), dtype=torch.bool, device=asked.device)
     wanted[asked[grid.valid]] = True
     number = (wanted.long().cumsum(0) - 1).clamp(min=0)  # of a wanted position among the wanted ones
     at_wanted = hidden.flatten(0, 1)[wanted]
@@ -49,10 +60,10 @@ def read_teacher(
         few = len(at_wanted) * target.vocabulary_size <= ENTRIES_PER_CHUNK
         teacher, teacher_head = (target.head(at_wanted), None) if few else (at_wanted, target.head)
     if objective.needs_gold:
-        following = batch.input_ids.roll(-1, dims=1).flatten()[wanted]
+        following = input_ids.roll(-1, dims=1).flatten()[wanted]
         logits = teacher if teacher_head is None else None
         gold = gold_probabilities(target, at_wanted, following, logits)[number[asked]]
-    return features, Blocks(grid.labels, grid.valid, grid.rows, gold, teacher, number[asked], teacher_head)
+    return Blocks(grid.labels, grid.valid, grid.rows, gold, teacher, number[asked], teacher_head)
 
 
 def gold_probabilities(target: Target, hidden: Tensor, labels: Tensor, logits: Tensor | None) -> Tensor:
@@ -75,22 +86,39 @@ def open_store(
     directory = config.data.features
     if directory is None:
         return None
-    if objective.needs_gold or objective.needs_teacher or not drafter.feature_layers:
-        raise UserError(
-            "data.features would save nothing: this run reads the target's distribution, or no features at all; set "
-            "data.features=null"
-        )
+    layers = stored_layers(target, drafter.feature_layers, objective)
+    if not layers:
+        raise UserError("data.features would save nothing: this run reads nothing of the target; set data.features=null")
     store = FeatureStore(directory)
+    if needs_distribution(objective) and store.identity.dtype != "bfloat16":
+        raise UserError(
+            f"this run reads the target's distribution, for which the {store.identity.dtype} numbers in {directory} "
+            "are too coarse; write them anew with --storage bfloat16"
+        )
     identity = identify(config.target.model)
-    layers, storage = drafter.feature_layers, store.identity.dtype
-    store.check(store_identity(config.data, target, identity, data, layers, storage))
+    store.check(store_identity(config.data, target, identity, data, layers, store.identity.dtype))
     return store
 
 
+def stored_layers(target: Target, feature_layers: Sequence[int], objective: Objective) -> tuple[int, ...]:
+    """Those that a run reads from a store: its feature layers, and the final-normed states for a distribution."""
+    return (*feature_layers, *([len(target.layers)] if needs_distribution(objective) else []))
+
+
+@torch.no_grad()
 def read_stored(
-    store: FeatureStore, target: Target, grid: Grid, feature_layers: Sequence[int], examples: Sequence[int]
+    store: FeatureStore,
+    target: Target,
+    grid: Grid,
+    feature_layers: Sequence[int],
+    objective: Objective,
+    examples: Sequence[int],
 ) -> tuple[Tensor, Blocks]:
-    """The same as `read_teacher` for objectives that need labels only; `examples`: the numbers of the grid's rows."""
-    features = store.batch(examples, feature_layers, grid.batch.input_ids.shape[1])
-    on_device = features.to(device=target.device, dtype=target.dtype)
-    return on_device, Blocks(grid.labels, grid.valid, grid.rows)
+    """What `read_teacher` gives, but for the rounding of the store; `examples`: the numbers of the grid's rows."""
+    layers = stored_layers(target, feature_layers, objective)
+    found = store.batch(examples, layers, grid.batch.input_ids.shape[1])
+    found = found.to(device=target.device, dtype=target.dtype)
+    if not needs_distribution(objective):
+        return found, Blocks(grid.labels, grid.valid, grid.rows)
+    features, hidden = found.split([len(feature_layers) * target.hidden_size, target.hidden_size], dim=-1)
+    return features, with_opinion(target, grid, hidden, objective)
