@@ -88,7 +88,7 @@ def open_store(
         return None
     layers = stored_layers(target, drafter.feature_layers, objective)
     if not layers:
-        raise UserError("data.features would save nothing: this run reads nothing of the target; set data.features=null")
+        raise UserError("data.features would save nothing: nothing is read of the target; set data.features=null")
     store = FeatureStore(directory)
     if needs_distribution(objective) and store.identity.dtype != "bfloat16":
         raise UserError(
