@@ -25,8 +25,14 @@ def problem() -> tuple[Tensor, Blocks, Tensor]:
     valid = (torch.rand(N, K) > 0.3).long().cumprod(-1).bool()
     valid[0], valid[5], valid[6], valid[9:] = True, True, True, False
     labels, gold = torch.randint(0, V, (N, K)), torch.rand(N, K)
-    blocks = Blocks(labels, valid, rows, gold, torch.randn(7, V), torch.randint(0, 7, (N, K)))
+    anchors = torch.tensor([2, 3, 5, 9, 0, 0, 1, 3, 4, 0, 0])
+    blocks = Blocks(labels, valid, rows, gold, torch.randn(7, V), torch.randint(0, 7, (N, K)), anchors=anchors)
     return torch.randn(N, K, H), blocks, torch.randn(V, H)
+
+
+def sums_of(objective: Objective, logits: Tensor, blocks: Blocks) -> ObjectiveSums:
+    """Of the logits [M, V] of the valid queries."""
+    return objective.sums(objective.terms(logits, blocks), blocks)
 
 
 COMBINATIONS = [
@@ -150,7 +156,7 @@ def test_reached_counts_only_unbroken_runs() -> None:
     logits[0, :, 1] = 1
     labels = torch.tensor([[1, 0, 1]])
     blocks = Blocks(labels, torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, dtype=torch.long))
-    sums = Objective("ce", "uniform", "tokens").sums(logits[0], blocks, torch.ones(1), torch.ones(1))
+    sums = sums_of(Objective("ce", "uniform", "tokens"), logits[0], blocks)
     assert sums.correct.tolist() == [1, 0, 1] and sums.reached.tolist() == [1, 0, 0]
 
 
@@ -165,7 +171,7 @@ def test_annealed_alpha_by_hand() -> None:
     objective = Objective("ce", "dpace", "tokens", {"alpha": 0.8}, alpha_end=0.2)
     assert [objective.at(share).parameters["alpha"] for share in (0, 0.25, 1)] == pytest.approx([0.8, 0.65, 0.2])
     blocks = Blocks(torch.tensor([[0]]), torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, dtype=torch.long))
-    sums = objective.at(0.25).sums(torch.zeros(1, 2), blocks, torch.ones(1), torch.ones(1))
+    sums = sums_of(objective.at(0.25), torch.zeros(1, 2), blocks)
     assert sums.weight.tolist() == pytest.approx([0.825])
     same = Objective("ce", "dpace", "tokens", {"alpha": 0.8})
     assert same.at(0.7) is same
@@ -186,7 +192,7 @@ def test_a_label_outside_the_draft_vocabulary_is_a_rejected_position() -> None:
     assert reduced.learned.tolist() == [[True, True, False, False], [True] * 4]
     logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
     objective = Objective("ce", "dpace", "anchors")
-    sums = objective.sums(logits, reduced, objective.block_scale(reduced), objective.sequence_share(reduced))
+    sums = sums_of(objective, logits, reduced)
     q = logits.softmax(-1).detach()[[0, 1], [0, 1]]
     s = 0.5 * q + 0.5
     first_block = sums.weight[:2] - whole_weights(logits[4:].detach())[:2]
@@ -216,7 +222,7 @@ def test_kd_with_a_reduced_vocabulary_renormalises_the_target() -> None:
     ).reduced(ids, to_draft)
     objective = Objective("kl", "uniform", "tokens")
     logits = torch.randn(2, 3, generator=torch.Generator().manual_seed(2))
-    sums = objective.sums(logits, blocks, torch.ones(1), torch.ones(1))
+    sums = sums_of(objective, logits, blocks)
     p, q = teacher[:, ids].softmax(-1), logits.softmax(-1)
     torch.testing.assert_close(sums.loss, (p * (p / q).log()).sum())
     torch.testing.assert_close(sums.left_out, (1 - teacher.softmax(-1)[:, ids].sum(-1)).sum())
@@ -274,7 +280,7 @@ def test_overlaps_are_with_the_whole_distribution_of_the_target() -> None:
         teacher=torch.zeros(1, 4),
         teacher_rows=torch.zeros(1, 2, dtype=torch.long),
     ).reduced(ids, to_draft)
-    sums = Objective("lk_alpha", "path", "tokens").sums(torch.zeros(2, 2), blocks, torch.ones(1), torch.ones(1))
+    sums = sums_of(Objective("lk_alpha", "path", "tokens"), torch.zeros(2, 2), blocks)
     assert sums.weight.tolist() == pytest.approx([0.5 + 0.25, 0.25])
     assert sums.loss.item() == pytest.approx(0.0)  # the loss sees the target renormalised, as KL does
     assert sums.left_out.item() == pytest.approx(1.0)

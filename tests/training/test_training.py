@@ -65,6 +65,8 @@ def test_training_lowers_the_loss_and_leaves_a_drafter(
     Trainer(config).run()
     losses = records(tmp_path / "run", "cross_entropy")
     assert len(losses) == 40 and sum(losses[-5:]) < 0.75 * sum(losses[:5])
+    walked = records(tmp_path / "run", "walk")
+    assert sum(walked[-5:]) > 1 + sum(walked[:5])
     target = Target.load(str(target_directory))
     assert load_drafter(tmp_path / "run" / "drafter", target).max_draft == 3
     assert (tmp_path / "run" / "config.yaml").is_file()
@@ -102,8 +104,10 @@ def test_a_step_does_not_depend_on_micro_batches(
         config = config.model_copy(update={"objective": config.objective.model_copy(update={"weighting": weighting})})
         trainer = Trainer(config)
         record = trainer.train_step([0, 5, 9, 23])
-        results.append((record["loss"], record["gradient_norm"], weights(trainer.drafter)))
-    for loss, norm, after in results[1:]:
+        assert 0 <= record["walk"] < 3
+        results.append((record["loss"], record["gradient_norm"], weights(trainer.drafter), record["walk"]))
+    for loss, norm, after, walked in results[1:]:
+        assert walked == results[0][3]
         assert loss == pytest.approx(results[0][0], rel=1e-5)
         assert norm == pytest.approx(results[0][1], rel=1e-4)
         for name, tensor in after.items():

@@ -1,6 +1,7 @@
 """Training objectives as pure functions on tensors: token loss x position weighting x named denominator."""
 
-from .objective import DENOMINATORS, Blocks, Objective, ObjectiveSums, OwnLoss
+from .blocks import Blocks
+from .objective import DENOMINATORS, Objective, ObjectiveSums, OwnLoss
 from .token_losses import TOKEN_LOSSES
 from .weightings import WEIGHTINGS
 

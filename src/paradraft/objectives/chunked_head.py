@@ -2,8 +2,8 @@
 
 So the logits of a full batch never exist at once: at Qwen3-4B's sizes (512 anchors x 15 positions x 151,936 entries)
 they would be 4.6 GiB in float32. Losses against the target's distribution also need the target's logits, once for each
-position, in the target's dtype. Weights depend on one block alone, so chunks of whole blocks are exact. The head runs
-only on valid queries, which are few after COD.
+position, in the target's dtype. What a query gives is a few numbers; weights and sums are made of those of all chunks
+together. The head runs only on valid queries, which are few after COD.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .objective import Blocks, Objective, ObjectiveSums, OwnLoss
+from .blocks import Blocks, QueryTerms
+from .objective import Objective, ObjectiveSums, OwnLoss
 
 Head = Callable[[Tensor], Tensor]
 
@@ -34,9 +35,8 @@ def unchunked_head(
     hidden: Tensor, blocks: Blocks, head: Head, objective: Objective, own: OwnLoss = no_loss
 ) -> ObjectiveSums:
     """The obvious version, kept as the oracle: hidden [N, K, H]."""
-    scale, share = objective.block_scale(blocks), objective.sequence_share(blocks)
     asked, logits = hidden[blocks.valid], head(hidden)[blocks.valid]
-    return objective.sums(logits, blocks, scale, share, partial(own, asked, logits))
+    return objective.sums(objective.terms(logits, blocks, partial(own, asked, logits)), blocks)
 
 
 def chunked_head(
@@ -51,26 +51,18 @@ def chunked_head(
 
     hidden [N, K, H]. Without `positions_per_chunk`, the size of the vocabulary decides.
     """
-    scale, share = objective.block_scale(blocks), objective.sequence_share(blocks)
     parts = whole_blocks(blocks.valid, positions_per_chunk or chunk_positions(vocabulary_of(head, hidden)))
 
-    def chunk_sums(part: slice, chunk: Tensor) -> tuple[Tensor, ...]:
+    def chunk_terms(part: slice, chunk: Tensor) -> QueryTerms:
         # One matrix product over the valid queries: a batched one over N is several times slower on a CPU.
         asked = chunk[blocks.valid[part]]
         logits = head(asked)
-        return objective.sums(logits, blocks[part], scale[part], share[part], partial(own, asked, logits)).values()
+        return objective.terms(logits, blocks[part], partial(own, asked, logits))
 
-    total: ObjectiveSums | None = None
-    for part in parts:
-        if (
-            torch.is_grad_enabled() and hidden.requires_grad and len(parts) > 1
-        ):  # with one chunk, recomputing saves no memory
-            sums = ObjectiveSums(*checkpoint(chunk_sums, part, hidden[part], use_reentrant=False))
-        else:
-            sums = ObjectiveSums(*chunk_sums(part, hidden[part]))
-        total = sums if total is None else total.add(sums)
-    assert total is not None
-    return total
+    # With one chunk, recomputing saves no memory.
+    again = torch.is_grad_enabled() and hidden.requires_grad and len(parts) > 1
+    run = partial(checkpoint, chunk_terms, use_reentrant=False) if again else chunk_terms
+    return objective.sums(QueryTerms.joined([run(part, hidden[part]) for part in parts]), blocks)
 
 
 def whole_blocks(valid: Tensor, positions: int) -> list[slice]:

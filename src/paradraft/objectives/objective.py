@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from .blocks import Blocks, QueryTerms, spread
 from .parameters import complete
 from .token_losses import TOKEN_LOSSES, Opinion, TokenLoss, compiled_token_terms, token_terms
+from .visits import walk
 from .weightings import WEIGHTINGS, Weighting
 
 OwnLoss = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor | None]
@@ -26,59 +28,6 @@ OwnLoss = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor | None]
 DENOMINATORS = ("anchors", "tokens", "weights", "sequences")
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """Labels and more for N blocks of K queries; the drafter's hidden states come separately.
-
-    labels, valid [N, K]; rows [N]: the sequence each block belongs to. With a reduced draft vocabulary, `vocabulary`
-    [V_d] are its ids, and labels are draft ids, -1 for a token outside. The drafter cannot propose such a token, so
-    neither it nor what follows it in its block is learned.
-
-    If the objective needs the target: `gold` [N, K] is its probability of each label, `teacher` [P, V] its logits, and
-    `teacher_rows` [N, K] the row of `teacher` for each query (any number at invalid ones). With `teacher_head`,
-    `teacher` [P, H] holds the target's hidden states instead, and logits are made only for the chunk at hand.
-    """
-
-    labels: Tensor
-    valid: Tensor
-    rows: Tensor
-    gold: Tensor | None = None
-    teacher: Tensor | None = None
-    teacher_rows: Tensor | None = None
-    teacher_head: Callable[[Tensor], Tensor] | None = None
-    vocabulary: Tensor | None = None
-
-    @property
-    def learned(self) -> Tensor:
-        """[N, K]: valid queries whose label, like all labels before it in the block, is in the draft vocabulary.
-
-        The weights treat all others as invalid: in D-PACE's sums a label outside adds nothing, nor what follows it.
-        """
-        return self.valid & (self.labels >= 0).long().cumprod(-1).bool()
-
-    def reduced(self, vocabulary: Tensor, to_draft: Tensor) -> Blocks:
-        """These blocks in the ids of a draft vocabulary [V_d]; `to_draft` [V] maps the target's ids, -1: none."""
-        return replace(self, labels=to_draft[self.labels], vocabulary=vocabulary)
-
-    def __getitem__(self, part: slice) -> Blocks:
-        gold = None if self.gold is None else self.gold[part]
-        teacher_rows = None if self.teacher_rows is None else self.teacher_rows[part]
-        labels, valid, rows = self.labels[part], self.valid[part], self.rows[part]
-        return replace(self, labels=labels, valid=valid, rows=rows, gold=gold, teacher_rows=teacher_rows)
-
-    def opinion(self) -> Opinion | None:
-        """The target's logits over the draft vocabulary, and which of them each of the M valid queries reads."""
-        if self.teacher is None or self.teacher_rows is None:
-            return None
-        once, rows = self.teacher_rows[self.valid].unique(return_inverse=True)  # neighbouring blocks share positions
-        asked = self.teacher[once]
-        logits = asked if self.teacher_head is None else self.teacher_head(asked)
-        if self.vocabulary is None:
-            return Opinion(logits, rows)
-        inside = logits[:, self.vocabulary]
-        return Opinion(inside, rows, torch.exp(inside.float().logsumexp(-1) - logits.float().logsumexp(-1)))
-
-
 @dataclass
 class ObjectiveSums:
     """Sums over the blocks seen so far. `loss` carries the gradient; all else is detached.
@@ -86,7 +35,8 @@ class ObjectiveSums:
     The `[K]` sums are per draft position: `count` of valid labels, `outside` (those not in the draft vocabulary),
     `weight`, `cross_entropy` (of those inside), `correct` (argmax equals the label) and `reached` (and so do all before
     it). `left_out`: the target's probability outside the draft vocabulary, summed over all positions, where the
-    objective reads its distribution. `own`: the drafter's own loss, summed over the learned positions.
+    objective reads its distribution. `own`: the drafter's own loss, summed over the learned positions. `walk_rounds`,
+    `walk_accepted`: what `visits.walk` counted along the anchors.
     """
 
     loss: Tensor
@@ -99,6 +49,8 @@ class ObjectiveSums:
     outside: Tensor
     left_out: Tensor
     own: Tensor
+    walk_rounds: Tensor
+    walk_accepted: Tensor
 
     def add(self, other: ObjectiveSums) -> ObjectiveSums:
         return ObjectiveSums(*(mine + theirs for mine, theirs in zip(self.values(), other.values(), strict=True)))
@@ -112,7 +64,7 @@ class ObjectiveSums:
 
 @dataclass(frozen=True)
 class Objective:
-    """A token loss, a weighting and a denominator; `sums` maps the logits of some blocks to ObjectiveSums.
+    """A token loss, a weighting and a denominator; `sums` of `terms` maps the logits of some blocks to ObjectiveSums.
 
     parameters: those of the weighting and the token loss, by name; missing ones get their defaults. denominator "auto"
     is the weighting's own. compiled: use torch.compile, with results equal up to rounding. own_overlap: the drafter's
@@ -180,75 +132,78 @@ class Objective:
         """The parameters that the weighting or the token loss takes."""
         return {name: self.parameters[name] for name in record.parameters}
 
-    def block_scale(self, blocks: Blocks) -> Tensor:
-        """The factor [N] of each block's loss: 1 / anchors of its sequence, or 1.
-
-        One call must get all blocks of a sequence; its result is then cut into chunks.
-        """
-        return self.sequence_share(blocks) if self.denominator == "anchors" else blocks.valid.any(-1).float()
-
     def sequence_share(self, blocks: Blocks) -> Tensor:
         """[N] numbers that add up to 1 over the blocks of every sequence that has a valid one."""
         present, rows = blocks.valid.any(-1).float(), blocks.rows
         anchors = torch.zeros(int(rows.max()) + 1 if len(rows) else 0, device=rows.device)
         return present / anchors.index_add(0, rows, present)[rows].clamp(min=1)
 
-    def sums(
+    def terms(
         self,
         logits: Tensor,
         blocks: Blocks,
-        scale: Tensor,
-        share: Tensor,
         own: Callable[[Tensor, Tensor | None], Tensor | None] = lambda labels, overlap: None,
-    ) -> ObjectiveSums:
-        """The sums for logits [M, V] of the M valid queries in order, with `block_scale` and `sequence_share` [N].
+    ) -> QueryTerms:
+        """What `sums` needs of the logits [M, V] of the M valid queries in order; each query's is its own affair.
 
         `own`: the drafter's own loss at these queries, of their labels [M] and overlaps [M].
         """
-        valid, learned = blocks.valid, blocks.learned
-        labels = blocks.labels[valid]
+        labels, opinion = blocks.labels[blocks.valid], blocks.opinion()
         inside = labels >= 0
-        opinion, weighting = blocks.opinion(), WEIGHTINGS[self.weighting]
-        terms = compiled_token_terms() if self.compiled else token_terms
-        losses, label_log_probs, likeliest, overlap = terms(logits, labels.clamp(min=0), opinion, *self.term_arguments)
-        added = own(labels.clamp(min=0), overlap)
-        added = torch.zeros_like(losses) if added is None else added.where(blocks.learned[valid], 0.0)
-        losses, label_log_probs = losses.where(inside, 0.0) + added, label_log_probs.where(inside, -torch.inf)
+        compute = compiled_token_terms() if self.compiled else token_terms
+        losses, log_probs, likeliest, overlaps = compute(logits, labels.clamp(min=0), opinion, *self.term_arguments)
+        added = own(labels.clamp(min=0), overlaps)
+        added = torch.zeros_like(losses) if added is None else added.where(blocks.learned[blocks.valid], 0.0)
+        return QueryTerms(
+            losses=losses.where(inside, 0.0) + added,
+            log_probs=log_probs.where(inside, -torch.inf),
+            hits=(likeliest == labels).float(),
+            overlaps=overlaps,
+            left_out=mass_outside(opinion, losses),
+            own=added.detach(),
+        )
+
+    def sums(self, terms: QueryTerms, blocks: Blocks) -> ObjectiveSums:
+        """The sums over whole sequences: one call must get all blocks of a sequence."""
+        valid, learned, weighting = blocks.valid, blocks.learned, WEIGHTINGS[self.weighting]
         trusted = blocks.gold
         if weighting.confidence != "target":
-            of_queries = overlap if weighting.confidence == "overlap" else label_log_probs.exp()
+            of_queries = terms.overlaps if weighting.confidence == "overlap" else terms.log_probs.exp()
             trusted = None if of_queries is None else spread(of_queries, valid)
         if trusted is None:
             raise ValueError(f"the weighting {self.weighting} needs the target's probabilities of the labels")
         weights = weighting.weights(trusted, learned, **self.part(weighting))
+        share = self.sequence_share(blocks)
         denominators = {
             "anchors": share.sum(),
             "sequences": share.sum(),
             "tokens": learned.sum().float(),
             "weights": weights.sum(),
         }
-        hit = spread((likeliest == labels).float(), valid)
+        of_blocks = (weights * spread(terms.losses, valid)).sum(-1)
+        inside = blocks.labels[valid] >= 0
+        hits, rounds, accepted = spread(terms.hits, valid), 0, 0
+        reached = hits.cumprod(-1)
+        if blocks.anchors is not None:
+            rounds, accepted = walk(reached.sum(-1), valid, blocks.rows, blocks.anchors)
         return ObjectiveSums(
-            loss=((weights * spread(losses, valid)).sum(-1) * scale).sum(),
+            loss=(of_blocks * share).sum() if self.denominator == "anchors" else of_blocks.sum(),
             denominator=denominators[self.denominator],
             count=valid.float().sum(0),
             weight=weights.sum(0),
-            cross_entropy=spread(-label_log_probs.where(inside, 0.0), valid).sum(0),
-            correct=hit.sum(0),
-            reached=hit.cumprod(-1).sum(0),
+            cross_entropy=spread(-terms.log_probs.where(inside, 0.0), valid).sum(0),
+            correct=hits.sum(0),
+            reached=reached.sum(0),
             outside=(valid & (blocks.labels < 0)).float().sum(0),
-            left_out=mass_outside(opinion).to(logits.device),
-            own=added.detach().sum(),
+            left_out=terms.left_out.sum(),
+            own=terms.own.sum(),
+            walk_rounds=weights.new_tensor(rounds),
+            walk_accepted=weights.new_tensor(accepted),
         )
 
 
-def mass_outside(opinion: Opinion | None) -> Tensor:
-    """The target's probability outside the draft vocabulary, summed over queries."""
+def mass_outside(opinion: Opinion | None, like: Tensor) -> Tensor:
+    """The target's probability outside the draft vocabulary at each query, [M] as `like`."""
     if opinion is None or opinion.inside is None:
-        return torch.zeros(())
-    return (1 - opinion.inside)[opinion.rows].sum()
-
-
-def spread(values: Tensor, valid: Tensor) -> Tensor:
-    """Put the [M] numbers into the valid places of [N, K], zero elsewhere."""
-    return torch.zeros(valid.shape, device=values.device, dtype=values.dtype).masked_scatter(valid, values)
+        return torch.zeros_like(like)
+    return (1 - opinion.inside)[opinion.rows].to(like)

@@ -137,7 +137,7 @@ class Trainer:
                 features, blocks = read_teacher(self.target, grid, drafter.feature_layers, objective)
             else:
                 features, blocks = read_stored(
-                    self.store, self.target, grid, drafter.feature_layers, self.objective, indices
+                    self.store, self.target, grid, drafter.feature_layers, objective, indices
                 )
             if drafter.vocabulary is not None:
                 blocks = blocks.reduced(drafter.vocabulary.ids, drafter.vocabulary.to_draft)
@@ -260,7 +260,7 @@ def step_record(sums: ObjectiveSums, loss: float, norm: float, rate: float, obje
 
     With a reduced draft vocabulary: `outside`, the share of labels that are not in it, and `left_out`, the target's
     mean probability of the tokens that are not. `own_loss`: mean of the drafter's own, unweighted, 0 if it has none.
-    `alpha`: the weighting's, if it has one.
+    `alpha`: the weighting's, if it has one. `walk`: accepted tokens a round on a walk along the anchors.
     """
     count = sums.count.clamp(min=1)
     inside = (sums.count - sums.outside).sum().clamp(min=1)
@@ -276,6 +276,7 @@ def step_record(sums: ObjectiveSums, loss: float, norm: float, rate: float, obje
         "own_loss": float(sums.own / inside),
         "accuracy": rounded(sums.correct / count),
         "reached": rounded(sums.reached / count),
+        "walk": round(float(sums.walk_accepted / sums.walk_rounds.clamp(min=1)), 4),
         "weights": rounded(sums.weight / count),
     }
 

@@ -6,6 +6,7 @@ They come from a forward of the target in every step, or from files of `paradraf
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,6 +23,11 @@ from ..text.provenance import identify
 from .config import RunConfig
 
 
+def blocks_of(grid: Grid) -> Blocks:
+    """The grid as the objective takes it, without the target's opinion."""
+    return Blocks(grid.labels, grid.valid, grid.rows, anchors=grid.anchors)
+
+
 @torch.no_grad()
 def read_teacher(
     target: Target, grid: Grid, feature_layers: Sequence[int], objective: Objective
@@ -30,7 +36,7 @@ def read_teacher(
     batch = grid.batch
     if not needs_distribution(objective):
         features = target.features(batch.input_ids, batch.document_ids, feature_layers)
-        return features, Blocks(grid.labels, grid.valid, grid.rows)
+        return features, blocks_of(grid)
     hidden, features = target.read(batch.input_ids, batch.document_ids, feature_layers)
     return features, with_opinion(target, grid, hidden, objective)
 
@@ -63,7 +69,8 @@ def with_opinion(target: Target, grid: Grid, hidden: Tensor, objective: Objectiv
         following = input_ids.roll(-1, dims=1).flatten()[wanted]
         logits = teacher if teacher_head is None else None
         gold = gold_probabilities(target, at_wanted, following, logits)[number[asked]]
-    return Blocks(grid.labels, grid.valid, grid.rows, gold, teacher, number[asked], teacher_head)
+    rows = number[asked]
+    return replace(blocks_of(grid), gold=gold, teacher=teacher, teacher_rows=rows, teacher_head=teacher_head)
 
 
 def gold_probabilities(target: Target, hidden: Tensor, labels: Tensor, logits: Tensor | None) -> Tensor:
@@ -119,6 +126,6 @@ def read_stored(
     found = store.batch(examples, layers, grid.batch.input_ids.shape[1])
     found = found.to(device=target.device, dtype=target.dtype)
     if not needs_distribution(objective):
-        return found, Blocks(grid.labels, grid.valid, grid.rows)
+        return found, blocks_of(grid)
     features, hidden = found.split([len(feature_layers) * target.hidden_size, target.hidden_size], dim=-1)
     return features, with_opinion(target, grid, hidden, objective)
