@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from paradraft.drafters import DRAFTERS
-from paradraft.objectives import TOKEN_LOSSES, WEIGHTINGS
+from paradraft.objectives import ANCHOR_WEIGHTINGS, TOKEN_LOSSES, WEIGHTINGS
 from paradraft.training.config import PARAMETERS, RunConfig
 
 PAGE = Path(__file__).parent / "reference" / "configuration.md"
@@ -17,6 +17,7 @@ HEAD = """# The configuration of a run
 Every section and field of a YAML file for `paradraft train`, as `section.field` on the command line. An unknown
 key is an error. This page is generated: `python docs/configuration.py`.
 """
+KNOWN = (("token_loss", TOKEN_LOSSES), ("weighting", WEIGHTINGS), ("anchor_weighting", ANCHOR_WEIGHTINGS))
 
 
 def table(model: type[BaseModel]) -> str:
@@ -45,7 +46,7 @@ def page() -> str:
         else:
             parts.append(f"## {name}\n\n{field.description}; default `{shown(field.default)}`.\n")
         if name == "objective":
-            for field_name, known in (("token_loss", TOKEN_LOSSES), ("weighting", WEIGHTINGS)):
+            for field_name, known in KNOWN:
                 parts.append(f"`{field_name}` is one of {', '.join(f'`{word}`' for word in known)}.\n")
             rows = [f"| `{name}` | `{number.default}` | {number.meaning} |" for name, number in PARAMETERS.items()]
             parts.append("\n".join(["| parameter | default | meaning |", "|---|---|---|", *rows]) + "\n")

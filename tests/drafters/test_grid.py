@@ -72,6 +72,14 @@ def test_anchors_cover_all_eligible_positions_evenly() -> None:
     assert (counts[:20] - 500).abs().max() < 5 * (2000 * 0.25 * 0.75) ** 0.5
 
 
+def test_answer_starts() -> None:
+    """Two answers in a text; two texts in a row, without anything unsupervised between them."""
+    grid = anchor_grid(batch_of(["0011100111", "1111111000"], ["0" * 10, "0001111..."]), 1, 9, seeds=[1, 2])
+    used = grid.valid[:, 0]
+    assert grid.anchors[used].tolist() == [2, 3, 7, 8, 0, 1, 3, 4, 5]
+    assert grid.answer_starts[used].tolist() == [2, 2, 7, 7, 0, 0, 3, 3, 3]
+
+
 def test_conditional_drop_is_nested_and_keeps_its_shares() -> None:
     batch = batch_of(["1" * 61, "0" * 20 + "1" * 41])
     kept = torch.zeros(8)

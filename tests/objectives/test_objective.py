@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from paradraft.objectives import DENOMINATORS, TOKEN_LOSSES, WEIGHTINGS, Blocks, Objective, ObjectiveSums
+from paradraft.objectives import (
+    ANCHOR_WEIGHTINGS,
+    DENOMINATORS,
+    TOKEN_LOSSES,
+    WEIGHTINGS,
+    Blocks,
+    Objective,
+    ObjectiveSums,
+)
 from paradraft.objectives.chunked_head import chunked_head, unchunked_head, whole_blocks
 
 N, K, H, V = 11, 4, 6, 9
@@ -26,7 +34,8 @@ def problem() -> tuple[Tensor, Blocks, Tensor]:
     valid[0], valid[5], valid[6], valid[9:] = True, True, True, False
     labels, gold = torch.randint(0, V, (N, K)), torch.rand(N, K)
     anchors = torch.tensor([2, 3, 5, 9, 0, 0, 1, 3, 4, 0, 0])
-    blocks = Blocks(labels, valid, rows, gold, torch.randn(7, V), torch.randint(0, 7, (N, K)), anchors=anchors)
+    places = {"anchors": anchors, "starts": torch.tensor([2, 2, 2, 8, 0, 0, 1, 1, 1, 0, 0])}
+    blocks = Blocks(labels, valid, rows, gold, torch.randn(7, V), torch.randint(0, 7, (N, K)), **places)
     return torch.randn(N, K, H), blocks, torch.randn(V, H)
 
 
@@ -41,10 +50,17 @@ COMBINATIONS = [
 ]
 
 
-@pytest.mark.parametrize(("token_loss", "weighting", "denominator"), COMBINATIONS)
-def test_chunked_head_is_exact_in_value_and_gradient(token_loss: str, weighting: str, denominator: str) -> None:
+ANCHORS = [None, *ANCHOR_WEIGHTINGS]
+CHUNKED = [*((None, *words) for words in COMBINATIONS)]
+CHUNKED += itertools.product(ANCHOR_WEIGHTINGS, ["ce"], ["dpace", "decay"], DENOMINATORS)
+
+
+@pytest.mark.parametrize(("anchors", "token_loss", "weighting", "denominator"), CHUNKED)
+def test_chunked_head_is_exact_in_value_and_gradient(
+    anchors: str | None, token_loss: str, weighting: str, denominator: str
+) -> None:
     hidden, blocks, weight = problem()
-    objective = Objective(token_loss, weighting, denominator)
+    objective = Objective(token_loss, weighting, denominator, anchor_weighting=anchors)
     results: list[tuple[ObjectiveSums, Tensor, Tensor]] = []
     for chunked in (False, True):
         x, matrix = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
@@ -92,10 +108,12 @@ def test_chunks_are_whole_blocks_of_few_valid_queries() -> None:
     assert whole_blocks(valid[:0], 5) == [slice(0, 0)]
 
 
-@pytest.mark.parametrize(("weighting", "denominator"), list(itertools.product(WEIGHTINGS, DENOMINATORS)))
-def test_micro_batches_of_whole_sequences_add_up(weighting: str, denominator: str) -> None:
+@pytest.mark.parametrize(
+    ("weighting", "denominator", "anchors"), list(itertools.product(WEIGHTINGS, DENOMINATORS, ANCHORS))
+)
+def test_micro_batches_of_whole_sequences_add_up(weighting: str, denominator: str, anchors: str | None) -> None:
     hidden, blocks, weight = problem()
-    objective = Objective("ce", weighting, denominator)
+    objective = Objective("ce", weighting, denominator, anchor_weighting=anchors)
 
     def gradient(parts: list[slice]) -> Tensor:
         x = hidden.clone().requires_grad_()
@@ -164,6 +182,8 @@ def test_unknown_names_are_refused() -> None:
     for names in (("nll", "dpace", "anchors"), ("ce", "fibonacci", "anchors"), ("ce", "dpace", "blocks")):
         with pytest.raises(ValueError, match="is not one of"):
             Objective(*names)
+    with pytest.raises(ValueError, match="'often' is not one of None, visits"):
+        Objective(anchor_weighting="often")
 
 
 def test_annealed_alpha_by_hand() -> None:

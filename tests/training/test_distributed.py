@@ -26,6 +26,7 @@ OBJECTIVES = {
     "decay": {"weighting": "decay", "gamma": 3.0},
     "cat": {"weighting": "cat", "token_loss": "ce_kd"},
     "tokens": {"weighting": "uniform", "denominator": "tokens"},
+    "visits": {"weighting": "dpace", "anchor_weighting": "visits"},
 }
 # Drafters with a loss or a head of their own, which the forward that is wrapped does not see.
 KINDS_TOO = {"dflash2": {"weighting": "dpace"}, "dspark": {"token_loss": "ce_l1"}, "eagle3": {"token_loss": "kl"}}

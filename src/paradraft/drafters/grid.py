@@ -47,6 +47,15 @@ class Grid:
     def anchor_tokens(self) -> Tensor:
         return self.batch.input_ids[self.rows, self.anchors]
 
+    @property
+    def answer_starts(self) -> Tensor:
+        """[N]: the first eligible position of the answer that each anchor stands in."""
+        eligible = eligible_anchors(self.batch)
+        first = eligible.clone()
+        first[:, 1:] &= ~eligible[:, :-1]
+        positions = torch.arange(eligible.shape[1], device=eligible.device)
+        return (positions * first).cummax(dim=1).values[self.rows, self.anchors]
+
 
 def eligible_anchors(batch: Batch) -> Tensor:
     """[B, S]: positions where the target wrote the token and the next one, both of one document.

@@ -24,7 +24,8 @@ class Blocks:
     `teacher_rows` [N, K] the row of `teacher` for each query (any number at invalid ones). With `teacher_head`,
     `teacher` [P, H] holds the target's hidden states instead, and logits are made only for the chunk at hand.
 
-    anchors [N]: positions in the sequence, ascending within it; without them there is no walk along them.
+    anchors [N]: positions in the sequence, ascending within it. starts [N]: where the answer begins that each anchor
+    stands in. A walk along the anchors, or weights of them, need these.
     """
 
     labels: Tensor
@@ -36,6 +37,7 @@ class Blocks:
     teacher_head: Callable[[Tensor], Tensor] | None = None
     vocabulary: Tensor | None = None
     anchors: Tensor | None = None
+    starts: Tensor | None = None
 
     @property
     def learned(self) -> Tensor:
@@ -50,13 +52,9 @@ class Blocks:
         return replace(self, labels=to_draft[self.labels], vocabulary=vocabulary)
 
     def __getitem__(self, part: slice) -> Blocks:
-        gold = None if self.gold is None else self.gold[part]
-        teacher_rows = None if self.teacher_rows is None else self.teacher_rows[part]
-        labels, valid, rows = self.labels[part], self.valid[part], self.rows[part]
-        anchors = None if self.anchors is None else self.anchors[part]
-        return replace(
-            self, labels=labels, valid=valid, rows=rows, gold=gold, teacher_rows=teacher_rows, anchors=anchors
-        )
+        of_blocks = ("labels", "valid", "rows", "gold", "teacher_rows", "anchors", "starts")
+        given = {name: getattr(self, name) for name in of_blocks}
+        return replace(self, **{name: value[part] for name, value in given.items() if value is not None})
 
     def opinion(self) -> Opinion | None:
         """The target's logits over the draft vocabulary, and which of them each of the M valid queries reads."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from .blocks import Blocks, QueryTerms, spread
 from .parameters import complete
 from .token_losses import TOKEN_LOSSES, Opinion, TokenLoss, compiled_token_terms, token_terms
-from .visits import walk
+from .visits import ANCHOR_WEIGHTINGS, walk
 from .weightings import WEIGHTINGS, Weighting
 
 OwnLoss = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor | None]
@@ -69,7 +69,8 @@ class Objective:
     parameters: those of the weighting and the token loss, by name; missing ones get their defaults. denominator "auto"
     is the weighting's own. compiled: use torch.compile, with results equal up to rounding. own_overlap: the drafter's
     own loss reads the overlaps sum_v min(p, q). That loss is added to the token loss, so both have the same weights.
-    alpha_end: the weighting's alpha at the end of a run that anneals it (`at`).
+    alpha_end: the weighting's alpha at the end of a run that anneals it (`at`). anchor_weighting: how much an anchor
+    counts beside the others of its sequence; None: all alike.
     """
 
     token_loss: str = "ce"
@@ -79,15 +80,17 @@ class Objective:
     compiled: bool = False
     own_overlap: bool = False
     alpha_end: float | None = None
+    anchor_weighting: str | None = None
 
     def __post_init__(self) -> None:
         for name, known in (
             (self.token_loss, TOKEN_LOSSES),
             (self.weighting, WEIGHTINGS),
             (self.denominator, ("auto", *DENOMINATORS)),
+            (self.anchor_weighting, (None, *ANCHOR_WEIGHTINGS)),
         ):
             if name not in known:
-                raise ValueError(f"{name!r} is not one of {', '.join(known)}")
+                raise ValueError(f"{name!r} is not one of {', '.join(map(str, known))}")
         loss, weighting = TOKEN_LOSSES[self.token_loss], WEIGHTINGS[self.weighting]
         found = complete({**weighting.parameters, **loss.parameters}, self.parameters)
         weights = [name for name in loss.parameters if name.endswith("_weight")]
@@ -138,6 +141,22 @@ class Objective:
         anchors = torch.zeros(int(rows.max()) + 1 if len(rows) else 0, device=rows.device)
         return present / anchors.index_add(0, rows, present)[rows].clamp(min=1)
 
+    def anchor_weights(self, terms: QueryTerms, blocks: Blocks) -> Tensor:
+        """[N, 1], with a mean of 1 over the valid blocks of every sequence; zero for the others."""
+        present = blocks.valid[:, 0]
+        weights = present.float()
+        if self.anchor_weighting is None:
+            return weights[:, None]
+        if blocks.anchors is None or blocks.starts is None:
+            raise ValueError(f"the weighting of anchors {self.anchor_weighting} needs to know where they stand")
+        confidence = spread(terms.log_probs.exp(), blocks.valid)
+        for row in blocks.rows[present].unique():
+            mine = present & (blocks.rows == row)
+            of_blocks = confidence[mine], blocks.valid[mine], blocks.anchors[mine], blocks.starts[mine]
+            found = ANCHOR_WEIGHTINGS[self.anchor_weighting](*of_blocks)
+            weights[mine] = found / found.mean()
+        return weights[:, None]
+
     def terms(
         self,
         logits: Tensor,
@@ -172,7 +191,7 @@ class Objective:
             trusted = None if of_queries is None else spread(of_queries, valid)
         if trusted is None:
             raise ValueError(f"the weighting {self.weighting} needs the target's probabilities of the labels")
-        weights = weighting.weights(trusted, learned, **self.part(weighting))
+        weights = weighting.weights(trusted, learned, **self.part(weighting)) * self.anchor_weights(terms, blocks)
         share = self.sequence_share(blocks)
         denominators = {
             "anchors": share.sum(),

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from ..config import DataSection, EvaluationSection, Section, load_section, one_of
 from ..drafters import AnyDrafterSection, DFlashSection
-from ..objectives import DENOMINATORS, TOKEN_LOSSES, WEIGHTINGS, Objective
+from ..objectives import ANCHOR_WEIGHTINGS, DENOMINATORS, TOKEN_LOSSES, WEIGHTINGS, Objective
 from ..objectives.token_losses import TokenLoss
 from ..objectives.weightings import Weighting
 
@@ -28,7 +28,7 @@ class TargetSection(Section):
 
 
 class ObjectiveSection(Section):
-    """Beside its three words, the parameters of the weighting and of the token loss (`PARAMETERS`), by name.
+    """Beside its own fields, the parameters of the weighting and of the token loss (`PARAMETERS`), by name.
 
     Those of other weightings and losses are left aside, so that a recipe may be run with another word.
     """
@@ -39,6 +39,9 @@ class ObjectiveSection(Section):
     weighting: Annotated[str, one_of(WEIGHTINGS)] = Field("dpace", description="weights over the positions of a block")
     denominator: Annotated[str, one_of(("auto", *DENOMINATORS))] = Field(
         "auto", description="what the summed loss is divided by; auto: as the weighting has it"
+    )
+    anchor_weighting: Annotated[str, one_of(ANCHOR_WEIGHTINGS)] | None = Field(
+        None, description="weights over the anchors of a conversation; null: all alike"
     )
     alpha_end: float | None = Field(
         None, description="alpha goes from `alpha` in the first step linearly to this in the last; null: it stays"
@@ -58,7 +61,14 @@ class ObjectiveSection(Section):
         known = {**WEIGHTINGS[self.weighting].parameters, **TOKEN_LOSSES[self.token_loss].parameters}
         given = {name: float(value) for name, value in (self.model_extra or {}).items() if name in known}
         return Objective(
-            self.token_loss, self.weighting, self.denominator, given, compiled, own_overlap, self.alpha_end
+            self.token_loss,
+            self.weighting,
+            self.denominator,
+            given,
+            compiled,
+            own_overlap,
+            self.alpha_end,
+            self.anchor_weighting,
         )
 
 

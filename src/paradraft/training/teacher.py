@@ -25,7 +25,7 @@ from .config import RunConfig
 
 def blocks_of(grid: Grid) -> Blocks:
     """The grid as the objective takes it, without the target's opinion."""
-    return Blocks(grid.labels, grid.valid, grid.rows, anchors=grid.anchors)
+    return Blocks(grid.labels, grid.valid, grid.rows, anchors=grid.anchors, starts=grid.answer_starts)
 
 
 @torch.no_grad()
