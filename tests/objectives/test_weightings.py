@@ -68,6 +68,25 @@ def test_dpace_is_the_gradient_of_expected_accepted_length() -> None:
     torch.testing.assert_close(weights.double(), log_s.grad, rtol=1e-5, atol=1e-6)
 
 
+def test_rounds_is_the_gradient_of_rounds_per_token() -> None:
+    """Two blocks, one of which ends after three tokens."""
+    valid = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    log_s = torch.rand(2, 5, dtype=torch.float64).log().requires_grad_()
+    expected_length = (torch.where(valid, log_s, 0.0).cumsum(-1).exp() * valid).sum(-1)
+    (1 / (1 + expected_length)).sum().backward()
+    weights = w.rounds(log_s.detach().exp(), valid, alpha=1e-12)
+    torch.testing.assert_close(weights.double(), -log_s.grad, rtol=1e-5, atol=1e-6)
+    by_hand = w.rounds(torch.tensor([[0.5, 0.0]]), torch.ones(1, 2, dtype=torch.bool), alpha=0.5)
+    assert by_hand[0].tolist() == pytest.approx([1.125 / 2.125**2, 0.375 / 2.125**2])  # s = .75, .5: E[L] = .75 + .375
+
+
+def test_normalized_dpace_has_the_sum_one() -> None:
+    """s = .75, .5: D-PACE is 1.125, .375."""
+    valid = torch.tensor([[True, True], [False, False]])
+    found = w.dpace_normalized(torch.tensor([[0.5, 0.0], [0.5, 0.5]]), valid, alpha=0.5)
+    assert found.tolist() == [pytest.approx([0.75, 0.25]), [0, 0]]
+
+
 def test_dpace_is_prefix_times_continuation() -> None:
     confidence, valid = torch.rand(4, 7), torch.rand(4, 7) > 0.3
     product = w.dpace_prefix(confidence, valid, 0.3) * w.dpace_continuation(confidence, valid, 0.3)

@@ -69,6 +69,21 @@ def dpace(confidence: Tensor, valid: Tensor, alpha: float) -> Tensor:
     return _sum_from(_smoothed(confidence, valid, alpha).cumprod(-1), valid) * valid
 
 
+def dpace_normalized(confidence: Tensor, valid: Tensor, alpha: float) -> Tensor:
+    """D-PACE divided by its sum over the block: only the shape of its weights, not their size."""
+    weights = dpace(confidence, valid, alpha)
+    return weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
+
+
+def rounds(confidence: Tensor, valid: Tensor, alpha: float) -> Tensor:
+    """w_i = -d/d(log s_i) of 1 / (1 + E[L]) = D-PACE / (1 + E[L])^2: rounds a token, if all text is as this block is.
+
+    E[L] is the block's expected accepted length. Where it is already long, one more token saves fewer rounds.
+    """
+    survival = _smoothed(confidence, valid, alpha).cumprod(-1) * valid
+    return dpace(confidence, valid, alpha) / (1 + survival.sum(-1, keepdim=True)) ** 2
+
+
 def dpace_prefix(confidence: Tensor, valid: Tensor, alpha: float) -> Tensor:
     """D-PACE's ablation "cumulative confidence": w_i = prod_{j<=i} s_j."""
     return _smoothed(confidence, valid, alpha).cumprod(-1) * valid
@@ -118,6 +133,8 @@ WEIGHTINGS: dict[str, Weighting] = {
     "dpace": Weighting(dpace, parameters=ALPHA),
     "dpace_prefix": Weighting(dpace_prefix, parameters=ALPHA),
     "dpace_continuation": Weighting(dpace_continuation, parameters=ALPHA),
+    "dpace_normalized": Weighting(dpace_normalized, parameters=ALPHA),
+    "rounds": Weighting(rounds, parameters=ALPHA),
     "dpace_overlap": Weighting(dpace, confidence="overlap", parameters=ALPHA),
     "path": Weighting(path, confidence="overlap"),
     "cat": Weighting(cat, confidence="target", denominator="weights"),
