@@ -6,9 +6,10 @@ A drafter's section stands beside that drafter; the whole run is `training.confi
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeGuard, TypeVar, Union, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -110,38 +111,53 @@ def checked_overrides(overrides: Sequence[str]) -> list[str]:
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem in a sentence; an unknown key is answered with the known ones."""
-    first = error.errors()[0]
+    errors = error.errors()
+    first = errors[0]
+    if first["type"] == "string_type" and isinstance(first["input"], Mapping):  # may be a section as well as a word
+        first = next((other for other in errors if other["loc"][:-2] == first["loc"][:-1]), first)
     place, section = locate(first["loc"], model)
     if first["type"] == "extra_forbidden":
         return f"unknown key {place}; known here: {', '.join(section.model_fields)}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{place or 'the run'}: {message[0].lower()}{message[1:]} (got {first['input']!r})"
+    if first["type"] == "model_type":  # pydantic names the class
+        message = "must be a section of keys and values"
+    message = message[0].lower() + message[1:]
+    if isinstance(first["input"], Mapping):  # what is wrong is said; a whole section would only hide it
+        return message if not place or f"{place}." in message else f"{place}: {message}"
+    return f"{place or 'the run'}: {message} (got {first['input']!r})"
 
 
 def locate(parts: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, type[BaseModel]]:
     """The dotted name of a place, and the section that its last key stands in.
 
-    Where a section is one of several kinds, pydantic names the kind, which the reader's file does not.
+    Where a value is one of several kinds, pydantic names the kind, which the reader's file does not.
     """
     names: list[str] = []
+    section = model
+    holds: Any = model  # the type of what is at the place so far
     for part in parts:
-        arms = [arm for arm in arms_of(model, names[-1] if names else "") if arm[0] == part]
-        if arms:
-            model = arms[0][1]
-            continue
-        inner = model.model_fields[names[-1]].annotation if names and names[-1] in model.model_fields else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            model = inner
-        names.append(str(part))
-    return ".".join(names), model
+        arms = arms_of(holds)
+        if part in arms:
+            holds = arms[part]
+        elif is_section(holds):
+            names.append(str(part))
+            holds = holds.model_fields[part].annotation if part in holds.model_fields else None
+        else:  # a key of a dictionary, or a number in a list
+            names.append(str(part))
+            holds = next((inner for inner in reversed(get_args(holds)) if inner is not Ellipsis), None)
+        section = holds if is_section(holds) else section
+    return ".".join(names), section
 
 
-def arms_of(model: type[BaseModel], field: str) -> list[tuple[str, type[BaseModel]]]:
-    """(kind, section) of each kind that a field of a model may hold."""
-    annotation: Any = model.model_fields[field].annotation if field in model.model_fields else None
-    found = []
-    for arm in getattr(annotation, "__args__", ()):
-        arm = getattr(arm, "__origin__", arm)
-        if isinstance(arm, type) and issubclass(arm, BaseModel) and "kind" in arm.model_fields:
-            found.append((str(arm.model_fields["kind"].default), arm))
-    return found
+def is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def arms_of(annotation: Any) -> dict[int | str, Any]:
+    """The kinds of a union, by the names that pydantic has for them: the field `kind`, or the name of the type."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return {}
+    arms = [getattr(arm, "__origin__", arm) if get_origin(arm) is Annotated else arm for arm in get_args(annotation)]
+    tagged = [arm for arm in arms if is_section(arm) and "kind" in arm.model_fields]
+    named: dict[int | str, Any] = {arm.__name__: arm for arm in arms if isinstance(arm, type)}
+    return named | {str(arm.model_fields["kind"].default): arm for arm in tagged}

@@ -17,8 +17,10 @@ from paradraft.drafters.pard2 import Pard2Section
 from paradraft.errors import UserError
 from paradraft.training import study as study_module
 from paradraft.training.config import dump_config
-from paradraft.training.study import Study, StudySection, paired, summary
+from paradraft.training.study import Study, StudySection, check_budgets, paired, summary
 from tests.training.test_training import config_for
+
+STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -100,3 +102,30 @@ def test_differences_are_of_the_same_prompts() -> None:
     better, base = summary([trial("a", 1, 2.4), trial("b", 1, 2.0), trial("a", 2, 2.6), trial("b", 2, 2.0)], "b")
     assert better["emitted_length"] == pytest.approx(2.5) and better["difference"] == pytest.approx(0.5)
     assert better["spread"] == pytest.approx(np.std([2.4, 2.6], ddof=1)) and base["spread"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        ({"baseline": "best"}, "study.yaml: baseline must be one of the cells decay, dpace, pard2$"),
+        ({"sedes": [1]}, "unknown key sedes; known here: recipe, set, cells, baseline, seeds, measure, output$"),
+        ({"cells": {"decay": {"sett": []}}}, "unknown key cells.decay.sett; known here: recipe, set$"),
+        (
+            {"cells": {"decay": {"set": ["objective.weightin=decay"]}}},
+            "^cell decay: .*unknown key objective.weightin; known here: [a-z0-9_, ]*$",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_study_is_named_in_a_sentence(
+    study_file: Path, changed: dict[str, Any], complaint: str
+) -> None:
+    study_file.write_text(yaml.safe_dump(yaml.safe_load(study_file.read_text()) | changed))
+    with pytest.raises(UserError, match=complaint):
+        run(study_file)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_committed_studies_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(STUDIES[0].parents[1])
+    study = load_section(StudySection, path)
+    assert len(check_budgets(study)) == len(study.cells) and f"study studies/{path.name}" in path.read_text()

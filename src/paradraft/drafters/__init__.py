@@ -41,7 +41,7 @@ else:
     AnyDrafterSection = Annotated[
         Union[tuple(Annotated[drafter.section, Tag(kind)] for kind, drafter in DRAFTERS.items())],  # noqa: UP007
         Discriminator(
-            lambda given: given.get("kind", "dflash") if isinstance(given, dict) else given.kind,
+            lambda given: given.get("kind", "dflash") if isinstance(given, dict) else getattr(given, "kind", None),
             custom_error_type="drafter_kind",
             custom_error_message=f"kind must be one of {', '.join(DRAFTERS)}",
         ),

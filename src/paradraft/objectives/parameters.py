@@ -16,7 +16,9 @@ class Parameter:
     zero: bool = False
 
     def check(self, name: str, value: float) -> None:
-        """Raises ValueError outside the range."""
+        """Raises ValueError outside the range, and for what is no number."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{name} must be a number, not {value!r}")
         low = value >= 0 if self.zero else value > 0
         if not (low and value <= self.most):
             least = "0 or more" if self.zero else "more than 0"

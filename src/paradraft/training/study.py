@@ -63,7 +63,10 @@ class StudySection(Section):
     def run_of(self, cell: str, seed: int) -> RunConfig:
         section = self.cells[cell]
         fixed = [f"training.seed={seed}", "evaluation.prompts=[]", f"output={self.output / 'runs' / f'{cell}-{seed}'}"]
-        return load_config(section.recipe or self.recipe, [*self.set, *section.set, *fixed])
+        try:
+            return load_config(section.recipe or self.recipe, [*self.set, *section.set, *fixed])
+        except UserError as error:
+            raise UserError(f"cell {cell}: {error}") from None
 
 
 def check_budgets(study: StudySection) -> dict[str, RunConfig]:
