@@ -118,13 +118,15 @@ def pack(answers: list[Path], out: Path) -> None:
     write_provenance(out, Provenance(target, first.template_hash, first.thinking, details, content_hash(out)))
 
 
-def join(data: Path, answers: list[Path], out: Path) -> None:
-    """Conversations to train on."""
+def join(data: Path, answers: list[Path], out: Path, temperature: float | None = None) -> None:
+    """Conversations to train on: all, or those that were answered at this temperature."""
     prompts = {prompt["id"]: prompt["messages"] for prompt in choose(data)}
     found = read_provenance(answers[0])
     assert found is not None, f"{answers[0]} has no provenance file"
     joined = []
     for record in itertools.chain.from_iterable(map(read_lines, answers)):
+        if temperature not in (None, record["temperature"]):
+            continue
         messages = [*prompts[record["id"]], {"role": "assistant", "content": record["answer"]}]
         joined.append({"id": record["id"], "messages": messages, "finish_reason": record["finish_reason"]})
     write_lines(out, joined)
@@ -172,8 +174,10 @@ def main() -> None:
     out.add_argument("--out", type=Path, required=True)
     commands.add_parser("prompts", parents=[data, out]).add_argument("--parts", type=int, default=4)
     commands.add_parser("pack", parents=[out]).add_argument("answers", type=Path, nargs="+")
-    for name, parents in (("join", [data, out]), ("coverage", [])):
-        commands.add_parser(name, parents=parents).add_argument("--answers", type=Path, nargs="+", required=True)
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument("--answers", type=Path, nargs="+", required=True)
+    commands.add_parser("join", parents=[data, named, out]).add_argument("--temperature", type=float)
+    commands.add_parser("coverage", parents=[named])
     options = vars(parser.parse_args())
     {"prompts": write_prompts, "pack": pack, "join": join, "coverage": coverage}[options.pop("command")](**options)
 
