@@ -9,11 +9,15 @@ from types import SimpleNamespace
 import pytest
 
 from paradraft.errors import UserError
-from paradraft.models import names
+from paradraft.interchange.contracts import describe_target
+from paradraft.interchange.target_side import TargetSide
+from paradraft.models import Target, names
+from paradraft.models.chat import load_chat
 from paradraft.models.names import (
     ASSETS,
     SMOLLM2,
     drafter_directory,
+    found_target,
     is_shipped,
     prompt_file,
     shown_name,
@@ -21,6 +25,8 @@ from paradraft.models.names import (
     target_name,
     training_file,
 )
+from paradraft.training.config import RunConfig
+from paradraft.training.meta_models import meta_target
 
 
 def test_shipped_names_stand_for_files_that_are_there() -> None:
@@ -51,6 +57,18 @@ def test_directories_and_ids_stand_for_themselves(tmp_path: Path) -> None:
             drafter_directory(missing)
     with pytest.raises(UserError, match="drafter owner/name is no directory here and cannot be fetched"):
         drafter_directory("owner/name")
+
+
+@pytest.mark.parametrize("missing", ["./nowhere", "/nowhere/at-all", "nowhere/", "a/b/c", "../x"])
+def test_a_target_that_is_no_directory_and_no_id_does_not_exist(missing: str, tmp_path: Path) -> None:
+    expected = f"^target {missing}: there is no such directory; give a model's directory, .* demo or smollm2$"
+    for ask in (Target.load, load_chat, found_target, describe_target, lambda name: TargetSide(name).location):
+        with pytest.raises(UserError, match=expected):
+            ask(missing)
+    section = RunConfig.model_validate({"target": {"model": missing}})
+    with pytest.raises(UserError, match=expected):
+        meta_target(section)
+    assert found_target("owner/name") == "owner/name" and found_target(str(tmp_path)) == str(tmp_path)
 
 
 def test_names_are_shown_without_the_paths_of_a_machine(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from ..drafters import kind_of
 from ..drafters.directory import read_config
 from ..drafters.language_model import OWN_TENSORS
-from ..models.names import drafter_directory, target_name
+from ..models.names import drafter_directory, found_target
 from .vllm import draft_length
 
 
@@ -279,7 +279,7 @@ def describe_target(name: str) -> tuple[dict[str, Any], int | None]:
     """The target's configuration and its tokenizer's mask token, without its weights."""
     from transformers import AutoConfig, AutoTokenizer
 
-    where = target_name(name)
+    where = found_target(name)
     config = AutoConfig.from_pretrained(where).get_text_config().to_dict()
     if not Path(where).is_dir() or any(Path(where).glob("tokenizer*")):
         return config, AutoTokenizer.from_pretrained(where).mask_token_id

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models import Target
-from ..models.names import smollm2_file, target_name
+from ..models.names import found_target, smollm2_file
 
 
 class TargetSide:
@@ -30,7 +30,7 @@ class TargetSide:
     @cached_property
     def location(self) -> str:
         """What an engine is given as the target: a directory (of a GGUF file its dequantised copy) or an id."""
-        return target_name(self.name)
+        return found_target(self.name)
 
     @cached_property
     def target(self) -> Target:

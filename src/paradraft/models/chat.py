@@ -17,7 +17,7 @@ from jinja2.ext import loopcontrols
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from ..errors import UserError, first_line
-from .names import target_name
+from .names import found_target
 
 DATE_CALL = re.compile(r"""\bstrftime_now\s*\(\s*(?P<quote>['"])(?P<format>[^'"\\]*)(?P=quote)\s*\)""")
 DATE_NOTE = (
@@ -175,7 +175,7 @@ def load_chat(
     date: datetime.date | None = None,
 ) -> tuple[ChatText, int]:
     """A target's text side and its context length in tokens, without its weights; `name` as `Target.load` takes it."""
-    where = target_name(name)
+    where = found_target(name)
     tokenizer = load_tokenizer(where, trust_remote_code)
     if tokenizer is None:
         raise no_tokenizer(name)

@@ -27,6 +27,29 @@ def target_name(name: str) -> str:
     return str(dequantized(Path(name))) if name.endswith(".gguf") else name
 
 
+def found_target(name: str) -> str:
+    """The directory or the Hugging Face id that a target is read from; UserError where it is neither."""
+    where = target_name(name)
+    check_id(where, "target")
+    return where
+
+
+def check_id(name: str, what: str) -> None:
+    """UserError for the name of a model that is no path here and cannot be a Hugging Face id; `what`: which model."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if Path(name).exists():
+        return
+    try:
+        try_to_load_from_cache(name, "config.json")
+    except HFValidationError:
+        raise UserError(
+            f"{what} {name}: there is no such directory; give a model's directory, a GGUF file, a Hugging Face id, "
+            f"{' or '.join(TARGETS)}"
+        ) from None
+
+
 def shown_name(name: str) -> str:
     """How results and files call a target: a shipped name or an id as it is, a path by its last part."""
     return name if name in TARGETS or not Path(name).exists() else Path(name).resolve().name

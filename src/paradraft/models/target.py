@@ -24,7 +24,7 @@ from .chat import ChatText, context_length_of, load_tokenizer, no_tokenizer, sto
 from .cpu_kernels import head_is_plain, head_logits
 from .gguf import origin
 from .lean import LeanDecoder, prepare_decoding
-from .names import shown_name, target_name
+from .names import found_target, shown_name
 from .slots import KeyValueSlots
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -241,7 +241,7 @@ class Target:
         `dtype` "auto" is float32 on a CPU and the checkpoint's own elsewhere. `thinking` and `date` are how its chat
         template asks, as ChatText has them.
         """
-        directory = target_name(name)
+        directory = found_target(name)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if dtype != "auto" and dtype not in DTYPES:
             raise UserError(f"dtype {dtype!r} is not known: use one of auto, {', '.join(DTYPES)}")

@@ -22,7 +22,7 @@ from ..interchange.contracts import Facts, facts_of, verdicts, vllm_format
 from ..interchange.exchange import export
 from ..interchange.sglang import speculative_options
 from ..interchange.vllm import speculative_config
-from ..models.names import drafter_directory, shown_name, target_name
+from ..models.names import drafter_directory, found_target, shown_name
 
 ENGINES = {"vllm": "vLLM", "sglang": "SGLang"}
 
@@ -81,7 +81,7 @@ def vllm_launch(wish: Wish, scratch: Path) -> Launch:
         length = checked_length(wish.draft_length, facts)
         speculative = ["--speculative-config", speculative_config(facts.kind, directory, length)]
     key = {} if wish.api_key is None else {"VLLM_API_KEY": wish.api_key}
-    start = [command, "serve", target_name(wish.target)]
+    start = [command, "serve", found_target(wish.target)]
     return Launch([*start, *common(wish, options), *speculative, *wish.rest], key)
 
 
@@ -97,7 +97,7 @@ def sglang_launch(wish: Wish, scratch: Path) -> Launch:
             raise UserError("SGLang's DFlash always drafts a whole block; leave out --draft-length")
         directory = drafter_for(wish.drafter, wish.target, "", scratch)
         speculative = speculative_options(facts.kind, directory, checked_length(wish.draft_length, facts))
-    start = [sys.executable, "-m", "sglang.launch_server", "--model-path", target_name(wish.target)]
+    start = [sys.executable, "-m", "sglang.launch_server", "--model-path", found_target(wish.target)]
     return Launch([*start, *common(wish, options), *speculative, *wish.rest])
 
 

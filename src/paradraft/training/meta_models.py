@@ -13,7 +13,7 @@ from ..drafters.vocabulary import DraftVocabulary
 from ..errors import UserError, first_line
 from ..models import Target
 from ..models.chat import load_tokenizer
-from ..models.names import drafter_directory, is_shipped, target_name
+from ..models.names import drafter_directory, found_target, is_shipped
 from .config import RunConfig
 
 
@@ -31,7 +31,7 @@ def meta_model(name: str, trust_remote_code: bool = False) -> Any:
 def meta_target(config: RunConfig) -> Target:
     """The run's target without weights; it renders text where its tokenizer is at hand."""
     section = config.target
-    name = target_name(section.model)
+    name = found_target(section.model)
     model = meta_model(name, section.trust_remote_code)
     try:
         tokenizer = load_tokenizer(name, section.trust_remote_code)
