@@ -55,7 +55,7 @@ def test_directories_and_ids_stand_for_themselves(tmp_path: Path) -> None:
     for missing in ("nowhere", "./owner/name", "/nowhere/at-all"):
         with pytest.raises(UserError, match="does not exist; give a directory, a Hugging Face id, demo:NAME or"):
             drafter_directory(missing)
-    with pytest.raises(UserError, match="drafter owner/name is no directory here and cannot be fetched"):
+    with pytest.raises(UserError, match=r"drafter owner/name is no directory here, not in .* cannot be asked for it: "):
         drafter_directory("owner/name")
 
 
@@ -68,7 +68,30 @@ def test_a_target_that_is_no_directory_and_no_id_does_not_exist(missing: str, tm
     section = RunConfig.model_validate({"target": {"model": missing}})
     with pytest.raises(UserError, match=expected):
         meta_target(section)
-    assert found_target("owner/name") == "owner/name" and found_target(str(tmp_path)) == str(tmp_path)
+    assert found_target(str(tmp_path)) == str(tmp_path)
+
+
+def test_the_hub_is_asked_once_for_what_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network a download's own retries would take more than a minute."""
+    asked: list[str] = []
+    answers: list[Exception | None] = []
+
+    class Session:
+        def head(self, url: str, timeout: float) -> None:
+            asked.append(url)
+            if (answer := answers.pop(0)) is not None:
+                raise answer
+
+    monkeypatch.setattr("huggingface_hub.get_session", Session)
+    answers[:] = [OSError("no such host"), None, OSError("no such host")]
+    with pytest.raises(UserError, match=r"target owner/name is no directory here, not in .* for it: no such host$"):
+        found_target("owner/name")
+    assert found_target("owner/name") == "owner/name"  # somebody answered: the rest is the download's affair
+    with pytest.raises(UserError, match=r"drafter owner/name is no directory here, not in .* for it: no such host$"):
+        drafter_directory("owner/name")
+    assert asked == ["https://huggingface.co"] * 3
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: f"/cache/{name}/{file}")
+    assert found_target("owner/name") == "owner/name" and len(asked) == 3
 
 
 def test_names_are_shown_without_the_paths_of_a_machine(tmp_path: Path) -> None:

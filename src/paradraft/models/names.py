@@ -30,23 +30,35 @@ def target_name(name: str) -> str:
 def found_target(name: str) -> str:
     """The directory or the Hugging Face id that a target is read from; UserError where it is neither."""
     where = target_name(name)
-    check_id(where, "target")
+    check_found(where, "target")
     return where
 
 
-def check_id(name: str, what: str) -> None:
-    """UserError for the name of a model that is no path here and cannot be a Hugging Face id; `what`: which model."""
-    from huggingface_hub import try_to_load_from_cache
+def check_found(name: str, what: str) -> None:
+    """UserError for a model that is not here and cannot be fetched: no such directory, or a Hub that does not answer.
+
+    `what` names it in the message. Asked once and without the retries of downloads, which take a minute or more.
+    """
+    from huggingface_hub import constants, get_session, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     if Path(name).exists():
         return
     try:
-        try_to_load_from_cache(name, "config.json")
+        cached = try_to_load_from_cache(name, "config.json")
     except HFValidationError:
         raise UserError(
             f"{what} {name}: there is no such directory; give a model's directory, a GGUF file, a Hugging Face id, "
             f"{' or '.join(TARGETS)}"
+        ) from None
+    if isinstance(cached, str):
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception as error:  # of the HTTP library that the Hub's client has, and of its offline mode
+        raise UserError(
+            f"{what} {name} is no directory here, not in Hugging Face's cache, and {constants.ENDPOINT} cannot be "
+            f"asked for it: {first_line(error)}"
         ) from None
 
 
@@ -95,6 +107,7 @@ def drafter_directory(name: str | Path) -> Path:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+        check_found(name, "drafter")
         try:
             return Path(
                 snapshot_download(
