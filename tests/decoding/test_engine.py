@@ -184,6 +184,23 @@ def test_a_slot_that_becomes_free_is_taken_at_once(target: Target) -> None:
     assert waiting.slot == 0 and {id(e.sequence) for e in events} == {id(long), id(waiting)}
 
 
+@pytest.mark.parametrize("kind", [None, *KINDS])
+def test_room_for_a_long_text_is_given_back(target: Target, kind: str | None) -> None:
+    """Among texts that go on without a pause: the next one that comes finds smaller slots, and nobody notices."""
+    drafter = None if kind is None else make_drafter_of(kind, target)
+    engine = Engine(target, drafter, max_rows=2)
+    prompts, most = [[3, 5], [1 + n % 30 for n in range(89)], [7], [8, 9]], [34, 2, 30, 8]
+    sequences = [engine.add(Request(p, n, stops=frozenset())) for p, n in zip(prompts, most, strict=True)]
+    capacities = []
+    while not engine.scheduler.idle:
+        engine.step()
+        assert engine._slots is not None
+        capacities.append(engine._slots.capacity)
+    assert capacities[0] > 90 and capacities[-1] < 60
+    for sequence, prompt, n in zip(sequences, prompts, most, strict=True):
+        assert sequence.generation.tokens == transformers_greedy(target, prompt, n)
+
+
 def test_ended_requests_leave_the_others_alone(target: Target, drafter: DFlash) -> None:
     engine = Engine(target, drafter, max_rows=2)
     prompts = [[4, 9, 2], [8], [1, 2], [6]]

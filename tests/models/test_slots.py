@@ -20,14 +20,15 @@ def feed(target: Target, cache: KeyValueSlots, slots: list[int], texts: list[lis
 
 
 def test_sequences_come_and_go(target: Target) -> None:
-    """Slots in any order, a slot that is used again, one copied, and buffers that grow: nobody notices."""
+    """Slots in any order, a slot that is used again, one copied, buffers that grow and shrink: nobody notices."""
     cache = target.new_slots(3, 8)
     feed(target, cache, [0, 1, 2], [[1, 2, 3], [4, 5, 6], [7, 8, 9]])
     cache.release([1])
     found = feed(target, cache, [2, 0], [[10], [11]])  # a hole between them
     torch.testing.assert_close(found[0], logits_behind(target, [7, 8, 9, 10]), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found[1], logits_behind(target, [1, 2, 3, 11]), rtol=1e-4, atol=1e-4)
-    cache.grow(5, 16)
+    cache.resize(5, 32)
+    cache.resize(3, 16)
     assert cache.lengths.tolist() == [4, 0, 4, 0, 0] and cache.capacity == 16
     feed(target, cache, [1], [[12, 13, 14, 15, 16, 17]])
     cache.copy(2, [3, 4])

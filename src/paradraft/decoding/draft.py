@@ -158,6 +158,7 @@ class Drafting:
     def __init__(self, drafter: Drafter, rows: int, capacity: int, most: int | None) -> None:
         self.drafter, self.most = drafter, most
         self.state: DraftState = drafter.start(rows, capacity + LATER)  # what is observed late is ragged
+        self.margin = self.state.cache.capacity - capacity
         self.deferred = Deferred()
 
     def observe(self, slots: Sequence[int], features: Tensor, tokens: Tensor, counts: Tensor) -> None:
@@ -185,8 +186,8 @@ class Drafting:
         """Let `slots` go on from where `source` is; nothing of it may wait."""
         self.state.copy(source, slots)
 
-    def grow(self, rows: int, capacity: int) -> None:
-        self.state.grow(rows, capacity + LATER)
+    def resize(self, rows: int, capacity: int) -> None:
+        self.state.resize(rows, capacity + self.margin)
 
     def chain(
         self,

@@ -26,6 +26,8 @@ from .scheduler import Scheduler
 from .timing import Clock, Seconds
 from .tree import behind_root
 
+SPARE = 2  # times the tokens that running sequences need may be held for each
+
 
 class Engine:
     """Decodes for one target, with a drafter or without, always with the target's own output.
@@ -135,9 +137,13 @@ class Engine:
     # --- a step ---------------------------------------------------------------------------------------------------
 
     def _make_room(self, admitted: list[Sequence], fresh: bool) -> None:
-        """Slots for the sequences that come; new ones if none was running."""
+        """Slots for the sequences that come; new ones if none was running.
+
+        They grow with the longest of all that run, and shrink when they hold more than SPARE times as much.
+        """
         rows = 1 + max(slot_of(sequence) for sequence in admitted)
-        longest = max(len(sequence.request.prompt) + sequence.request.max_new_tokens for sequence in admitted)
+        running = (sequence.request for sequence in self.scheduler.running)
+        longest = max(len(request.prompt) + request.max_new_tokens for request in running)
         capacity = longest + max(self.draft_length, self.tree or 0) + 1
         if fresh or self._slots is None:
             self._slots, self._drafting, self._feature_layers = self.target.new_slots(rows, capacity), None, ()
@@ -145,8 +151,10 @@ class Engine:
                 self._feature_layers = self.drafter.feature_layers
                 whole = self.draft_length if self.lengths.whole else None
                 self._drafting = Drafting(self.drafter, rows, capacity, whole)
+        elif capacity <= self._slots.capacity <= SPARE * capacity:
+            capacity = self._slots.capacity
         for held in self._held():
-            held.grow(rows, capacity)
+            held.resize(rows, capacity)
 
     def _prefill(self, admitted: list[Sequence]) -> list[Event]:
         """Consume the prompts (padded on the right, padding forgotten) and emit each sequence's first token.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..models import KeyValueSlots
-from ..models.slots import grown
+from ..models.slots import resized
 
 Consume = Callable[["DraftState", Sequence[int], Tensor, Tensor], None]
 
@@ -63,12 +63,12 @@ class DraftState:
         for tensor in (self.waiting, self.counts, self.last_features):
             tensor[list(slots)] = tensor[source].clone()
 
-    def grow(self, rows: int, capacity: int) -> None:
-        """Room for at least so many sequences and tokens in each."""
-        self.cache.grow(rows, capacity)
+    def resize(self, rows: int, capacity: int) -> None:
+        """Room for at least so many sequences and for `capacity` tokens in each."""
+        self.cache.resize(rows, capacity)
         rows = len(self.cache.lengths)
         self.waiting, self.counts, self.last_features = (
-            grown(tensor, rows) for tensor in (self.waiting, self.counts, self.last_features)
+            resized(tensor, rows) for tensor in (self.waiting, self.counts, self.last_features)
         )
 
 

@@ -133,16 +133,16 @@ class KeyValueSlots(Cache):
             buffer[list(slots), :, :length] = buffer[source, :, :length]
         self.lengths[list(slots)] = length
 
-    def grow(self, rows: int, capacity: int) -> None:
-        """Make room for at least so many slots and tokens in each; what they hold stays."""
-        rows, capacity = max(rows, len(self.lengths)), max(capacity, self.capacity)
+    def resize(self, rows: int, capacity: int) -> None:
+        """Make room for at least so many slots and for `capacity` tokens in each; what they hold stays."""
+        rows = max(rows, len(self.lengths))
         if (rows, capacity) == (len(self.lengths), self.capacity):
             return
         for layer in self.layers:
             assert isinstance(layer, SlotLayer)
             if layer.keys is not None and layer.values is not None:
-                layer.keys, layer.values = (grown(b, rows, capacity) for b in (layer.keys, layer.values))
-        self.lengths = grown(self.lengths, rows)
+                layer.keys, layer.values = (resized(b, rows, capacity) for b in (layer.keys, layer.values))
+        self.lengths = resized(self.lengths, rows)
         self.capacity = capacity
 
     def _buffers(self) -> list[Tensor]:
@@ -181,14 +181,13 @@ def ancestors(parents: Tensor) -> Tensor:
     return family
 
 
-def grown(tensor: Tensor, rows: int, capacity: int | None = None) -> Tensor:
-    """`tensor` [slots, ...] with more slots, or [slots, heads, capacity, dim] with more of both; zeros behind it."""
+def resized(tensor: Tensor, rows: int, capacity: int | None = None) -> Tensor:
+    """`tensor` [slots, ...] with more slots, or [slots, heads, capacity, dim] with another capacity; zeros behind."""
     shape = [rows, *tensor.shape[1:]]
     if capacity is not None:
         shape[2] = capacity
-    larger = tensor.new_zeros(shape)
-    if capacity is None:
-        larger[: len(tensor)] = tensor
-    else:
-        larger[: len(tensor), :, : tensor.shape[2]] = tensor
-    return larger
+        tensor = tensor[:, :, :capacity]
+    fitting = tensor.new_zeros(shape)
+    held = fitting[: len(tensor)] if capacity is None else fitting[: len(tensor), :, : tensor.shape[2]]
+    held.copy_(tensor)
+    return fitting
