@@ -37,3 +37,14 @@ def test_a_directory_appears_when_it_is_full(tmp_path: Path) -> None:
     assert (out / "a").read_text() == "whole"
     with pytest.raises(UserError, match="exists already"), new_directory(out):
         pass
+
+
+def test_a_directory_that_cannot_be_made_is_named_as_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    with pytest.raises(UserError, match="^file/out cannot be made a directory"), new_directory(Path("file/out")):
+        pass
+    with pytest.raises(UserError, match="^out cannot be written"), new_directory(Path("out")):
+        Path("out").write_text("in the way")

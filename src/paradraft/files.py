@@ -12,12 +12,14 @@ from pathlib import Path
 from .errors import UserError
 
 
-def make_directory(path: Path) -> None:
-    """Make an output directory before long work begins; what stands in the way is said in a sentence."""
+def make_directory(path: Path, named: Path | None = None) -> None:
+    """Make an output directory before long work begins; what stands in the way is said in a sentence, of `named`."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path} cannot be made a directory ({error.strerror}); choose another output") from None
+        raise UserError(
+            f"{named or path} cannot be made a directory ({error.strerror}); choose another output"
+        ) from None
 
 
 @contextmanager
@@ -48,16 +50,16 @@ def new_directory(out: Path, shared: bool = False) -> Iterator[Path]:
     """
     if not shared and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; choose another output or remove it")
-    out = out.resolve()
+    named, out = out, out.resolve()
     temporary = out.with_name(f".{out.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    make_directory(temporary)
+    make_directory(temporary, named)
     try:
         yield temporary
         try:
             os.replace(temporary, out)  # over an empty directory, too
         except OSError as error:
             if not (shared and out.is_dir()):
-                raise UserError(f"{out} cannot be written ({error.strerror}); choose another output") from None
+                raise UserError(f"{named} cannot be written ({error.strerror}); choose another output") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
