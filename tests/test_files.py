@@ -44,7 +44,7 @@ def test_a_directory_that_cannot_be_made_is_named_as_it_was_given(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
-    with pytest.raises(UserError, match="^file/out cannot be made a directory"), new_directory(Path("file/out")):
+    with pytest.raises(UserError, match=r"^file/out cannot be made a directory"), new_directory(Path("file/out")):
         pass
-    with pytest.raises(UserError, match="^out cannot be written"), new_directory(Path("out")):
+    with pytest.raises(UserError, match=r"^out cannot be written"), new_directory(Path("out")):
         Path("out").write_text("in the way")
