@@ -4,11 +4,11 @@ python benchmarks/decoding.py --target demo --drafter demo:dflash-dpace --assist
     --prompts demo:math --prompts demo:code --lengths 4,9,auto --tree 16 --out benchmarks/results/decoding-demo.json
 
 Transformers runs a copy of the target as it loads it: plain `generate`, assisted generation with a draft model, prompt
-lookup (the last two at its own default settings, and for single prompts only). This engine decodes plainly, with each
-fixed draft length, with the length left to it, and with trees of `--tree` nodes. On every batch all ways run one after
-the other, beginning with another one each time, so that a machine that others use hurts all alike. Times are whole
-calls, prefill included, since Transformers does not tell them apart; speed-ups are therefore lower than those of
-`paradraft eval`.
+lookup (the last two for single prompts only, and at its own default settings unless `--assistant-length` says
+otherwise). This engine decodes plainly, with each fixed draft length, with the length left to it, and with trees of
+`--tree` nodes. On every batch all ways run one after the other, beginning with another one each time, so that a machine
+that others use hurts all alike. Times are whole calls, prefill included, since Transformers does not tell them apart;
+speed-ups are therefore lower than those of `paradraft eval`.
 """
 
 from __future__ import annotations
@@ -101,6 +101,13 @@ def transformers_way(target: Target, model: Any, new: int, sampling: Sampling, *
     return answer
 
 
+def draft_always(assistant: Any, length: int) -> None:
+    """Transformers would change the length as it goes and end drafts that it is not sure of."""
+    settings = assistant.generation_config
+    settings.num_assistant_tokens, settings.num_assistant_tokens_schedule = length, "constant"
+    settings.assistant_confidence_threshold = 0.0
+
+
 def up_to_stop(tokens: list[int], stops: frozenset[int] | set[int]) -> list[int]:
     end = next((n for n, token in enumerate(tokens, 1) if token in stops), len(tokens))
     return tokens[:end]
@@ -116,6 +123,13 @@ def ways_of(
         if arguments.assistant:
             directory = str(drafter_directory(arguments.assistant))
             assistant = moved(load_causal_lm(directory, target.dtype, "assistant", False), target.device).eval()
+            if arguments.assistant_length:
+                settings = assistant.generation_config
+                settings.num_assistant_tokens, settings.num_assistant_tokens_schedule = (
+                    arguments.assistant_length,
+                    "constant",
+                )
+                settings.assistant_confidence_threshold = 0.0
             ways["transformers assisted"] = transformers_way(target, model, new, sampling, assistant_model=assistant)
         ways["transformers prompt lookup"] = transformers_way(
             target, model, new, sampling, prompt_lookup_num_tokens=LOOKED_UP
@@ -177,6 +191,9 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--target", default="demo")
     parser.add_argument("--drafter", action="append", help="repeatable; default: demo:dflash-dpace")
     parser.add_argument("--assistant", help="draft model for Transformers, a causal LM such as demo:vanilla")
+    parser.add_argument(
+        "--assistant-length", type=int, help="tokens that it drafts every round; default: as it decides"
+    )
     parser.add_argument("--prompts", action="append", help="set or file, repeatable; default: demo:math")
     parser.add_argument("--lengths", default="2,4,7,auto", help="draft lengths with commas between")
     parser.add_argument("--tree", type=int, action="append", help="nodes of a tree, repeatable; default: no trees")

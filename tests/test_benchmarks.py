@@ -28,8 +28,8 @@ def test_all_ways_of_decoding_side_by_side(target_directory: Path, prompts: Path
         "--out",
         tmp_path / "found.json",
     ]
-    for batch_size, theirs in ((1, 3), (2, 1)):
-        options = [*asked, "--assistant", tmp_path / "vanilla", *small, "--batch-size", batch_size]
+    for batch_size, theirs, more in ((1, 3, []), (1, 3, ["--assistant-length", 2]), (2, 1, [])):
+        options = [*asked, "--assistant", tmp_path / "vanilla", *small, "--batch-size", batch_size, *more]
         decoding.main([str(option) for option in options])
         found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
         runs = found["runs"]
