@@ -80,6 +80,14 @@ def test_every_cell_and_seed_is_measured_once(
         run(study_file)  # the others are read, the one that is missing would be trained
     with pytest.raises(UserError, match="is of another configuration"):
         run(study_file, "measure.max_new_tokens=9")
+    with pytest.raises(UserError, match="is of another configuration"):
+        run(study_file, "set=[objective.alpha=0.7]")
+    older = tmp_path / "study" / "cells" / "dpace-1.json"
+    text = older.read_text()
+    assert text.count("  alpha_end: null\\n") == 1
+    older.write_text(text.replace("  alpha_end: null\\n", ""))  # of a version that did not know the field
+    with pytest.raises(AssertionError, match="trained again"):
+        run(study_file)
 
 
 def test_cells_must_have_the_same_budget(study_file: Path) -> None:

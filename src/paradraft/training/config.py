@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from omegaconf import OmegaConf
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from ..config import DataSection, EvaluationSection, Section, load_section, one_of
 from ..drafters import AnyDrafterSection, DFlashSection
@@ -142,3 +142,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def dump_config(config: RunConfig) -> str:
     """The complete configuration as YAML that `load_config` reads back."""
     return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
+
+
+def means_the_same(dumped: str, config: RunConfig) -> bool:
+    """Whether what `dump_config` wrote is this configuration: fields that it did not know yet have their defaults."""
+    try:
+        return RunConfig.model_validate(OmegaConf.to_container(OmegaConf.create(dumped))) == config
+    except ValidationError:  # of a field that is no more
+        return False

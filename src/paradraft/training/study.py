@@ -26,7 +26,7 @@ from ..evaluation.prompts import PromptSet, load_prompts
 from ..evaluation.statistics import acceptance, loop_share, ratio, resampled, rounds_and_tokens
 from ..files import make_directory, write_text
 from ..models import Target
-from .config import RunConfig, dump_config, load_config
+from .config import RunConfig, dump_config, load_config, means_the_same
 from .loop import Report, Trainer
 
 BUDGET = ("max_steps", "batch_size")  # of `training`, the same in every cell, as are target, text and evaluation
@@ -110,7 +110,8 @@ class Study:
         asked = {"run": dump_config(config), "measure": self.study.measure.model_dump(mode="json")}
         if path.is_file():
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if found["asked"] != asked:
+            before = found["asked"]
+            if before["measure"] != asked["measure"] or not means_the_same(before["run"], config):
                 raise UserError(f"{path} is of another configuration; choose another output, or remove the file")
             return found
         started = time.perf_counter()
