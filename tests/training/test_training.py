@@ -121,7 +121,7 @@ def test_other_drafters_learn_and_their_steps_do_not_depend_on_micro_batches(
     def config(**training: Any) -> RunConfig:
         made = config_for(target_directory, conversations, tmp_path / kind, **training)
         drafter = drafter_values(kind, layers=1, draft_length=4, block_size=4, feature_dropout=0.5)
-        objective = {"weighting": "cat", "token_loss": "ce_kd"}
+        objective = {"weighting": "cat", "token_loss": "ce_kd", "anchor_weighting": "visits"}
         return RunConfig.model_validate(made.model_dump() | {"drafter": drafter, "objective": objective})
 
     results = []
