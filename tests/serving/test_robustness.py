@@ -39,6 +39,19 @@ def refusal(response: httpx.Response, status: int) -> str:
     return str(error["message"])
 
 
+def test_a_text_that_cannot_fit_is_refused_unread(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading 200,000 characters costs tens of MiB, which the process never gives back."""
+    most = 128 * max(map(len, server.service.chat.tokenizer.get_vocab()))
+    post, ask = server.http.post, {"model": MODEL, "max_tokens": 2}
+    fits = "a" * most
+    assert "tokens; with 2 of an answer" in refusal(post("/v1/completions", json=ask | {"prompt": fits}), 400)
+    monkeypatch.setattr(server.service, "_read", lambda asked: pytest.fail("it was read"))
+    long = f"{most + 1} characters, more than the 128 tokens"
+    assert long in refusal(post("/v1/completions", json=ask | {"prompt": ["b", fits + "a"]}), 400)
+    messages = [{"role": "user", "content": "a"}, {"role": "user", "content": fits}]
+    assert long in refusal(post("/v1/chat/completions", json=ask | {"messages": messages}), 400)
+
+
 def test_refusals_have_openais_shape(server: Running) -> None:
     http = server.http
     post = lambda **more: http.post("/v1/chat/completions", json=CHAT | more)  # noqa: E731

@@ -51,6 +51,8 @@ class Service:
     ) -> None:
         self.target, self.drafters, self.chat = target, drafters, target.chat
         self.limits = replace(limits, max_length=min(limits.max_length, target.context_length))
+        longest_token = max(map(len, target.chat.tokenizer.get_vocab()))
+        self.most_characters = self.limits.max_length * longest_token
         self.metrics = Metrics()
         usual = next(iter(drafters), None)
         self.usual = Drafting(usual, self._length(usual, draft_length), check_acceptance(acceptance))
@@ -75,6 +77,7 @@ class Service:
     async def prompts(self, asked: Asked) -> list[list[int]]:
         """Token ids of what is to be continued; ApiError for what cannot be read."""
         assert self._loop is not None
+        self._check_characters(asked)
         try:
             found = await self._loop.run_in_executor(self._reader, self._read, asked)
         except UserError as error:
@@ -87,6 +90,21 @@ class Service:
             if not prompt:
                 raise ApiError(400, "the prompt is empty", "prompt", "invalid_value")
         return found
+
+    def _check_characters(self, asked: Asked) -> None:
+        """Refuse a text that has too many tokens whatever they are: reading it would cost time and memory."""
+        if isinstance(asked, ChatRequest):
+            characters, where = sum(len(message.content) for message in asked.messages), "messages"
+        else:
+            characters, where = max((len(p) for p in asked.prompt if isinstance(p, str)), default=0), "prompt"
+        if characters > self.most_characters:
+            raise ApiError(
+                400,
+                f"the prompt has {characters} characters, more than the {self.limits.max_length} tokens that this "
+                "server takes can hold: shorten it",
+                where,
+                "context_length_exceeded",
+            )
 
     def _read(self, asked: Asked) -> list[list[int]]:
         if isinstance(asked, ChatRequest):
