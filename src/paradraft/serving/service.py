@@ -96,6 +96,7 @@ class Service:
         if isinstance(asked, ChatRequest):
             characters, where = sum(len(message.content) for message in asked.messages), "messages"
         else:
+            assert isinstance(asked, CompletionRequest)
             characters, where = max((len(p) for p in asked.prompt if isinstance(p, str)), default=0), "prompt"
         if characters > self.most_characters:
             raise ApiError(
