@@ -27,7 +27,7 @@ PRIOR = 0.8  # of a draft token being accepted, before any was seen
 PRIOR_WEIGHT = 2.0  # observations that the prior of a position is worth
 ROW_WEIGHT = 10.0  # expected rejections that a row's prior is worth, which is to be like the others
 HORIZON = 200  # drafts over which the acceptance of a position is averaged
-ROW_HORIZON = 30  # drafts over which a row's own rejections are
+ROW_HORIZON = 60  # drafts over which a row's own rejections are
 MARGIN = 1.02  # times as fast as plain decoding drafting must promise to be
 LOSS = 0.015  # share of the time of plain steps that is spent on asking whether drafting pays again
 
