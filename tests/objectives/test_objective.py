@@ -154,7 +154,7 @@ def test_losses_that_need_the_target_say_so() -> None:
     hidden, blocks, weight = problem()
     bare = Blocks(blocks.labels, blocks.valid, blocks.rows)
     for objective in (Objective("ce_kd"), Objective("ce", "cat"), Objective("ce", "path")):
-        assert objective.needs_teacher or objective.needs_gold
+        assert objective.needs_distribution
         with pytest.raises(ValueError, match="needs the target's"):
             unchunked_head(hidden, bare, lambda h: h @ weight.T, objective)
 

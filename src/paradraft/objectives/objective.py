@@ -122,6 +122,11 @@ class Objective:
         return TOKEN_LOSSES[self.token_loss].needs_teacher or self.needs_overlap
 
     @property
+    def needs_distribution(self) -> bool:
+        """Whether anything of the target's distribution is needed, its probabilities of the labels or all of it."""
+        return self.needs_gold or self.needs_teacher
+
+    @property
     def needs_overlap(self) -> bool:
         """Whether the overlap of both distributions is needed."""
         return self.own_overlap or WEIGHTINGS[self.weighting].confidence == "overlap"

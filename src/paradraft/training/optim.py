@@ -15,8 +15,8 @@ MUON_VECTOR_RATE = 0.2  # of Muon's rate, for the vectors (embeddings among them
 class Float32Muon(torch.optim.Muon):
     """torch's Muon with the orthogonalisation in float32, for CPUs.
 
-    torch computes it in bfloat16. A CPU without such instructions does that hundreds of times slower, and one with
-    AVX-512's takes twice as long as in float32. State and settings are the same.
+    torch computes it in bfloat16. A CPU without such instructions does that hundreds of times slower, and one that has
+    AVX-512's may still be slower than in float32. State and settings are the same.
     """
 
     @torch.no_grad()

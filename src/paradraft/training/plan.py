@@ -169,7 +169,7 @@ def sequence_flops(
     grid = drafter.grid(batch, config.training.anchors, [0])
     (queries, context), predictions = drafter.slots(grid), int(grid.valid.sum())
 
-    opinions = objective.needs_teacher or objective.needs_gold
+    opinions = objective.needs_distribution
     reads = config.data.features is None and (opinions or bool(drafter.feature_layers))
     forward = length * (elements(matrices(target.model).values()) + 2 * length * attention_width(target.model))
     reading = reads * forward + opinions * min(length, predictions) * target.hidden_size * vocabulary

@@ -34,16 +34,11 @@ def read_teacher(
 ) -> tuple[Tensor, Blocks]:
     """Features [B, S, F] and the blocks for the objective, from at most one forward of the target."""
     batch = grid.batch
-    if not needs_distribution(objective):
+    if not objective.needs_distribution:
         features = target.features(batch.input_ids, batch.document_ids, feature_layers)
         return features, blocks_of(grid)
     hidden, features = target.read(batch.input_ids, batch.document_ids, feature_layers)
     return features, with_opinion(target, grid, hidden, objective)
-
-
-def needs_distribution(objective: Objective) -> bool:
-    """Whether the objective asks for the target's distributions or its probabilities of the labels."""
-    return objective.needs_gold or objective.needs_teacher
 
 
 def with_opinion(target: Target, grid: Grid, hidden: Tensor, objective: Objective) -> Blocks:
@@ -97,7 +92,7 @@ def open_store(
     if not layers:
         raise UserError("data.features would save nothing: nothing is read of the target; set data.features=null")
     store = FeatureStore(directory)
-    if needs_distribution(objective) and store.identity.dtype != "bfloat16":
+    if objective.needs_distribution and store.identity.dtype != "bfloat16":
         raise UserError(
             f"this run reads the target's distribution, for which the {store.identity.dtype} numbers in {directory} "
             "are too coarse; write them anew with --storage bfloat16"
@@ -109,7 +104,7 @@ def open_store(
 
 def stored_layers(target: Target, feature_layers: Sequence[int], objective: Objective) -> tuple[int, ...]:
     """Those that a run reads from a store: its feature layers, and the final-normed states for a distribution."""
-    return (*feature_layers, *([len(target.layers)] if needs_distribution(objective) else []))
+    return (*feature_layers, *([len(target.layers)] if objective.needs_distribution else []))
 
 
 @torch.no_grad()
@@ -125,7 +120,7 @@ def read_stored(
     layers = stored_layers(target, feature_layers, objective)
     found = store.batch(examples, layers, grid.batch.input_ids.shape[1])
     found = found.to(device=target.device, dtype=target.dtype)
-    if not needs_distribution(objective):
+    if not objective.needs_distribution:
         return found, blocks_of(grid)
     features, hidden = found.split([len(feature_layers) * target.hidden_size, target.hidden_size], dim=-1)
     return features, with_opinion(target, grid, hidden, objective)
