@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from paradraft.decoding import Engine, Request, Sampling
+from paradraft.decoding.draft import Drafting
 from paradraft.decoding.request import Sequence as RunningSequence
 from paradraft.drafters import DFlash
 from paradraft.errors import UserError
@@ -199,6 +200,17 @@ def test_room_for_a_long_text_is_given_back(target: Target, kind: str | None) ->
     assert capacities[0] > 90 and capacities[-1] < 60
     for sequence, prompt, n in zip(sequences, prompts, most, strict=True):
         assert sequence.generation.tokens == transformers_greedy(target, prompt, n)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resized_draft_state_is_as_large_as_a_new_one(target: Target, kind: str) -> None:
+    """Beyond the text it holds what is observed late and the block, whichever capacity it was made with."""
+    drafter = make_drafter_of(kind, target)
+    for before, after in ((20, 60), (60, 20)):
+        drafting = Drafting(drafter, 2, before, None)
+        drafting.resize(3, after)
+        assert drafting.state.cache.capacity == Drafting(drafter, 3, after, None).state.cache.capacity
+        assert len(drafting.state.cache.lengths) == len(drafting.state.waiting) == 3
 
 
 def test_ended_requests_leave_the_others_alone(target: Target, drafter: DFlash) -> None:
