@@ -5,8 +5,8 @@ python benchmarks/decoding.py --target demo --drafter demo:dflash-dpace --assist
 
 Transformers runs a copy of the target as it loads it: plain `generate`, assisted generation with a draft model, prompt
 lookup (the last two for single prompts only, and at its own default settings unless `--assistant-length` says
-otherwise). This engine decodes plainly, with each fixed draft length, with the length left to it, and with trees of
-`--tree` nodes. On every batch all ways run one after the other, beginning with another one each time, so that a machine
+otherwise). This engine decodes plainly, with each fixed draft length, with the length left to it, with block
+verification if `--block` asks for it, and with trees of `--tree` nodes. On every batch all ways run one after the other, beginning with another one each time, so that a machine
 that others use hurts all alike. Times are whole calls, prefill included, since Transformers does not tell them apart;
 speed-ups are therefore lower than those of `paradraft eval`.
 """
@@ -124,12 +124,7 @@ def ways_of(
             directory = str(drafter_directory(arguments.assistant))
             assistant = moved(load_causal_lm(directory, target.dtype, "assistant", False), target.device).eval()
             if arguments.assistant_length:
-                settings = assistant.generation_config
-                settings.num_assistant_tokens, settings.num_assistant_tokens_schedule = (
-                    arguments.assistant_length,
-                    "constant",
-                )
-                settings.assistant_confidence_threshold = 0.0
+                draft_always(assistant, arguments.assistant_length)
             ways["transformers assisted"] = transformers_way(target, model, new, sampling, assistant_model=assistant)
         ways["transformers prompt lookup"] = transformers_way(
             target, model, new, sampling, prompt_lookup_num_tokens=LOOKED_UP
@@ -138,6 +133,9 @@ def ways_of(
     for name, drafter in drafters.items():
         for length in arguments.lengths.split(","):
             engines[f"{name} K={length}"] = Engine(target, drafter, sampling, draft_length_of(length))
+            if arguments.block:
+                block = Engine(target, drafter, sampling, draft_length_of(length), acceptance="block")
+                engines[f"{name} K={length} block"] = block
         for nodes in arguments.tree or ():
             engines[f"{name} tree of {nodes}"] = Engine(target, drafter, sampling, tree=nodes)
     for way, engine in engines.items():
@@ -197,6 +195,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", action="append", help="set or file, repeatable; default: demo:math")
     parser.add_argument("--lengths", default="2,4,7,auto", help="draft lengths with commas between")
     parser.add_argument("--tree", type=int, action="append", help="nodes of a tree, repeatable; default: no trees")
+    parser.add_argument("--block", action="store_true", help="every length under block verification too")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--limit", type=int, default=20, help="prompts of each set")
     parser.add_argument("--max-new-tokens", type=int, default=128)

@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +236,12 @@ def main() -> None:
     print("\n".join(whole.mismatches))
     if arguments.out is not None:
         seconds = round(time.perf_counter() - started)
-        record = {"processes": arguments.processes, "seconds": seconds, "torch": torch.__version__, **asdict(whole)}
+        counts = {
+            "cases": dict(whole.cases),
+            "accepted": dict(whole.accepted),
+        }  # asdict takes a Counter for pairs to count
+        found = {**counts, "ties": whole.ties, "mismatches": whole.mismatches}
+        record = {"processes": arguments.processes, "seconds": seconds, "torch": torch.__version__, **found}
         write_text(arguments.out, json.dumps(record, indent=2) + "\n")
     sys.exit(1 if whole.mismatches else 0)
 

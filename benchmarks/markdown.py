@@ -4,8 +4,11 @@ A table stands behind a line that says where it comes from, and ends at the firs
 
     <!-- table: demo-t0.json, demo-t1.json -->
     <!-- table: demo-t0.json; columns: prompts, drafter, speed-up; drafters: dflash-dpace, pard2 -->
+    <!-- table: decoding-demo.json; ways: over_paradraft_plain -->
 
-The files are in benchmarks/results/. Without `columns` a table has all of them. `--check` changes nothing and ends with
+The files are in benchmarks/results/. Without `columns` a table has all of them. With `ways` the files are those of
+decoding.py, and the table has a row for each prompt set and a column for each way, with the value that is named.
+`--check` changes nothing and ends with
 1 if a table is not what its files say; a test does the same. `--print FILE ...` shows a table and the paired
 differences of files that are in no document yet.
 """
@@ -13,6 +16,7 @@ differences of files that are in no document yet.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from pathlib import Path
@@ -33,11 +37,30 @@ def table_of(says: str) -> str:
     """The table that a marker asks for."""
     files, *more = (part.strip() for part in says.split(";"))
     asked = dict(part.split(": ", 1) for part in more)
+    if "ways" in asked:
+        return table_of_ways(files.split(", "), asked["ways"])
     runs = [run for name in files.split(", ") for run in read_results(ROOT / "benchmarks" / "results" / name).runs]
     if "drafters" in asked:
         wanted = asked["drafters"].split(", ")
         runs = [run for run in runs if run.drafter.partition(":")[2] in wanted]
     return markdown_table(runs, asked["columns"].split(", ") if "columns" in asked else COLUMNS) + "\n"
+
+
+def table_of_ways(files: list[str], value: str) -> str:
+    """What decoding.py measured, a row for a prompt set in a batch of one size at one temperature."""
+    rows: dict[str, dict[str, str]] = {}
+    for name in files:
+        found = json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
+        drafters = found["drafter"] or ["demo:dflash-dpace"]
+        for run in found["runs"]:
+            row = f"{run['prompts']} ({run['answers']}) | {found['batch_size']} | {found['temperature']:g}"
+            way = run["way"].removeprefix(drafters[0]).strip() if len(drafters) == 1 else run["way"]
+            if run[value] is not None:
+                rows.setdefault(row, {})[way] = f"{run[value]:.2f}"
+    ways = list(dict.fromkeys(way for cells in rows.values() for way in cells))
+    lines = [f"| prompts | batch | temp. | {' | '.join(ways)} |", f"| --- {'| --- ' * (len(ways) + 2)}|"]
+    lines += [f"| {row} | {' | '.join(cells.get(way, '-') for way in ways)} |" for row, cells in rows.items()]
+    return "\n".join(lines) + "\n"
 
 
 def with_tables(text: str) -> str:

@@ -18,6 +18,7 @@ from ..decoding.logprobs import Logprob
 from ..decoding.request import Round, Sequence
 from ..drafters import Drafter
 from ..models import Target
+from .memory import trimmer
 from .metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -142,8 +143,10 @@ class EngineThread:
     # --- in the thread --------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        give_back = trimmer()
         try:
             while self._obey():
+                give_back()
                 self._admit()
                 lanes = [lane for lane in self._lanes.values() if lane.jobs]
                 if lanes:
