@@ -6,9 +6,10 @@ python benchmarks/decoding.py --target demo --drafter demo:dflash-dpace --assist
 Transformers runs a copy of the target as it loads it: plain `generate`, assisted generation with a draft model, prompt
 lookup (the last two for single prompts only, and at its own default settings unless `--assistant-length` says
 otherwise). This engine decodes plainly, with each fixed draft length, with the length left to it, with block
-verification if `--block` asks for it, and with trees of `--tree` nodes. On every batch all ways run one after the other, beginning with another one each time, so that a machine
-that others use hurts all alike. Times are whole calls, prefill included, since Transformers does not tell them apart;
-speed-ups are therefore lower than those of `paradraft eval`.
+verification if `--block` asks for it, and with trees of `--tree` nodes. On every batch all ways run one after the
+other, beginning with another one each time, so that a machine that others use hurts all alike. Times are whole calls,
+prefill included, since Transformers does not tell them apart; speed-ups are therefore lower than those of `paradraft
+eval`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from paradraft.serving.real_engines import Wish, sglang_launch, vllm_launch
 from tests.interchange.test_exchange import reduce
 from tests.test_cli import run
 
+SERVER = ["-m", "vllm.entrypoints.openai.api_server"]
 SHIM = """#!{python}
 import json, os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
@@ -31,11 +33,12 @@ time.sleep(float(os.environ.get("SHIM_SECONDS", 0)))
 
 @pytest.fixture
 def vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A `vllm` on the PATH that writes down how it was called; where it writes."""
+    """A `vllm` on the PATH, beside a Python that writes down how it was called; where it writes."""
     folder, out = tmp_path / "bin", tmp_path / "called.json"
     folder.mkdir()
-    (folder / "vllm").write_text(SHIM.format(python=sys.executable, out=str(out)))
-    (folder / "vllm").chmod(0o755)
+    for name in ("vllm", "python"):
+        (folder / name).write_text(SHIM.format(python=sys.executable, out=str(out)))
+        (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     return out
 
@@ -54,9 +57,10 @@ def test_vllm_is_told_the_method(vllm: Path, drafter: str, method: dict[str, obj
         *("--port", 9000, "--api-key", "sesame", "--max-rows", 8, "--", "--enforce-eager"),
     )
     arguments, key = json.loads(vllm.read_text())
-    assert arguments[:2] == ["serve", target_name("demo")] and arguments[-1] == "--enforce-eager" and key == "sesame"
+    assert arguments[:2] == SERVER and arguments[-1] == "--enforce-eager" and key == "sesame"
     assert "sesame" not in arguments
     options = dict(zip(arguments[2:-1:2], arguments[3:-1:2], strict=True))
+    assert options.pop("--model") == target_name("demo")
     speculative = json.loads(options.pop("--speculative-config"))
     assert speculative == {**method, "model": str(drafter_directory(drafter)), "num_speculative_tokens": 3}
     assert options == {
@@ -85,7 +89,7 @@ def test_vllm_gets_an_export_where_it_needs_one(vllm: Path, target_directory: Pa
 def test_without_a_drafter_and_without_a_key(vllm: Path) -> None:
     launch = vllm_launch(Wish("demo", None, "127.0.0.1", 1, trust_remote_code=True), vllm.parent)
     assert launch.command[1:] == [
-        *("serve", target_name("demo"), "--served-model-name", "demo", "--host", "127.0.0.1", "--port", "1"),
+        *(*SERVER, "--model", target_name("demo"), "--served-model-name", "demo", "--host", "127.0.0.1", "--port", "1"),
         *("--dtype", "auto", "--trust-remote-code"),
     ]
     assert not launch.environment
@@ -115,6 +119,10 @@ def test_mistakes(vllm: Path, target_directory: Path, monkeypatch: pytest.Monkey
         vllm_launch(wish, vllm.parent)
     with pytest.raises(UserError, match="outside 1 to 9"):
         vllm_launch(Wish("demo", "demo:pard", "127.0.0.1", 8000, draft_length=10), vllm.parent)
+    wish = replace(wish, target="demo")
+    (vllm.parent / "bin/python").unlink()
+    with pytest.raises(UserError, match="no Python beside"):
+        vllm_launch(wish, vllm.parent)
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match="no command vllm on the PATH"):
         vllm_launch(wish, vllm.parent)

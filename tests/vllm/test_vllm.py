@@ -6,10 +6,16 @@ Opt-in, minutes: `make test-vllm` makes an environment for vLLM and names its Py
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 
@@ -103,3 +109,44 @@ def test_two_layers_of_dflash_accept_nearly_the_same(prompts: list[list[int]], p
     found = served("demo:dflash-dpace", prompts, plain, PROMPTS, LENGTH)
     shares = [[n / found["rounds"][engine] for n in found["accepted"][engine]] for engine in ("vllm", "paradraft")]
     assert max(abs(a - b) for a, b in zip(*shares, strict=True)) <= KEY_NORM
+
+
+def test_serve_starts_it_with_the_drafter(
+    prompts: list[list[int]], plain: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`paradraft serve --engine vllm` passes requests through; the answers are the target's own."""
+    monkeypatch.setenv("PATH", f"{Path(PYTHON).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "paradraft.cli", "serve", "--engine", "vllm", "--target", "demo"]
+    command += ["--drafter", "demo:pard", "--port", str(port), "--max-length", "512", "--", "--enforce-eager"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    chat = Target.load("demo").chat
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+            wait_for(client, process, tmp_path / "log")
+            for prompt, tokens in zip(prompts[:FEW], plain[:FEW], strict=True):
+                body = {"model": "demo", "prompt": prompt, "max_tokens": SHORT, "temperature": 0}
+                choice = client.post("/v1/completions", json=body).raise_for_status().json()["choices"][0]
+                assert choice["text"] == chat.decode(tokens[:SHORT])
+            drafted = [n for n in client.get("/metrics").text.splitlines() if n.startswith("vllm:spec_decode_num_acc")]
+            assert any(float(line.split()[-1]) > 0 for line in drafted)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) is not None
+    finally:
+        process.kill()
+
+
+def wait_for(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until the server answers; what it printed if it ended before."""
+    for _ in range(600):
+        assert process.poll() is None, log.read_text()[-2000:]
+        try:
+            if client.get("/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(1)
+    raise AssertionError(log.read_text()[-2000:])

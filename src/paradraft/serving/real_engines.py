@@ -69,10 +69,8 @@ def serve_elsewhere(engine: str, wish: Wish) -> int:
 
 
 def vllm_launch(wish: Wish, scratch: Path) -> Launch:
-    """`vllm serve`; the key goes over in the environment, where other users of the machine do not see it."""
-    command = shutil.which("vllm")
-    if command is None:
-        raise UserError("there is no command vllm on the PATH; install vLLM, in an environment of its own if you like")
+    """What `vllm serve` runs; the key goes over in the environment, where other users of the machine do not see it."""
+    python = python_with_vllm()
     options = {"--max-num-seqs": wish.max_rows, "--max-model-len": wish.max_length}
     speculative: list[str] = []
     if wish.drafter is not None:
@@ -81,8 +79,23 @@ def vllm_launch(wish: Wish, scratch: Path) -> Launch:
         length = checked_length(wish.draft_length, facts)
         speculative = ["--speculative-config", speculative_config(facts.kind, directory, length)]
     key = {} if wish.api_key is None else {"VLLM_API_KEY": wish.api_key}
-    start = [command, "serve", found_target(wish.target)]
+    start = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", found_target(wish.target)]
     return Launch([*start, *common(wish, options), *speculative, *wish.rest], key)
+
+
+def python_with_vllm() -> str:
+    """The Python of this environment, or of the one that the command `vllm` on the PATH belongs to."""
+    if importlib.util.find_spec("vllm") is not None:
+        return sys.executable
+    command = shutil.which("vllm")
+    if command is None:
+        raise UserError("there is no command vllm on the PATH; install vLLM, in an environment of its own if you like")
+    python = Path(command).resolve().with_name("python")
+    if not python.exists():
+        raise UserError(
+            f"there is no Python beside {command}; put the environment that vLLM is installed in on the PATH"
+        )
+    return str(python)
 
 
 def sglang_launch(wish: Wish, scratch: Path) -> Launch:
