@@ -85,6 +85,22 @@ def test_drafting_begins_again_when_it_pays(target: Target) -> None:
     assert begun < 60 and 0 not in again[begun + 1 : -1] and again[-10:-1] == [5] * 9
 
 
+@pytest.mark.parametrize("wrong_every", [1, 1000])
+def test_new_rows_draft_at_once_where_drafting_has_paid(target: Target, wrong_every: int) -> None:
+    """And where it has not, trying them all stays below its limit, of the time of all steps."""
+    prompt = [4, 9, 2]
+    answer = transformers_greedy(target, prompt, 30)
+    costs = Given(5)
+    engine = adaptive(Engine(target, oracle(target, prompt + answer, wrong_every)), costs)
+    rows = [drafted(engine, prompt, 30) for _ in range(50)]
+    if wrong_every > 1:
+        assert all(lengths[0] for lengths in rows)
+        return
+    late = [length for lengths in rows[20:] for length in lengths]
+    lost = sum(costs.verify(1)[n] + costs.draft(1)[0, n] - costs.verify(1)[0] for n in late)
+    assert 0 < lost / len(late) < 1.5 * LOSS
+
+
 def test_rows_have_acceptance_of_their_own() -> None:
     """Two rows, one of which accepts nothing: only the other goes on drafting when a draft costs by the row."""
     rule, rows = Adaptive(4, Given(4, token=0.0, start=0.0)), [sequence(), sequence()]
@@ -202,7 +218,7 @@ def test_adaptive_lengths_do_not_change_what_is_sampled(monkeypatch: pytest.Monk
     monkeypatch.setattr("paradraft.decoding.engine.MeasuredCosts", lambda target, drafter, most: Given(most, 0.025))
     monkeypatch.setattr("paradraft.decoding.engine.Adaptive", Watched)
     result = check_distribution(
-        target, drafter, [[1, 2, 3], [7]], 30_000, Sampling(1.0), batch_size=500, draft_length="auto"
+        target, drafter, [[1, 2, 3], [7]], 30_000, Sampling(1.0), batch_size=200, draft_length="auto"
     )
     assert result.passed and result.cells > 50, result
     assert used >= {0, 1, 2}

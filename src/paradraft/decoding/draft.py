@@ -197,15 +197,13 @@ class Drafting:
         samplings: Sequence[Sampling],
         noise: Tensor | None,
     ) -> Draft:
-        """`lengths[r]` tokens behind the newest token of each row, in one call for all rows that draft any.
+        """`lengths[r]` tokens behind the newest token of each row, in one call for all rows that draft any; one must.
 
         Fewer where the drafter says that the later ones are not worth verifying.
         """
         longest = max(lengths)
         rows = [row for row, length in enumerate(lengths) if length]
         counts = torch.tensor(lengths)
-        if not rows:
-            return Draft(anchors.new_zeros(len(slots), 0), counts)
         self.catch_up()
         sampler = ChainSampler([samplings[row] for row in rows], None if noise is None else noise[rows])
         # Masks read each other: what a row drafts must not depend on how long the others' drafts may be.
@@ -222,14 +220,14 @@ class Drafting:
     def tree(
         self, slots: Sequence[int], anchors: Tensor, depths: Sequence[int], samplings: Sequence[Sampling], nodes: int
     ) -> Draft:
-        """The best tree of at most `nodes` for each row, at most depths[r] deep, from one pass of the drafter."""
+        """The best tree of at most `nodes` for each row, at most depths[r] deep, from one pass of the drafter.
+
+        One row must have a depth.
+        """
         vocabulary = self.drafter.vocabulary
         known = self.drafter.target.vocabulary_size if vocabulary is None else len(vocabulary)
         counts = torch.tensor([tree_size(nodes, depth, known) for depth in depths])
         rows, longest = [row for row, depth in enumerate(depths) if depth], int(counts.max())
-        if not rows:
-            nothing = anchors.new_zeros(len(slots), 0)
-            return Draft(nothing, counts, nothing)
         self.catch_up()
         sampler = TreeSampler([samplings[row] for row in rows], [depths[row] for row in rows], nodes)
         # Masks read each other: what a row drafts must not depend on how deep the others' trees may be.

@@ -237,8 +237,10 @@ class Engine:
     ) -> tuple[Draft, Noise | None]:
         """What is verified, at most lengths[r] positions ahead, and the noise that decides what is kept."""
         samplings = [sequence.request.sampling for sequence in running]
-        if self._drafting is None:
-            draft = Draft(anchors.new_zeros(len(running), 0), torch.zeros(len(running), dtype=torch.long))
+        if self._drafting is None or not any(lengths):
+            nothing = anchors.new_zeros(len(running), 0)
+            no_lengths = torch.zeros(len(running), dtype=torch.long)
+            draft = Draft(nothing, no_lengths, None if self.tree is None else nothing)
         elif self.tree is not None:
             draft = self._drafting.tree(slots, anchors, lengths, samplings, self.tree)
         else:

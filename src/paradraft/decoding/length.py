@@ -26,10 +26,10 @@ Array = NDArray[np.float64]
 PRIOR = 0.8  # of a draft token being accepted, before any was seen
 PRIOR_WEIGHT = 2.0  # observations that the prior of a position is worth
 ROW_WEIGHT = 10.0  # expected rejections that a row's prior is worth, which is to be like the others
-HORIZON = 200  # drafts over which the acceptance of a position is averaged
+HORIZON = 200  # drafts over which the acceptance of a position is averaged; steps for whether drafting pays
 ROW_HORIZON = 60  # drafts over which a row's own rejections are
 MARGIN = 1.02  # times as fast as plain decoding drafting must promise to be
-LOSS = 0.015  # share of the time of plain steps that is spent on asking whether drafting pays again
+LOSS = 0.01  # share of the time of plain steps that is spent on asking whether drafting pays again
 
 
 class LengthRule(Protocol):
@@ -159,6 +159,7 @@ class Adaptive:
         self._known: dict[int, tuple[Array, Array]] = {}
         self._resting: list[Sequence] = []  # they decode plainly until `_credit`, in seconds, reaches `_needed`
         self._credit = self._needed = self._earned = 0.0
+        self._paying = 1.0  # share of the latest steps in which drafting paid
 
     def prepare(self, rows: int, sampled: bool) -> None:
         self.costs.prepare(rows, sampled)
@@ -167,6 +168,7 @@ class Adaptive:
     def choose(self, sequences: list[Sequence]) -> list[int]:
         if sequences == self._resting and self._credit < self._needed:
             self._credit += self._earned
+            self._paying *= 1 - 1 / HORIZON
             return [0] * len(sequences)
         rows, rooms = len(sequences), np.array([sequence.room - 1 for sequence in sequences])
         survival = self.history.survival(sequences) * (np.arange(self.most) < rooms[:, None])
@@ -177,14 +179,17 @@ class Adaptive:
         rates = (rows + best_first) / (verify[1:] + draft)
         drafting, length = divmod(int(rates.argmax()), self.most)
         lengths = np.minimum(length + 1, rooms)
-        if rates[drafting, length] > MARGIN * rows / verify[0]:
+        pays = bool(rates[drafting, length] > MARGIN * rows / verify[0])
+        self._paying += (pays - self._paying) / HORIZON
+        if pays:
             self._resting = []
             lengths[order[drafting + 1 :, length]] = 0
             return [int(n) for n in lengths]
         hoped = 1 + (PRIOR ** np.arange(1, self.most + 1)).cumsum()
         length = int((hoped / (verify[1:] + draft[-1])).argmax())
         loss = float(verify[length + 1] + draft[-1, length] - verify[0])
-        self._needed = 0.0 if any(sequence not in self.history.rows for sequence in sequences) else loss
+        unknown = any(sequence not in self.history.rows for sequence in sequences)
+        self._needed = loss * (1 - self._paying) if unknown else loss
         if self._credit >= self._needed and rooms.max() > 0:
             self._credit -= loss
             self._resting = []

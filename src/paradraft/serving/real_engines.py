@@ -92,9 +92,7 @@ def python_with_vllm() -> str:
         raise UserError("there is no command vllm on the PATH; install vLLM, in an environment of its own if you like")
     python = Path(command).resolve().with_name("python")
     if not python.exists():
-        raise UserError(
-            f"there is no Python beside {command}; put the environment that vLLM is installed in on the PATH"
-        )
+        raise UserError(f"there is no Python beside {command}; put vLLM's own environment on the PATH")
     return str(python)
 
 
