@@ -98,11 +98,13 @@ def serve(
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError('serving needs packages that are not installed: pip install "paradraft[serve]"')
+    from ..serving.memory import limit_kernel_caches
     from ..serving.run import bind
     from ..serving.run import serve as run
     from ..serving.service import Limits, Service, by_shown_name
     from .pair import load_pair
 
+    limit_kernel_caches()
     set_threads(threads)
     listening = bind(host, port)
     loaded, drafters = load_pair(target, drafter or [], dtype, trust_remote_code, thinking, date)
