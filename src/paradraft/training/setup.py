@@ -155,7 +155,7 @@ def seeded_drafter(config: RunConfig, target: Target, checkpoint: Path | None, d
         torch.manual_seed(config.training.seed)
         drafter = make_drafter(config, target, checkpoint)
     if checkpoint is None and not drafter.keeps_vocabulary:
-        drafter.vocabulary = drafter.head_rows = None
+        drafter.unrestrict()
     size = config.drafter.vocabulary
     if size is not None and drafter.vocabulary is None:
         learned = [torch.tensor(e.input_ids)[torch.tensor(e.loss_mask)] for e in data.examples]
