@@ -6,10 +6,11 @@ python benchmarks/decoding.py --target demo --drafter demo:dflash-dpace --assist
 Transformers runs a copy of the target as it loads it: plain `generate`, assisted generation with a draft model, prompt
 lookup (the last two for single prompts only, and at its own default settings unless `--assistant-length` says
 otherwise). This engine decodes plainly, with each fixed draft length, with the length left to it, with block
-verification if `--block` asks for it, and with trees of `--tree` nodes. On every batch all ways run one after the
+verification if `--block` asks for it, and with trees of `--tree` nodes. On every few prompts all ways run one after the
 other, beginning with another one each time, so that a machine that others use hurts all alike. Times are whole calls,
 prefill included, since Transformers does not tell them apart; speed-ups are therefore lower than those of `paradraft
-eval`.
+eval`. With batches the calls get PARTS times as many prompts: this engine takes the next one when a row is free,
+Transformers one batch after the other.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ Way = Callable[[Sequence[list[int]], list[int]], Answers]
 """Prompts and a seed for each -> their answers, stop tokens included."""
 
 REFERENCE, OWN = "transformers plain", "paradraft plain"
+PARTS = 3
 LOOKED_UP = 10  # tokens that prompt lookup proposes at most, as in Transformers' documentation
 
 
@@ -75,8 +77,8 @@ def engine_way(engine: Engine, new: int, written: list[Generation]) -> Way:
     return answer
 
 
-def transformers_way(target: Target, model: Any, new: int, sampling: Sampling, **settings: Any) -> Way:
-    """`generate` of a model as Transformers loads it."""
+def transformers_way(target: Target, model: Any, rows: int, new: int, sampling: Sampling, **settings: Any) -> Way:
+    """`generate` of a model as Transformers loads it, in batches of so many rows."""
     stops = sorted(target.stop_tokens)
     pad = stops[0] if stops else 0
     chances: dict[str, Any] = {"do_sample": not sampling.greedy}
@@ -84,6 +86,10 @@ def transformers_way(target: Target, model: Any, new: int, sampling: Sampling, *
         chances |= {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
 
     def answer(prompts: Sequence[list[int]], seeds: list[int]) -> Answers:
+        starts = range(0, len(prompts), rows)
+        return [found for n in starts for found in batch(prompts[n : n + rows], seeds[n : n + rows])]
+
+    def batch(prompts: Sequence[list[int]], seeds: list[int]) -> Answers:
         longest = max(map(len, prompts))
         ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=target.device)
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=target.device)
@@ -117,41 +123,45 @@ def up_to_stop(tokens: list[int], stops: frozenset[int] | set[int]) -> list[int]
 def ways_of(
     arguments: argparse.Namespace, target: Target, drafters: dict[str, Drafter], written: dict[str, list[Generation]]
 ) -> dict[str, Way]:
-    sampling, new = Sampling(arguments.temperature), arguments.max_new_tokens
+    sampling, new, rows = Sampling(arguments.temperature), arguments.max_new_tokens, arguments.batch_size
     model = moved(load_causal_lm(target_name(arguments.target), target.dtype, "target", False), target.device).eval()
-    ways = {REFERENCE: transformers_way(target, model, new, sampling)}
-    if arguments.batch_size == 1:
+    ways = {REFERENCE: transformers_way(target, model, rows, new, sampling)}
+    if rows == 1:
         if arguments.assistant:
             directory = str(drafter_directory(arguments.assistant))
             assistant = moved(load_causal_lm(directory, target.dtype, "assistant", False), target.device).eval()
             if arguments.assistant_length:
                 draft_always(assistant, arguments.assistant_length)
-            ways["transformers assisted"] = transformers_way(target, model, new, sampling, assistant_model=assistant)
+            ways["transformers assisted"] = transformers_way(
+                target, model, rows, new, sampling, assistant_model=assistant
+            )
         ways["transformers prompt lookup"] = transformers_way(
-            target, model, new, sampling, prompt_lookup_num_tokens=LOOKED_UP
+            target, model, rows, new, sampling, prompt_lookup_num_tokens=LOOKED_UP
         )
-    engines = {OWN: Engine(target, None, sampling)}
+    engines = {OWN: Engine(target, None, sampling, max_rows=rows)}
     for name, drafter in drafters.items():
         for length in arguments.lengths.split(","):
-            engines[f"{name} K={length}"] = Engine(target, drafter, sampling, draft_length_of(length))
+            engines[f"{name} K={length}"] = Engine(target, drafter, sampling, draft_length_of(length), max_rows=rows)
             if arguments.block:
-                block = Engine(target, drafter, sampling, draft_length_of(length), acceptance="block")
-                engines[f"{name} K={length} block"] = block
+                engines[f"{name} K={length} block"] = Engine(
+                    target, drafter, sampling, draft_length_of(length), max_rows=rows, acceptance="block"
+                )
         for nodes in arguments.tree or ():
-            engines[f"{name} tree of {nodes}"] = Engine(target, drafter, sampling, tree=nodes)
+            engines[f"{name} tree of {nodes}"] = Engine(target, drafter, sampling, max_rows=rows, tree=nodes)
     for way, engine in engines.items():
         ways[way] = engine_way(engine, new, written.setdefault(way, []))
     return ways
 
 
 def measure(ways: dict[str, Way], prompts: Sequence[list[int]], batch_size: int, name: str) -> list[Run]:
-    """Seconds of every way on every batch; the first batch runs once before, untimed."""
+    """Seconds of every way on every part of the prompts; the first batch runs once before, untimed."""
     runs = {way: Run(name, way, len(prompts)) for way in ways}
     answers: dict[str, Answers] = {way: [] for way in ways}
     for way in ways.values():
         way(prompts[:batch_size], list(range(batch_size)))
-    for number, start in enumerate(range(0, len(prompts), batch_size)):
-        part = prompts[start : start + batch_size]
+    size = batch_size * (PARTS if batch_size > 1 else 1)
+    for number, start in enumerate(range(0, len(prompts), size)):
+        part = prompts[start : start + size]
         turn = number % len(ways)
         for way in [*list(ways)[turn:], *list(ways)[:turn]]:
             started = time.perf_counter()

@@ -72,7 +72,7 @@ def test_out_and_back(to: str, ids: list[int] | None, target: Target, target_dir
 
 def test_no_other_format_has_it(target: Target, target_directory: Path, tmp_path: Path) -> None:
     ours = saved("eagle3", target, tmp_path / "ours")
-    for to in ("gguf", "transformers", "speculators"):
+    for to in ("transformers", "speculators"):
         with pytest.raises(UserError):
             export(str(ours), to, tmp_path / "out", str(target_directory))
     assert not (tmp_path / "out").exists()

@@ -15,8 +15,10 @@ from safetensors import safe_open
 
 from ..drafters import kind_of
 from ..drafters.directory import read_config
+from ..drafters.eagle3_config import LAYER_KEY
 from ..drafters.language_model import OWN_TENSORS
 from ..models.names import drafter_directory, found_target
+from .gguf_layouts import EAGLE3_LAYERS
 from .vllm import draft_length
 
 
@@ -153,6 +155,13 @@ def vanilla_only(facts: Facts) -> str:
     return f"it reads the vanilla Markov head only, this one is {facts.config.get('markov_head_type')}"
 
 
+def three_layers(facts: Facts) -> str:
+    layers = facts.config.get(LAYER_KEY) or ()
+    if facts.kind != "eagle3" or len(layers) == EAGLE3_LAYERS:
+        return ""
+    return f"its EAGLE-3 reads {EAGLE3_LAYERS} layers of the target, this drafter {len(layers)}"
+
+
 def whole_codebooks(facts: Facts) -> str:
     return head_is_whole(facts) if facts.kind == "dflash2" else ""
 
@@ -190,7 +199,6 @@ NO_PARD = "it does not draft in parallel with a language model"
 NO_DFLASH2 = "paradraft does not write DFlash 2 for it"
 NO_DSPARK = "paradraft does not write DSpark for it"
 NO_ASSISTANT = "it has no assistant of this kind"
-NO_EAGLE = "paradraft does not write EAGLE-3 for it"
 CONTRACTS = (
     Contract(
         "paradraft",
@@ -217,9 +225,9 @@ CONTRACTS = (
     Contract(
         "llama.cpp",
         "read only",
-        {"dflash": "gguf", "vanilla": "vllm"},
-        {"pard": NO_PARD, "pard2": NO_PARD, "eagle3": NO_EAGLE, "dspark": NO_DSPARK, "dflash2": NO_DFLASH2},
-        (*DFLASH_REASONS, causal_blocks, few_tokens),
+        {"dflash": "gguf", "eagle3": "gguf", "vanilla": "vllm"},
+        {"pard": NO_PARD, "pard2": NO_PARD, "dspark": NO_DSPARK, "dflash2": NO_DFLASH2},
+        (*DFLASH_REASONS, causal_blocks, few_tokens, three_layers),
         (no_last_layer,),
     ),
     Contract(

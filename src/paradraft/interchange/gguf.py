@@ -1,12 +1,7 @@
-"""GGUF for llama.cpp: architecture `dflash`, with the target's tokenizer and the mask token inside.
-
-Checked against llama.cpp's `src/models/dflash.cpp` and `conversion/qwen.py`; read, not run. Its `target_layers` name
-the layer whose *input* is taken, so ours count one more there; its `d2t` holds the target's ids themselves.
-"""
+"""GGUF for llama.cpp: a drafter in one file, with the target's tokenizer inside; see `gguf_layouts` for its parts."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,26 +13,10 @@ from torch import Tensor
 
 from ..errors import UserError
 from .checkpoint import Checkpoint
-from .dflash_layout import native_config
+from .gguf_layouts import LAYOUTS
 from .target_side import TargetSide, needed
 
 FILE = "drafter.gguf"
-NAMES = {
-    "fc": "fc",
-    "hidden_norm": "enc.output_norm",
-    "norm": "output_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 FILE_TYPES = {
     torch.float32: LlamaFileType.ALL_F32,
     torch.float16: LlamaFileType.MOSTLY_F16,
@@ -51,69 +30,28 @@ SPECIAL = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "paddin
 
 def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
     """Write drafter.gguf into the directory; returns what the user should know."""
-    if source.kind in ("eagle3", "dflash2", "dspark"):
+    if source.kind in ("dflash2", "dspark"):
         raise UserError(f"paradraft writes no {source.kind} drafter as GGUF; serve it with vLLM")
-    if source.config.get("is_causal"):
-        raise UserError("llama.cpp's DFlash lets every slot see its whole block; this drafter's blocks are causal")
-    if source.kind != "dflash":
+    if source.kind not in LAYOUTS:
         raise UserError(
             f"llama.cpp has no {source.kind} drafter of its own; a vanilla draft model goes through its converter "
             "(convert_hf_to_gguf.py on what export --to vllm writes)"
         )
     target = needed(side, "a GGUF drafter carries the target's tokenizer")
-    native = native_config(source.config, source.directory)
-    fields, notes = tokenizer_fields(target, native["vocab_size"])
-    fields |= model_fields(native) | {"tokenizer.ggml.mask_token_id": native["dflash_config"]["mask_token_id"]}
-    tensors = {gguf_name(name): tensor for name, tensor in source.weights.items()}
-    if source.reduced:
-        ids = source.draft_ids()
-        tensors |= {"d2t": ids, "output.weight": target.head_rows(ids, tensors["fc.weight"])}
-    stored = {name: as_stored(tensor) for name, tensor in tensors.items()}
-    dtype = tensors["fc.weight"].dtype
-    write_file(out / FILE, fields | {"general.file_type": int(FILE_TYPES[dtype])}, stored)
+    layout = LAYOUTS[source.kind](source, target)
+    fields, notes = tokenizer_fields(target, layout.vocabulary)
+    fields |= layout.fields
+    stored = {name: as_stored(tensor) for name, tensor in layout.tensors.items()}
+    dtype = layout.tensors["fc.weight"].dtype
+    write_file(out / FILE, layout.architecture, fields | {"general.file_type": int(FILE_TYPES[dtype])}, stored)
     check_file(out / FILE, fields, stored)
-    length = native["block_size"] - 1
-    command = f"llama-server -m TARGET.gguf -md {out.name}/{FILE} --spec-type draft-dflash --spec-draft-n-max {length}"
-    return [*notes, command]
-
-
-def gguf_name(name: str) -> str:
-    """`layers.3.mlp.up_proj.weight` is `blk.3.ffn_up.weight` there."""
-    found = re.fullmatch(r"(?:layers\.(\d+)\.)?(.+)\.weight", name)
-    if found is None or found[2] not in NAMES:
-        raise UserError(f"tensor {name} is not one of a DFlash drafter")
-    return (f"blk.{found[1]}." if found[1] else "") + NAMES[found[2]] + ".weight"
+    options = f"--spec-type draft-{layout.architecture} --spec-draft-n-max {layout.length}"
+    return [*notes, f"llama-server -m TARGET.gguf -md {out.name}/{FILE} {options}"]
 
 
 def as_stored(tensor: Tensor) -> Tensor:
     """Vectors in float32, as llama.cpp multiplies with them; matrices and token ids as they are."""
     return tensor.float() if tensor.ndim == 1 and tensor.is_floating_point() else tensor
-
-
-def model_fields(native: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that llama.cpp's reader takes; what it would guess is explicit."""
-    inner = native["dflash_config"]
-    return {
-        "general.name": "DFlash drafter",
-        "general.type": "model",
-        "dflash.block_count": native["num_hidden_layers"],
-        "dflash.context_length": native["max_position_embeddings"],
-        "dflash.embedding_length": native["hidden_size"],
-        "dflash.feed_forward_length": native["intermediate_size"],
-        "dflash.vocab_size": native["vocab_size"],
-        "dflash.attention.head_count": native["num_attention_heads"],
-        "dflash.attention.head_count_kv": native["num_key_value_heads"],
-        "dflash.attention.key_length": native["head_dim"],
-        "dflash.attention.value_length": native["head_dim"],
-        "dflash.attention.layer_norm_rms_epsilon": float(native["rms_norm_eps"]),
-        "dflash.attention.causal": False,
-        "dflash.rope.freq_base": native["rope_theta"],
-        "dflash.rope.dimension_count": native["head_dim"],
-        "dflash.block_size": native["block_size"],
-        "dflash.sample_from_anchor": False,
-        "dflash.target_layers": [i + 1 for i in inner["target_layer_ids"]],
-        "dflash.target_hidden_size": native["hidden_size"],
-    }
 
 
 # --- the target's tokenizer -------------------------------------------------------------------------------------
@@ -175,9 +113,9 @@ def pre_tokenizer(found: Mapping[str, Any]) -> tuple[str, bool]:
 # --- the file ---------------------------------------------------------------------------------------------------
 
 
-def write_file(path: Path, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def write_file(path: Path, architecture: str, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """With the gguf package; whole numbers that llama.cpp reads as unsigned are written so."""
-    writer = GGUFWriter(path, "dflash")
+    writer = GGUFWriter(path, architecture)
     for name, value in fields.items():
         kind = value_type(value)
         if kind == GGUFValueType.ARRAY:
