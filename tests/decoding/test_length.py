@@ -101,6 +101,21 @@ def test_new_rows_draft_at_once_where_drafting_has_paid(target: Target, wrong_ev
     assert 0 < lost / len(late) < 1.5 * LOSS
 
 
+def test_a_new_row_waits_where_drafting_has_not_paid() -> None:
+    """Until the plain steps before it have saved what trying it costs, not half of that."""
+    rule, row = Adaptive(4, Given(4)), sequence()
+    for _ in range(800):
+        lengths = rule.choose([row])
+        if lengths[0]:
+            row.generation.rounds.append(Round((1,) * lengths[0], 0, 1))
+        rule.learn([row], lengths)
+    loss = rule._needed
+    rule._credit = loss / 2
+    assert rule.choose([sequence()]) == [0]
+    rule._credit = loss
+    assert rule.choose([sequence()]) != [0]
+
+
 def test_rows_have_acceptance_of_their_own() -> None:
     """Two rows, one of which accepts nothing: only the other goes on drafting when a draft costs by the row."""
     rule, rows = Adaptive(4, Given(4, token=0.0, start=0.0)), [sequence(), sequence()]
