@@ -45,7 +45,7 @@ Way = Callable[[Sequence[list[int]], list[int]], Answers]
 """Prompts and a seed for each -> their answers, stop tokens included."""
 
 REFERENCE, OWN = "transformers plain", "paradraft plain"
-PARTS = 3
+PARTS = 3  # batches in a call, where rows are refilled
 LOOKED_UP = 10  # tokens that prompt lookup proposes at most, as in Transformers' documentation
 
 
@@ -216,7 +216,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args(given)
     torch.set_num_threads(arguments.threads)
-    names = arguments.drafter or ["demo:dflash-dpace"]
+    names = arguments.drafter = arguments.drafter or ["demo:dflash-dpace"]
     target, drafters = load_pair(arguments.target, names, arguments.dtype, trust_remote_code=False)
     written: dict[str, list[Generation]] = {}
     ways = ways_of(arguments, target, drafters, written)

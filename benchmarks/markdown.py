@@ -8,9 +8,8 @@ A table stands behind a line that says where it comes from, and ends at the firs
 
 The files are in benchmarks/results/. Without `columns` a table has all of them. With `ways` the files are those of
 decoding.py, and the table has a row for each prompt set and a column for each way, with the value that is named.
-`--check` changes nothing and ends with
-1 if a table is not what its files say; a test does the same. `--print FILE ...` shows a table and the paired
-differences of files that are in no document yet.
+`--check` changes nothing and ends with 1 if a table is not what its files say; a test does the same. `--print FILE ...`
+shows a table and the paired differences of files that are in no document yet.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ def table_of_ways(files: list[str], value: str) -> str:
     rows: dict[str, dict[str, str]] = {}
     for name in files:
         found = json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
-        drafters = found["drafter"] or ["demo:dflash-dpace"]
+        drafters = found["drafter"]
         for run in found["runs"]:
             row = f"{run['prompts']} ({run['answers']}) | {found['batch_size']} | {found['temperature']:g}"
             way = run["way"].removeprefix(drafters[0]).strip() if len(drafters) == 1 else run["way"]

@@ -97,6 +97,7 @@ def test_eagle3(reduced: bool, deep: Path, tmp_path: Path) -> None:
         "eagle3.extract_layers": layers,
         "eagle3.target_hidden_size": target.hidden_size,
         "eagle3.norm_before_residual": False,
+        "eagle3.norm_before_fc": False,
         "eagle3.rope.dimension_count": drafter.config.head_dim,
     }
     assert {name: field(reader, name) for name in expected} == expected

@@ -31,6 +31,12 @@ class Draft:
     probabilities: Tensor | None = None
 
 
+def no_draft(anchors: Tensor, tree: bool = False) -> Draft:
+    """Nothing for every row of `anchors` [rows], a chain or a tree of it."""
+    nothing = anchors.new_zeros(len(anchors), 0)
+    return Draft(nothing, torch.zeros(len(anchors), dtype=torch.long), nothing if tree else None)
+
+
 @dataclass(frozen=True)
 class Noise:
     """Numbers in [0, 1) that decide what is kept: `accept` [rows, N] for the drafted tokens, `last` [rows]."""

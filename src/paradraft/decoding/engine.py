@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..models import KeyValueSlots, Target
 from .acceptance import accept, check_acceptance
 from .costs import MeasuredCosts
-from .draft import Accepted, Draft, Drafting, Noise, reach
+from .draft import Accepted, Draft, Drafting, Noise, no_draft, reach
 from .length import AUTO, Adaptive, DraftLength, Fixed, LengthRule, check_draft_length
 from .logprobs import logprobs_of
 from .request import Event, Generation, Request, Sequence
@@ -181,10 +181,9 @@ class Engine:
                 held.copy(slot_of(first), [slot_of(sequence) for sequence in others])
         sequences = [sequence for group in sharing.values() for sequence in group]
         row_of = torch.tensor([row for row, group in enumerate(sharing.values()) for _ in group], device=device)
-        draft = Draft(row_of.new_empty(len(sequences), 0), torch.zeros(len(sequences), dtype=torch.long))
         samplings = [sequence.request.sampling for sequence in sequences]
         _, deciding = self._noise(sequences, [0] * len(sequences))
-        accepted = accept("chain", draft, output.logits[row_of], samplings, deciding)
+        accepted = accept("chain", no_draft(row_of), output.logits[row_of], samplings, deciding)
         first_tokens = zip(sequences, row_of.tolist(), accepted.next.tolist(), strict=True)
         events = [event(s, s.emit([token], None), output.logits[row]) for s, row, token in first_tokens]
         self._leave([sequence for sequence in sequences if sequence.finished])
@@ -238,9 +237,7 @@ class Engine:
         """What is verified, at most lengths[r] positions ahead, and the noise that decides what is kept."""
         samplings = [sequence.request.sampling for sequence in running]
         if self._drafting is None or not any(lengths):
-            nothing = anchors.new_zeros(len(running), 0)
-            no_lengths = torch.zeros(len(running), dtype=torch.long)
-            draft = Draft(nothing, no_lengths, None if self.tree is None else nothing)
+            draft = no_draft(anchors, self.tree is not None)
         elif self.tree is not None:
             draft = self._drafting.tree(slots, anchors, lengths, samplings, self.tree)
         else:

@@ -85,6 +85,7 @@ def eagle3(source: Checkpoint, target: TargetSide) -> Layout:
         "eagle3.target_layers": layers,
         "eagle3.extract_layers": layers,
         "eagle3.norm_before_residual": native["norm_before_residual"],
+        "eagle3.norm_before_fc": False,
     }
     heads = {"q_proj": native["num_attention_heads"], "k_proj": native["num_key_value_heads"]}
     tensors = {}

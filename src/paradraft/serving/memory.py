@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 PERIOD = 20.0  # seconds
-SHAPES = 64  # as fast as oneDNN's own 1024 at every size that was tried
+SHAPES = 64  # more than one round needs: a few widths, each with the shapes of a layer
 
 
 def limit_kernel_caches() -> None:
