@@ -72,7 +72,7 @@ class RandomLengths:
     def choose(self, sequences: Sequence[Running]) -> list[int]:
         return [self.rng.randint(0, max(0, min(self.most, sequence.room - 1))) for sequence in sequences]
 
-    def learn(self, sequences: Sequence[Running], lengths: Sequence[int]) -> None:
+    def learn(self, sequences: Sequence[Running], lengths: Sequence[int], seconds: float) -> None:
         pass
 
 

@@ -226,7 +226,7 @@ class Engine:
             path = None if accepted.path is None else accepted.path[row]
             emitted = sequence.emit([*tokens[:count], new], drafted, None if path is None else ahead)
             events.append(event(sequence, emitted, output.logits[row], path))
-        self.lengths.learn(running, lengths)
+        self.lengths.learn(running, lengths, clock.elapsed)
         self._leave([sequence for sequence in running if sequence.finished])
         self.seconds.other += clock.lap()
         return events

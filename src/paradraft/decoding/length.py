@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..drafters import Drafter
 from ..errors import UserError
+from .draft import LATER
 from .request import Round, Sequence
 
 AUTO = "auto"
@@ -25,11 +26,14 @@ Array = NDArray[np.float64]
 
 PRIOR = 0.8  # of a draft token being accepted, before any was seen
 PRIOR_WEIGHT = 2.0  # observations that the prior of a position is worth
-ROW_WEIGHT = 10.0  # expected rejections that a row's prior is worth, which is to be like the others
 HORIZON = 200  # drafts over which the acceptance of a position is averaged; steps for whether drafting pays
-ROW_HORIZON = 60  # drafts over which a row's own rejections are
+ROW_WEIGHT = 10.0  # expected rejections that a row's prior is worth, which is to be like the others
+COST_WEIGHT = 4.0  # comparisons that the prior of the costs is worth, which is that they were measured well
+DEVIATION_HORIZON = 60  # drafts of a row, or comparisons of costs, over which a deviation is averaged
+OUTLIER = 2.0  # times too much or too little that one comparison may count for: the machine also does other things
 MARGIN = 1.02  # times as fast as plain decoding drafting must promise to be
 LOSS = 0.01  # share of the time of plain steps that is spent on asking whether drafting pays again
+COMPARING = 0.005  # share of the time of drafting rounds that is spent on plain steps to compare them with
 
 
 class LengthRule(Protocol):
@@ -44,8 +48,8 @@ class LengthRule(Protocol):
     def choose(self, sequences: list[Sequence]) -> list[int]:
         """How many tokens to draft for each; 0 for all is a plain step."""
 
-    def learn(self, sequences: list[Sequence], lengths: list[int]) -> None:
-        """The sequences have ended a round in which so many tokens were drafted for each."""
+    def learn(self, sequences: list[Sequence], lengths: list[int], seconds: float) -> None:
+        """The sequences have ended a round that took so long, in which so many tokens were drafted for each."""
 
 
 class Fixed:
@@ -62,7 +66,7 @@ class Fixed:
     def choose(self, sequences: list[Sequence]) -> list[int]:
         return [min(self.most, sequence.room - 1) for sequence in sequences]
 
-    def learn(self, sequences: list[Sequence], lengths: list[int]) -> None:
+    def learn(self, sequences: list[Sequence], lengths: list[int], seconds: float) -> None:
         pass
 
 
@@ -92,7 +96,7 @@ class AcceptanceHistory:
 
     def __init__(self, most: int) -> None:
         self.accepted, self.reached = np.zeros(most), np.zeros(most)
-        self.rows: WeakKeyDictionary[Sequence, RowHistory] = WeakKeyDictionary()
+        self.rows: WeakKeyDictionary[Sequence, Deviation] = WeakKeyDictionary()
         self.shares = self._shares()
 
     def survival(self, sequences: Tokens[Sequence]) -> Array:
@@ -107,7 +111,7 @@ class AcceptanceHistory:
         kept = min(last.accepted, last.emitted)
         rejected = kept < length and not last.clipped
         judged = kept + rejected
-        own = self.rows.setdefault(sequence, RowHistory())
+        own = self.rows.setdefault(sequence, Deviation(ROW_WEIGHT))
         own.add(float(rejected), float((1 - self.shares[:judged]).sum()))
         self.accepted *= 1 - 1 / HORIZON
         self.reached *= 1 - 1 / HORIZON
@@ -127,23 +131,27 @@ class AcceptanceHistory:
 
 
 @dataclass
-class RowHistory:
-    """Exponential sums of a row's rejections, and of those that were to be expected."""
+class Deviation:
+    """How many times as much is seen as was expected, by exponential sums; `weight`: of the prior, which is 1."""
 
-    rejected: float = 0.0
+    weight: float
+    seen: float = 0.0
     expected: float = 0.0
 
     @property
     def factor(self) -> float:
-        return (ROW_WEIGHT + self.rejected) / (ROW_WEIGHT + self.expected)
+        return (self.weight + self.seen) / (self.weight + self.expected)
 
-    def add(self, rejected: float, expected: float) -> None:
-        self.rejected += rejected - self.rejected / ROW_HORIZON
-        self.expected += expected - self.expected / ROW_HORIZON
+    def add(self, seen: float, expected: float) -> None:
+        self.seen += seen - self.seen / DEVIATION_HORIZON
+        self.expected += expected - self.expected / DEVIATION_HORIZON
 
 
 class Adaptive:
     """The lengths that promise the most tokens a second over all rows, by measured costs and tracked acceptance.
+
+    What rounds really take corrects the measured costs: a drafting round is compared with a plain step behind it, and
+    where drafting pays, a plain step comes now and then for that.
 
     All rows that draft draft equally much, as far as they have room: the target's step pays for the longest draft in
     every row. Where plain decoding is faster nothing is drafted, and no round says whether that has changed. So a round
@@ -157,6 +165,10 @@ class Adaptive:
         self.most, self.costs = most, costs
         self.history = AcceptanceHistory(most)
         self._known: dict[int, tuple[Array, Array]] = {}
+        self._deviations: dict[int, Deviation] = {}  # of the costs, by the size of the batch; see `_deviation`
+        self._before: tuple[int, float] | None = None  # rows and relative seconds of the round before, if that drafted
+        self._behind = 0  # tokens of each row that the drafter has not observed yet
+        self._saved = 0.0  # seconds that may be lost to a plain step where drafting pays
         self._resting: list[Sequence] = []  # they decode plainly until `_credit`, in seconds, reaches `_needed`
         self._credit = self._needed = self._earned = 0.0
         self._paying = 1.0  # share of the latest steps in which drafting paid
@@ -175,31 +187,37 @@ class Adaptive:
         gains = survival.cumsum(1)  # [rows, K]: expected accepted tokens
         order = np.argsort(-gains, axis=0, kind="stable")
         best_first = np.take_along_axis(gains, order, 0).cumsum(0)  # for the best 1, 2, ... rows
-        verify, draft = self._seconds(rows)
-        rates = (rows + best_first) / (verify[1:] + draft)
+        plain, drafted = self._seconds(rows)
+        rates = (rows + best_first) / drafted
         drafting, length = divmod(int(rates.argmax()), self.most)
         lengths = np.minimum(length + 1, rooms)
-        pays = bool(rates[drafting, length] > MARGIN * rows / verify[0])
+        gain = float(rates[drafting, length]) * plain / rows
+        pays = gain > MARGIN
         self._paying += (pays - self._paying) / HORIZON
         if pays:
             self._resting = []
+            self._saved += COMPARING * float(drafted[drafting, length])
+            if self._saved > (gain - 1) * plain:
+                self._saved = 0.0
+                return [0] * rows
             lengths[order[drafting + 1 :, length]] = 0
             return [int(n) for n in lengths]
         hoped = 1 + (PRIOR ** np.arange(1, self.most + 1)).cumsum()
-        length = int((hoped / (verify[1:] + draft[-1])).argmax())
-        loss = float(verify[length + 1] + draft[-1, length] - verify[0])
+        length = int((hoped / drafted[-1]).argmax())
+        loss = max(0.0, float(drafted[-1, length]) - plain)
         unknown = any(sequence not in self.history.rows for sequence in sequences)
         self._needed = loss * (1 - self._paying) if unknown else loss
         if self._credit >= self._needed and rooms.max() > 0:
             self._credit -= loss
             self._resting = []
             return [int(n) for n in np.minimum(length + 1, rooms)]
-        step, self._resting = float(verify[0]), list(sequences)
-        self._earned = max(LOSS * step - rows * self.costs.catch_up, LOSS * step / 5)
+        self._resting = list(sequences)
+        self._earned = max(LOSS * plain - rows * self.costs.catch_up, LOSS * plain / 5)
         self._credit += self._earned
         return [0] * rows
 
-    def learn(self, sequences: list[Sequence], lengths: list[int]) -> None:
+    def learn(self, sequences: list[Sequence], lengths: list[int], seconds: float) -> None:
+        self._learn_costs(lengths, seconds)
         if not any(lengths):
             return
         for sequence, length in zip(sequences, lengths, strict=True):
@@ -207,11 +225,41 @@ class Adaptive:
                 self.history.add(sequence, length, sequence.generation.rounds[-1])
         self.history.update()
 
-    def _seconds(self, rows: int) -> tuple[Array, Array]:
-        """[K+1] of verifying 0 to K tokens in so many rows, [rows, K] of drafting 1 to K for 1, 2, ... of them."""
+    def _learn_costs(self, lengths: list[int], seconds: float) -> None:
+        """A plain step is compared with the drafting round before it, so that the machine was equally busy in both."""
+        relative, rows = seconds / self.expected(lengths), len(lengths)
+        if any(lengths):
+            self._before, self._behind = (rows, relative), 0
+            return
+        if self._before is not None and self._before[0] == rows:
+            found = min(max(self._before[1] / relative, 1 / OUTLIER), OUTLIER)
+            self._deviation(rows).add(found, 1.0)
+        self._before, self._behind = None, (self._behind + 1) % LATER
+
+    def expected(self, lengths: list[int]) -> float:
+        """Seconds of the coming round by the measured costs alone, when it drafts so many tokens for each row."""
+        verify, draft = self._measured(len(lengths))
+        drafting, longest = int(np.count_nonzero(lengths)), max(lengths)
+        if not longest:
+            return float(verify[0])
+        late = len(lengths) * self._behind * self.costs.catch_up
+        return float(verify[longest] + draft[drafting - 1, longest]) + late
+
+    def _measured(self, rows: int) -> tuple[Array, Array]:
+        """[K+1] of verifying 0 to K tokens in so many rows, [rows, K+1] of drafting as many for 1, 2, ... of them."""
         if rows not in self._known:
-            self._known[rows] = self.costs.verify(rows), self.costs.draft(rows)[:, 1:]
+            self._known[rows] = self.costs.verify(rows), self.costs.draft(rows)
         return self._known[rows]
+
+    def _deviation(self, rows: int) -> Deviation:
+        """How much dearer than measured a drafting round is against a plain step; one for 1, 2-3, 4-7, ... rows."""
+        return self._deviations.setdefault(rows.bit_length(), Deviation(COST_WEIGHT))
+
+    def _seconds(self, rows: int) -> tuple[float, Array]:
+        """Of a plain step; of a round that drafts 1 to K tokens for 1, 2, ... of the rows, [rows, K]."""
+        verify, draft = self._measured(rows)
+        drafted: Array = self._deviation(rows).factor * (verify[1:] + draft[:, 1:])
+        return float(verify[0]), drafted
 
 
 def check_draft_length(drafter: Drafter | None, draft_length: DraftLength | None) -> int:

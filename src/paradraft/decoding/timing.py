@@ -32,7 +32,12 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self.wait: Callable[[], None] | None = torch.cuda.synchronize if device.type == "cuda" else None
-        self.last = time.perf_counter()
+        self.started = self.last = time.perf_counter()
+
+    @property
+    def elapsed(self) -> float:
+        """Up to now, without waiting for anything."""
+        return time.perf_counter() - self.started
 
     def lap(self) -> float:
         if self.wait is not None:

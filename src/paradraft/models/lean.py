@@ -35,6 +35,7 @@ class LeanLayer:
         self.head_dim: int = attention.head_dim
         self.heads = attention.q_proj.out_features // self.head_dim
         self.key_heads = attention.k_proj.out_features // self.head_dim
+        self.group = self.heads // self.key_heads
         self.normed: tuple[Tensor, float] | None = None
         if getattr(attention, "q_norm", None) is not None:
             queries = attention.q_norm.weight.expand(self.heads, -1)
@@ -46,7 +47,10 @@ class LeanLayer:
         return self.qkv, self.out, self.gate_up, self.down
 
     def attend(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], held: SlotLayer, masks: list[Any]) -> Tensor:
-        """The attention's output [R, T, H]; `rotation` [R, T, 1, dim], one mask for each of the cache's runs."""
+        """The attention's output [R, T, H]; `rotation` [R, T, 1, dim], one mask for each of the cache's runs.
+
+        The query heads that share a key head are queries of that one head, so that its keys are read once.
+        """
         rows, tokens, _ = hidden.shape
         states = self.qkv(rms_norm(hidden, self.before)).view(rows, tokens, -1, self.head_dim)
         both, values = states.split((self.heads + self.key_heads, self.key_heads), dim=2)
@@ -55,12 +59,14 @@ class LeanLayer:
             both = F.rms_norm(both, (self.head_dim,), None, epsilon) * weights
         both = rotated(both, rotation).transpose(1, 2)
         queries, keys = both[:, : self.heads], both[:, self.heads :]
+        queries = queries.reshape(rows, self.key_heads, self.group * tokens, self.head_dim)
         all_keys, all_values = held.write(keys, values.transpose(1, 2))
         found = []
         for (row, slot, end), mask in zip(held.owner.runs, masks, strict=True):
             known = all_keys[slot, :, :end], all_values[slot, :, :end]
-            found.append(F.scaled_dot_product_attention(queries[row], *known, mask, scale=self.scale, enable_gqa=True))
+            found.append(F.scaled_dot_product_attention(queries[row], *known, mask, scale=self.scale))
         attended = found[0] if len(found) == 1 else torch.cat(found)
+        attended = attended.view(rows, self.heads, tokens, self.head_dim)
         return self.out(attended.transpose(1, 2).reshape(rows, tokens, -1))
 
     def feed_forward(self, hidden: Tensor) -> Tensor:
@@ -96,7 +102,8 @@ class LeanDecoder:
         """
         cos, sin = self._rotations(cache.capacity, hidden)
         rotation = cos[positions][:, :, None], sin[positions][:, :, None]
-        masks = [run_mask(visible[row, :, :end], hidden.dtype) for row, _, end in cache.runs]
+        group = self.layers[0].group
+        masks = [run_mask(visible[row, :, :end], hidden.dtype, group) for row, _, end in cache.runs]
         outputs = {}
         for number, (layer, held) in enumerate(zip(self.layers, cache.layers, strict=True)):
             assert isinstance(held, SlotLayer)
@@ -127,9 +134,9 @@ def rotated(states: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, -1), sin)
 
 
-def run_mask(visible: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """The additive mask [R, 1, T, end] of what is visible; None for a single token, which sees all."""
-    return None if visible.shape[:2] == (1, 1) else additive(visible, dtype)
+def run_mask(visible: Tensor, dtype: torch.dtype, group: int) -> Tensor | None:
+    """The additive mask [R, 1, group * T, end] of what is visible; None for a single token, which sees all."""
+    return None if visible.shape[:2] == (1, 1) else additive(visible, dtype).repeat(1, 1, group, 1)
 
 
 def is_common(model: Any) -> bool:
