@@ -77,7 +77,8 @@ def served_target(target_directory: Path) -> Target:
 
 def make_service(target: Target, drafted: bool = True, **limits: float) -> Service:
     drafters = {"first": make_drafter(target), "second": make_drafter(target, 4, seed=2)} if drafted else {}
-    return Service(target, drafters, Limits(**limits))  # type: ignore[arg-type]
+    longest = drafters["first"].max_draft if drafted else None  # so that rounds can be compared with the engine's
+    return Service(target, drafters, Limits(**limits), longest)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

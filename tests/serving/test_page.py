@@ -33,7 +33,7 @@ def demo() -> Target:
 @pytest.fixture(scope="module")
 def served(demo: Target) -> Iterator[Running]:
     drafters = {name: load_drafter(name, demo) for name in DRAFTERS}
-    with running(Service(demo, drafters, Limits(max_length=300))) as found:
+    with running(Service(demo, drafters, Limits(max_length=300), drafters[DRAFTERS[0]].max_draft)) as found:
         yield found
 
 

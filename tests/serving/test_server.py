@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -9,9 +10,13 @@ import openai
 import pytest
 
 from paradraft.decoding import Engine, Sampling
+from paradraft.decoding.length import DraftLength
 from paradraft.models import Target
+from paradraft.serving.protocol import ChatRequest, read_request
+from paradraft.serving.service import Limits, Service
 from paradraft.text.endpoint import Endpoint
 from paradraft.text.render import render_prompt
+from tests.conftest import make_drafter
 from tests.serving.conftest import MODEL, Running, make_service, running
 
 MESSAGES: list[Any] = [{"role": "user", "content": "the cat sat"}]
@@ -41,6 +46,23 @@ def test_chat_equals_offline_decoding(server: Running, served_target: Target) ->
     assert plain.choices[0].message.content == wanted
     auto = server.openai.chat.completions.create(**CHAT, extra_body={"paradraft": {"draft_length": "auto"}})
     assert auto.choices[0].message.content == wanted
+
+
+def test_draft_lengths_where_none_is_asked_for(served_target: Target) -> None:
+    """As many as pay, but as trained where a seed is to give the same sampled text again."""
+    drafters = {"first": make_drafter(served_target), "second": make_drafter(served_target, 4, seed=2)}
+
+    def length(service: Service, **fields: Any) -> DraftLength | None:
+        asked = read_request(ChatRequest, json.dumps({"model": MODEL, "messages": MESSAGES, **fields}).encode())
+        return service.jobs(asked, [[1, 2, 3]])[0].drafting.draft_length
+
+    service, fixed = Service(served_target, drafters, Limits()), Service(served_target, drafters, Limits(), 3)
+    second, auto = {"paradraft": {"drafter": "second"}}, {"paradraft": {"draft_length": "auto"}}
+    assert length(service) == length(service, seed=1, temperature=0) == length(service, **second) == "auto"
+    assert length(service, seed=1) == drafters["first"].max_draft and length(service, seed=1, **auto) == "auto"
+    assert length(service, seed=1, **second) == drafters["second"].max_draft
+    assert length(fixed) == length(fixed, seed=1) == 3 and length(fixed, **second) == "auto"
+    assert length(service, paradraft={"drafter": None}) is None
 
 
 def test_usage_counts_drafts(server: Running, served_target: Target) -> None:

@@ -13,10 +13,10 @@ from .options import (
     AcceptanceOption,
     DateOption,
     DrafterOption,
-    DraftLengthOption,
     DtypeOption,
     MaxNewTokensOption,
     ModeOption,
+    PayingDraftLengthOption,
     SeedOption,
     TargetOption,
     TemperatureOption,
@@ -43,7 +43,7 @@ def generate(
     top_k: TopKOption = 0,
     top_p: TopPOption = 1.0,
     max_new_tokens: MaxNewTokensOption = 256,
-    draft_length: DraftLengthOption = None,
+    draft_length: PayingDraftLengthOption = None,
     tree: TreeOption = None,
     acceptance: AcceptanceOption = None,
     mode: ModeOption = None,
@@ -56,6 +56,7 @@ def generate(
 ) -> None:
     """Answer one prompt. Example: `paradraft generate "What is 17 + 25?" --drafter demo:dflash-dpace --show-rounds`"""
     from ..decoding import Engine, Sampling
+    from ..decoding.length import AUTO
     from ..evaluation.tables import rounds_text
     from ..text.render import render_prompt
     from .pair import load_pair
@@ -76,6 +77,8 @@ def generate(
     if drafting is not None and mode is not None:
         drafting.set_mode(mode)
     tokenizer = loaded.chat.tokenizer
+    if length is None and tree is None and sampling.greedy:
+        length = AUTO  # above temperature 0 the seed would not give the same text again
     engine = Engine(loaded, drafting, sampling, length, seed, acceptance=acceptance, tree=tree)
     ids = render_prompt(loaded.chat, [{"role": "user", "content": prompt}])
     generation = engine.generate([ids], max_new_tokens)[0]

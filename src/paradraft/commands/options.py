@@ -64,6 +64,15 @@ DraftLengthOption = Annotated[
         help="drafted tokens per round; auto: as many as pay, none included; default: as trained",
     ),
 ]
+PayingDraftLengthOption = Annotated[
+    str | None,
+    typer.Option(
+        "--draft-length",
+        metavar="K|auto",
+        help="drafted tokens per round; auto, the default: as many as pay, none included; sampled answers with a seed "
+        "draft as trained unless told",
+    ),
+]
 AcceptanceOption = Annotated[
     str | None,
     typer.Option("--acceptance", help="chain or block, with --tree tree_residual or tree; differ above temperature 0"),

@@ -13,8 +13,8 @@ from .options import (
     AcceptanceOption,
     DateOption,
     DraftersOption,
-    DraftLengthOption,
     DtypeOption,
+    PayingDraftLengthOption,
     TargetOption,
     ThinkingOption,
     ThreadsOption,
@@ -48,7 +48,7 @@ def serve(
     timeout: Annotated[
         float | None, typer.Option("--timeout", min=1, help="seconds a request may take; default: 600")
     ] = None,
-    draft_length: DraftLengthOption = None,
+    draft_length: PayingDraftLengthOption = None,
     acceptance: AcceptanceOption = None,
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,

@@ -42,7 +42,7 @@ class LanguageModelSection(DrafterSection):
     init_from: str | None = Field(
         None,
         description="start from these weights: a drafter, any causal language model, or `target`: the target with "
-        "`layers` of its layers, evenly spread",
+        "its first and its last layers, `layers` in all",
     )
     share_embedding: bool = Field(
         False, description="use the target's embedding and head, which are then neither trained nor stored"
@@ -268,14 +268,17 @@ def full_attention_config(target: Target, layers: int) -> Any:
 
 
 def pruned_target(section: LanguageModelSection, target: Target) -> PreTrainedModel:
-    """A copy of the target in float32 with `section.layers` of its layers, evenly spread, first and last among them."""
+    """A copy of the target in float32 with `section.layers` of its layers: one half the first ones, the other the last.
+
+    Of SmolLM2-135M, six such layers learn faster at first than six evenly spread: docs/smollm2.md.
+    """
     count, kept = len(target.layers), section.layers
     if section.hidden_size not in (target.hidden_size, None) or kept > count:
         raise UserError(
             f"drafter.init_from target keeps the target's width of {target.hidden_size} and at most {count} layers; "
             "leave drafter.hidden_size out and lower drafter.layers"
         )
-    ids = [round(i * (count - 1) / max(1, kept - 1)) for i in range(kept)]
+    ids = [*range(kept - kept // 2), *range(count - kept // 2, count)]
     model: Any = AutoModelForCausalLM.from_config(full_attention_config(target, kept), dtype=torch.float32)
     state = target.model.state_dict()
     for name in model.state_dict():

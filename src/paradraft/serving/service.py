@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ..decoding import DraftLength, Request, Sampling
 from ..decoding.acceptance import check_acceptance
-from ..decoding.length import check_draft_length
+from ..decoding.length import AUTO, check_draft_length
 from ..decoding.sampling import key_of
 from ..drafters import Drafter
 from ..errors import UserError
@@ -55,7 +55,8 @@ class Service:
         self.most_characters = self.limits.max_length * longest_token
         self.metrics = Metrics()
         usual = next(iter(drafters), None)
-        self.usual = Drafting(usual, self._length(usual, draft_length), check_acceptance(acceptance))
+        self.draft_length = draft_length
+        self.usual = Drafting(usual, self._length(usual, draft_length or AUTO), check_acceptance(acceptance))
         self.thread = EngineThread(
             target, drafters, self.usual, limits.max_rows, limits.max_queue, self.metrics, self._deliver
         )
@@ -184,17 +185,19 @@ class Service:
             raise ApiError(400, "without a drafter there is no draft length", "paradraft.draft_length")
         length = wish.draft_length
         if length is None and name == self.usual.drafter:
-            return self.usual
+            length = self.draft_length
+        if length is None and (asked.seed is None or asked.temperature == 0):
+            length = AUTO  # a seed gives the same sampled text again only where lengths do not depend on the clock
         try:
             return Drafting(name, self._length(name, length), self.usual.acceptance)
         except UserError as error:
             raise ApiError(400, str(error), "paradraft.draft_length", "invalid_value") from None
 
     def _length(self, name: str | None, length: DraftLength | None) -> DraftLength | None:
-        """A length that this drafter can draft; None without a drafter."""
+        """A length that this drafter can draft, None for what it was trained for; None without a drafter."""
         if name is None:
             return None
-        return "auto" if length == "auto" else check_draft_length(self.drafters[name], length)
+        return AUTO if length == AUTO else check_draft_length(self.drafters[name], length)
 
     # --- from jobs to answers -------------------------------------------------------------------------------------
 

@@ -206,7 +206,7 @@ function offerLengths() {
   const lengths = drafter ? [...Array(drafter.max_draft).keys()].map(k => k + 1) : [];
   $("length").replaceChildren(...[...lengths, ...(drafter ? ["auto"] : [])].map(k => new Option(k, k)));
   const usual = model.paradraft.usual;
-  if (drafter) $("length").value = drafter.name === usual.drafter ? usual.draft_length : drafter.max_draft;
+  if (drafter) $("length").value = drafter.name === usual.drafter ? usual.draft_length : "auto";
   $("length").disabled = !drafter;
 }
 
