@@ -32,6 +32,7 @@ from paradraft.commands.options import draft_length_of
 from paradraft.commands.pair import load_pair
 from paradraft.decoding import Engine, Generation, Sampling
 from paradraft.drafters import Drafter
+from paradraft.errors import run_program
 from paradraft.evaluation.measure import environment, first_turn_ids, fitting, weights_of
 from paradraft.evaluation.prompts import load_prompts
 from paradraft.evaluation.statistics import emitted_length, mean_draft_length
@@ -241,4 +242,4 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("decoding.py", main)

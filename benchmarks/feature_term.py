@@ -13,6 +13,7 @@ import torch
 
 from paradraft.commands.pair import load_pair
 from paradraft.drafters import Pard2
+from paradraft.errors import run_program
 from paradraft.evaluation.measure import first_turn_ids
 from paradraft.evaluation.prompts import load_prompts
 
@@ -40,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("feature_term.py", main)

@@ -21,6 +21,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from paradraft import DFlash, Engine, Objective, Target
 from paradraft.drafters import DRAFTERS, Batch, Drafter, pard
 from paradraft.drafters.attention import attend, attention_mask, dense_mask, dflash_predicate
+from paradraft.errors import run_program
 from paradraft.evaluation.measure import environment
 from paradraft.objectives import Blocks
 from paradraft.objectives.chunked_head import chunked_head
@@ -215,4 +216,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("gpu.py", main)

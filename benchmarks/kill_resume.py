@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from paradraft.errors import run_program
 from paradraft.training.config import RunConfig, load_config
 from paradraft.training.loop import Trainer
 
@@ -142,4 +143,4 @@ def compare(whole: Path, killed: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("kill_resume.py", main)

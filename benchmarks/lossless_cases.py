@@ -33,6 +33,7 @@ from paradraft.decoding.acceptance import ACCEPTANCE, TREE_ACCEPTANCE
 from paradraft.decoding.request import Sequence as Running
 from paradraft.drafters import Drafter
 from paradraft.drafters.vocabulary import DraftVocabulary
+from paradraft.errors import run_program
 from paradraft.evaluation.lossless import examine_divergence
 from paradraft.files import write_text
 from paradraft.models import Target
@@ -244,4 +245,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("lossless_cases.py", main)

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from paradraft.errors import run_program
 from paradraft.evaluation.measure import environment
 from paradraft.files import write_text
 from paradraft.training.config import load_config
@@ -139,4 +140,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("objective_grid.py", main)

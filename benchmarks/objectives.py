@@ -24,6 +24,7 @@ import torch
 from training import step_at_shapes  # the benchmark beside this file
 
 from paradraft.drafters import DFlash
+from paradraft.errors import run_program
 from paradraft.evaluation.measure import environment
 from paradraft.models import Target
 from paradraft.text.batches import batches_from
@@ -127,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("objectives.py", main)

@@ -19,6 +19,7 @@ import torch
 from paradraft.commands.pair import load_pair
 from paradraft.decoding import Engine
 from paradraft.drafters import Drafter
+from paradraft.errors import run_program
 from paradraft.evaluation.measure import environment, first_turn_ids
 from paradraft.evaluation.prompts import load_prompts
 from paradraft.files import write_text
@@ -71,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("packing.py", main)

@@ -22,6 +22,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from paradraft.drafters import Batch, Pard
+from paradraft.errors import run_program
 from paradraft.evaluation.measure import environment
 from paradraft.files import write_text
 from paradraft.models import Target
@@ -124,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("pard_cost.py", main)

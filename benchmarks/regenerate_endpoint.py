@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from paradraft.commands.regenerate import regenerate
+from paradraft.errors import run_program
 
 
 def answers(arguments: argparse.Namespace, out: Path, endpoint: str | None) -> dict[str, dict[str, Any]]:
@@ -68,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("regenerate_endpoint.py", main)

@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from paradraft.errors import run_program
 from paradraft.evaluation.measure import environment
 from paradraft.text.conversations import read_records
 from paradraft.text.sources import read_source
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("regenerated_vs_raw.py", main)

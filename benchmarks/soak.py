@@ -29,6 +29,7 @@ import numpy as np
 from benchmarks.fuzz_server import JSON_TYPE, broken
 from benchmarks.serving import metrics, serving, wait_until_idle
 from paradraft.decoding import Engine
+from paradraft.errors import run_program
 from paradraft.evaluation.prompts import load_prompts
 from paradraft.models import Target
 from paradraft.text.render import render_prompt
@@ -205,4 +206,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("soak.py", main)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from paradraft.commands.features import features
+from paradraft.errors import run_program
 from paradraft.evaluation.measure import environment
 from paradraft.training.config import RunConfig, load_config
 from paradraft.training.loop import Trainer
@@ -70,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("stored_features.py", main)

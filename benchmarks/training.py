@@ -26,6 +26,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from paradraft import Objective
 from paradraft.drafters import Batch, DFlash
+from paradraft.errors import run_program
 from paradraft.evaluation.measure import environment
 from paradraft.models import Target
 from paradraft.objectives import Blocks
@@ -264,4 +265,4 @@ def finish(results: dict[str, Any], target: Target, out: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("training.py", main)

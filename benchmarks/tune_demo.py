@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from paradraft.errors import run_program
 from paradraft.training.config import load_config
 from paradraft.training.loop import Trainer
 
@@ -50,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("tune_demo.py", main)

@@ -18,6 +18,7 @@ from torch import Tensor
 from paradraft.commands.pair import load_pair
 from paradraft.decoding import Engine
 from paradraft.drafters import Drafter
+from paradraft.errors import run_program
 from paradraft.evaluation.measure import environment, first_turn_ids
 from paradraft.evaluation.prompts import load_prompts
 from paradraft.files import write_text
@@ -88,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program("visits.py", main)

@@ -257,6 +257,7 @@ def test_wrong_evaluations(target_directory: Path, drafter_directory: Path, prom
         (["eval", "--target", "demo", "--drafter", "demo:none", "--prompts", prompts], "demo:none does not ship"),
         (["eval", "--drafter", tmp_path / "no", "--prompts", prompts], "no does not exist"),
         (["eval", "--target", target_directory, "--prompts", prompts], "ships with paradraft; name one with --drafter"),
+        (["eval", "--target", "./missing", "--prompts", prompts], "target ./missing: there is no such directory"),
         (["eval", "--target", tmp_path / "no", "--drafter", drafter_directory, "--prompts", prompts], "no such"),
         (["generate", "--target", target_directory, " "], "prompt is empty"),
         (["generate", "--target", target_directory, "x", "--mode", "independent"], "give a drafter with --drafter"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +22,7 @@ from .commands.serve import serve
 from .commands.study import study
 from .commands.train import train
 from .commands.verify import verify
-from .errors import UserError
+from .errors import run_program
 
 SETTINGS: dict[str, Any] = {"no_args_is_help": True, "add_completion": False, "rich_markup_mode": "markdown"}
 
@@ -58,15 +57,7 @@ app.add_typer(data, name="data")
 
 
 def main() -> None:
-    """A user's mistake prints one sentence and exits with 2, Ctrl-C exits with 130; a bug shows a traceback."""
-    try:
-        app()
-    except UserError as error:
-        print(f"paradraft: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("paradraft: stopped", file=sys.stderr)
-        sys.exit(130)
+    run_program("paradraft", app)
 
 
 if __name__ == "__main__":

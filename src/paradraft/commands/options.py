@@ -116,8 +116,11 @@ def set_threads(threads: int | None) -> None:
 
 
 def drafter_of(target: str) -> str:
-    """The shipped drafter that is used where none is named; UserError for a target without any."""
+    """The shipped drafter that is used where none is named; UserError for a target that has none or is not there."""
     if target not in SHIPPED:
+        from ..models.names import check_found
+
+        check_found(target, "target")
         raise UserError(f"no drafter for {target} ships with paradraft; name one with --drafter")
     return f"{target}:dflash-dpace"
 
