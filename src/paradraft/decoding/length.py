@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,7 +20,7 @@ from ..errors import UserError
 from .draft import LATER
 from .request import Round, Sequence
 
-AUTO = "auto"
+AUTO: Final = "auto"
 DraftLength = int | Literal["auto"]
 Array = NDArray[np.float64]
 
