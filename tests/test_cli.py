@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from paradraft import cli
+from paradraft.decoding import Engine
 from paradraft.drafters import DFlash, Pard2
 from paradraft.errors import UserError
 from paradraft.models import Target
@@ -174,6 +175,26 @@ def test_verify_and_generate(target_directory: Path, drafter_directory: Path, pr
         assert "passed" in run("verify", *pair, "--prompts", prompts, "--max-new-tokens", 8, *options)
     output = run("generate", *pair, "the cat", "--max-new-tokens", 9, "--show-rounds")
     assert "9 tokens" in output and "kept" in output
+
+
+def test_generate_drafts_what_pays_where_that_cannot_change_the_text(
+    target_directory: Path, drafter_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    whole = Engine.__init__
+
+    def spy(self: Engine, *arguments: object, **more: object) -> None:
+        asked.append(arguments[3])
+        whole(self, *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Engine, "__init__", spy)
+    command = ["generate", "the cat", "--target", target_directory, "--max-new-tokens", 4]
+    drafted = [*command, "--drafter", drafter_directory]
+    run(*drafted)
+    run(*drafted, "--temperature", 1)
+    run(*drafted, "--tree", 4)
+    run(*drafted, "--draft-length", 2)
+    assert asked == ["auto", None, None, 2]
 
 
 def test_verify_fails_with_exit_code_1(

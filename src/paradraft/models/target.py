@@ -8,8 +8,8 @@ the final norm, has the id N of a model with N layers.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from ..errors import UserError, first_line
 from .attention import attention_implementation, document_attention, layer_masks, refuse_unsupported
@@ -271,14 +272,15 @@ def load_causal_lm(
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         refuse_unsupported(config.get_text_config(), None, f"{what} {name}")
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name,
-            dtype=dtype or "auto",
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-            **attention_implementation(config),
-        )
+        with without_load_report() if without_embedding else nullcontext():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name,
+                dtype=dtype or "auto",
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                output_loading_info=True,
+                **attention_implementation(config),
+            )
     except UserError:
         raise
     except Exception as error:  # damaged files surface as errors of many libraries
@@ -291,6 +293,17 @@ def load_causal_lm(
     if absent:
         raise UserError(f"{what} {name}: its weights lack {absent[0]}; the checkpoint is incomplete")
     return model
+
+
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Transformers warns of missing weights, and calls those that the target shares a corrupt checkpoint."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def run_decoder(
