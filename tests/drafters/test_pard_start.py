@@ -11,6 +11,7 @@ import torch
 
 from demo_target.tokenizer import train_tokenizer
 from paradraft.drafters import DRAFTERS, DFlash, DFlashSection, Pard, Pard2, Vanilla, load_drafter
+from paradraft.drafters.pard2 import PUBLISHED_SCALE, balanced_scale
 from paradraft.errors import UserError
 from paradraft.models import Target
 from tests.conftest import make_drafter_of, make_model
@@ -67,6 +68,21 @@ def test_what_a_start_from_pard2_cannot_change_is_refused(name: str, value: floa
     make_drafter_of("pard2", target).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=f"drafter.{name} {value} is not that of"):
         Pard2.create(section("pard2", init_from=str(tmp_path), **{name: value}), target)
+
+
+def test_features_enter_as_large_as_embeddings() -> None:
+    target = Target(make_model("qwen3"))
+    with torch.no_grad():
+        target.embedding.weight *= 0.01
+    scale = Pard2.create(section("pard2"), target).scale
+    tokens = torch.arange(32)[None]
+    features = target.features(tokens, torch.zeros_like(tokens), (0, 1))
+    sizes = [x.square().mean().sqrt() for x in (scale * features, target.embedding(tokens))]
+    assert 0.5 < sizes[0] / sizes[1] < 2
+    assert Pard2.create(section("pard2", feature_scale=0.5), target).scale == 0.5
+    with torch.device("meta"):
+        unknown = Target(make_model("qwen3"))
+    assert balanced_scale(unknown, (0, 1)) == PUBLISHED_SCALE
 
 
 def test_the_last_layer_is_read_by_no_new_drafter() -> None:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -30,6 +30,7 @@ from .pard import DRAFT_LENGTH, ParallelSection, Pard, mask_of, saved_mask
 
 PUBLISHED_LAYERS = (-1, -8, -16, -24)  # of Transformers' hidden_states
 PUBLISHED_SCALE = 0.02
+SCALE_TOKENS = 64  # on which the sizes of features and embeddings are measured
 PROJECTION = Path("pard2") / "target_proj.safetensors"  # in a folder: engines load every safetensors file beside it
 PUBLISHED_PROJECTION = "warp_model.bin"
 DROPOUT_STREAM = 0xD0  # keeps these draws apart from the anchors' and COD's, which share the row's seed
@@ -42,7 +43,9 @@ class Pard2Section(ParallelSection):
     feature_layers: Literal["auto"] | tuple[int, ...] = Field(
         "auto", description="0-based target layers whose outputs are read, never the last; auto: spread as published"
     )
-    feature_scale: float = Field(PUBLISHED_SCALE, gt=0, description="factor of the projected features")
+    feature_scale: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
+        "auto", description="factor of the projected features; auto: makes features as large as the embeddings are"
+    )
     feature_dropout: float = Field(0.1, ge=0, le=1, description="share of sequences trained without features")
 
 
@@ -134,6 +137,7 @@ class Pard2(Pard):
         layers = default_layers(count) if section.feature_layers == "auto" else section.feature_layers
         check_feature_layers(target, layers)
         published_layers(layers, count)
+        scale = balanced_scale(target, layers) if section.feature_scale == "auto" else section.feature_scale
         model = starting_model(section, target)
         return cls(
             model,
@@ -142,7 +146,7 @@ class Pard2(Pard):
             mask_of(section, model, target),
             layers,
             len(layers) * target.hidden_size,
-            section.feature_scale,
+            scale,
             section.feature_dropout,
             section.cod_ratio,
             section.cod_least,
@@ -192,6 +196,22 @@ class Pard2(Pard):
             drafter.modes = ("independent",)
             drafter.set_mode("independent")
         return drafter.to(target.device).eval()
+
+
+@torch.no_grad()
+def balanced_scale(target: Target, layers: tuple[int, ...]) -> float:
+    """How many times as large as features embeddings are: root mean squares of random tokens, medians over them.
+
+    A term that is much larger than the embeddings drowns the tokens. A trained projection keeps about the size of what
+    it projects. PUBLISHED_SCALE for a target without weights.
+    """
+    if target.embedding.weight.is_meta:
+        return PUBLISHED_SCALE
+    draws = torch.randint(target.vocabulary_size, (1, SCALE_TOKENS), generator=torch.Generator().manual_seed(0))
+    tokens = draws.to(target.device)
+    embeddings, features = target.embedding(tokens), target.features(tokens, torch.zeros_like(tokens), layers)
+    large, small = (x.float().square().mean(-1).sqrt().median() for x in (features, embeddings))
+    return float(f"{float(small / large):.2g}")
 
 
 def check_start(section: Pard2Section, drafter: Pard2, start: Path) -> None:
