@@ -2,7 +2,8 @@
 
 python benchmarks/feature_term.py --drafter demo:pard2
 
-Root mean squares over the prompts of a set: of `scale * target_proj(features)`, and of the drafter's token embeddings.
+Root mean squares of `scale * target_proj(features)` and of the drafter's token embeddings: medians over the tokens of a
+set's prompts. (Of a text's first token many targets make features that are hundreds of times as large.)
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ def main() -> None:
             ids = torch.tensor([prompt], device=target.device)
             features = target.features(ids, torch.zeros_like(ids), drafter.feature_layers)
             terms.append(drafter.scale * drafter.target_proj(features.to(drafter.dtype)))
-            embeddings.append(drafter.embedding(ids))
+            embeddings.append(drafter.embed(ids))
     for name, parts in (("feature term", terms), ("embeddings", embeddings)):
-        print(f"{name}: root mean square {float(torch.cat(parts, dim=1).float().square().mean().sqrt()):.3f}")
+        sizes = torch.cat(parts, dim=1).float().square().mean(-1).sqrt()
+        print(f"{name}: root mean square {float(sizes.median()):.3f}")
 
 
 if __name__ == "__main__":
