@@ -9,7 +9,7 @@ import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, TypeGuard, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeGuard, TypeVar, Union, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -41,6 +41,9 @@ class TextSource(Section):
     weight: float = Field(1.0, gt=0, description="how often each conversation is read a pass; 0.5: half of them")
 
 
+Looping = Literal["skip", "trim", "keep"]
+
+
 class DataSection(Section):
     train: tuple[str | TextSource, ...] = Field(
         ("demo:train",),
@@ -51,7 +54,9 @@ class DataSection(Section):
     limit: int | None = Field(None, ge=1, description="read only the first so many conversations of each source")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="share of bad records that is left out, not an error")
     skip_cut: bool = Field(True, description="leave out conversations whose last answer a length limit ended")
-    skip_looping: bool = Field(True, description="leave out conversations with an answer that repeats itself")
+    looping: Looping = Field(
+        "skip", description="conversations with an answer that repeats itself; trim: they end where it begins to"
+    )
     thinking: bool | None = Field(None, description="thinking switch of the chat template; null: its own default")
     date: datetime.date | None = Field(None, description="the chat template writes, as 2026-11-22; null: today's")
     packing: bool = Field(False, description="fill rows of max_length with whole conversations; a batch counts rows")

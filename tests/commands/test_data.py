@@ -20,7 +20,7 @@ def test_from_prompts_to_a_drafter(target_directory: Path, prompts: Path, tmp_pa
     records = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
     assert [len(record["messages"]) for record in records] in ([2, 2, 2], [4, 2, 2])
     assert "learned" in run("data", "inspect", answers, *target, "--number", 2, "--html", tmp_path / "x.html")
-    kept = ["--keep-cut", "--keep-looping"]  # a random target does not know when to stop
+    kept = ["--keep-cut", "--looping", "keep"]  # a random target does not know when to stop
     assert "online training" in run("data", "features", answers, *target, *kept, "--out", store, "--estimate").lower()
     assert not store.exists()
     stored = ["--layers", "1, 2", "--storage", "int8", "--max-length", 64]
@@ -28,7 +28,7 @@ def test_from_prompts_to_a_drafter(target_directory: Path, prompts: Path, tmp_pa
     config = tmp_path / "run.yaml"
     config.write_text(
         "drafter: {layers: 1, block_size: 4, feature_layers: [2]}\n"
-        "data: {max_length: 64, skip_cut: false, skip_looping: false}\n"
+        "data: {max_length: 64, skip_cut: false, looping: keep}\n"
     )
     overrides = [f"target.model={target_directory}", f"data.train=[{answers}]", f"data.features={store}"]
     overrides += ["training.max_steps=2", "training.batch_size=2", f"output={tmp_path / 'run'}"]

@@ -6,6 +6,7 @@ import copy
 import json
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -192,16 +193,17 @@ def test_cut_and_looping_conversations_are_left_out_and_counted(small: Target, t
     records += [{"prompt": "the cat", "response": "a dog " * 12}, {"text": "a dog " * 12}]
     path.write_text("\n".join(map(json.dumps, records)))
 
-    def notes_of(**settings: bool) -> tuple[int, list[str]]:
+    def notes_of(**settings: Any) -> tuple[int, list[str]]:
         found = prepare_examples(DataSection(train=(str(path),), **settings), small, NOBODY, seed=0)
-        return len(found.examples), [note for note in found.notes if "were left out" in note]
+        return len(found.examples), [note for note in found.notes if "conversations were" in note]
 
     count, (looping, cut) = notes_of()
     assert count == 2  # bare text is no answer and may repeat itself
     assert looping.startswith("1 of 5 conversations were left out: an answer repeats itself")
     assert cut.startswith("2 of 5 conversations were left out: the last answer was ended by a length limit")
-    assert notes_of(skip_cut=False) == (4, [looping]) and notes_of(skip_looping=False) == (3, [cut])
-    assert notes_of(skip_cut=False, skip_looping=False) == (5, [])
+    assert notes_of(skip_cut=False) == (4, [looping]) and notes_of(looping="keep") == (3, [cut])
+    assert notes_of(skip_cut=False, looping="keep") == (5, [])
+    assert notes_of(looping="trim") == (3, [cut, "1 of 5 conversations were trimmed: an answer repeats itself"])
     path.write_text("\n".join(map(json.dumps, records[1:4])))
     with pytest.raises(UserError, match=r"nothing is left to train on: 1 of 3 .* repeats .*; 2 of 3 .*skip_cut=false"):
         notes_of()

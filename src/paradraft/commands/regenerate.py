@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 SUMMARY = {
     "cut": "answers were cut at --max-new-tokens; training leaves them out (data.skip_cut)",
-    "looping": "answers repeat themselves; training leaves them out (data.skip_looping)",
+    "looping": "answers repeat themselves; training leaves them out (data.looping)",
     "empty": "answers are empty",
     "too_long": "prompts leave no room for an answer in the context and were left out",
     "refused_by_server": "prompts were refused by the server; their conversations end before them",

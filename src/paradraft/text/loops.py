@@ -1,18 +1,24 @@
-"""Looping answers: trivially drafted, so training leaves them out and every emitted length is told without them."""
+"""Looping answers: trivially drafted, so training does without the loops and emitted lengths are told without them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from .render import Rendered
 
-LOOPING_BELOW = 0.6
+LOOPING_BELOW = 0.6  # distinct share
+TRIMMED_TO = 0.8  # distinct share of what is kept; that of most answers is higher
+GRAM = 4  # tokens
 
 
-def distinct_share(tokens: Sequence[int], n: int = 4) -> float:
-    """Distinct n-grams / n-grams; 1.0 for a text shorter than n + 1."""
-    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+def grams_of(tokens: Sequence[int]) -> list[tuple[int, ...]]:
+    return [tuple(tokens[i : i + GRAM]) for i in range(len(tokens) - GRAM + 1)]
+
+
+def distinct_share(tokens: Sequence[int]) -> float:
+    """Distinct 4-grams / 4-grams; 1.0 for a text shorter than 5."""
+    grams = grams_of(tokens)
     return len(set(grams)) / len(grams) if grams else 1.0
 
 
@@ -20,7 +26,36 @@ def is_looping(tokens: Sequence[int]) -> bool:
     return distinct_share(tokens) < LOOPING_BELOW
 
 
+def before_loop(tokens: Sequence[int]) -> int:
+    """Length of the longest beginning whose distinct share is TRIMMED_TO or more."""
+    seen: set[tuple[int, ...]] = set()
+    longest = 0
+    for count, gram in enumerate(grams_of(tokens), 1):
+        seen.add(gram)
+        if len(seen) >= TRIMMED_TO * count:
+            longest = count + GRAM - 1
+    return longest
+
+
+def answers_of(example: Rendered) -> Iterator[tuple[int, Sequence[int]]]:
+    """Where each answer that is learned begins, and its tokens."""
+    start = 0
+    for learned, run in groupby(example.loss_mask):
+        end = start + len(list(run))
+        if learned:
+            yield start, example.input_ids[start:end]
+        start = end
+
+
 def has_looping_answer(example: Rendered) -> bool:
     """Whether any one of the answers that are learned in it loops."""
-    runs = groupby(zip(example.input_ids, example.loss_mask, strict=True), key=lambda token: token[1])
-    return any(is_looping([token for token, _ in run]) for learned, run in runs if learned)
+    return any(is_looping(answer) for _, answer in answers_of(example))
+
+
+def trimmed(example: Rendered) -> Rendered:
+    """Ends where its first looping answer begins to repeat itself."""
+    for start, answer in answers_of(example):
+        if is_looping(answer):
+            end = start + before_loop(answer)
+            return Rendered(example.input_ids[:end], example.loss_mask[:end])
+    return example

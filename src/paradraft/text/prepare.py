@@ -17,7 +17,7 @@ from ..models import Target
 from ..models.chat import DATE_NOTE, ChatText
 from .batches import cut, learnable, pack
 from .conversations import Conversation
-from .loops import has_looping_answer
+from .loops import has_looping_answer, trimmed
 from .provenance import TargetIdentity, provenance_notes
 from .render import Rendered, render_conversation
 from .sources import Bad, Reading, check_bad_share, read_source, weighted
@@ -99,23 +99,32 @@ def filtered(
     kept, reasons = [], Counter[str]()
     for conversation, examples in zip(reading.conversations, rendered, strict=True):
         reason = why_skipped(section, conversation, examples)
-        if reason is None:
-            kept.append(examples)
+        if reason is not None:
+            reasons[f"left out: {reason}"] += 1
+        elif section.looping == "trim" and loops(conversation, examples):
+            reasons["trimmed: an answer repeats itself"] += 1
+            kept.append([trimmed(example) for example in examples])
         else:
-            reasons[reason] += 1
-    notes = [f"{n} of {len(rendered)} conversations were left out: {reason}" for reason, n in sorted(reasons.items())]
+            kept.append(examples)
+    notes = [f"{n} of {len(rendered)} conversations were {reason}" for reason, n in sorted(reasons.items())]
     if notes and not kept:
         raise UserError(f"nothing is left to train on: {'; '.join(notes)}")
     return kept, notes
 
 
 def why_skipped(section: DataSection, conversation: Conversation, examples: Sequence[Rendered]) -> str | None:
-    """Why a conversation is not trained on, in words; None where it is. Bare text is no answer and may repeat."""
+    """Why a conversation is not trained on, in words; None where it is. A loop that is trimmed may have been cut."""
+    if section.looping != "keep" and loops(conversation, examples):
+        trimming = section.looping == "trim"
+        return None if trimming else "an answer repeats itself (data.looping=trim keeps what stands before that)"
     if section.skip_cut and conversation.cut:
         return "the last answer was ended by a length limit (data.skip_cut=false keeps such)"
-    if section.skip_looping and conversation.text is None and any(has_looping_answer(e) for e in examples):
-        return "an answer repeats itself (data.skip_looping=false keeps such)"
     return None
+
+
+def loops(conversation: Conversation, examples: Sequence[Rendered]) -> bool:
+    """Whether an answer repeats itself. Bare text is no answer and may."""
+    return conversation.text is None and any(has_looping_answer(example) for example in examples)
 
 
 def render_reading(chat: ChatText, reading: Reading) -> list[list[Rendered]]:
