@@ -27,7 +27,11 @@ def table(model: type[BaseModel]) -> str:
 
 def row(name: str, field: FieldInfo) -> str:
     default = "required" if field.is_required() else f"`{shown(field.get_default(call_default_factory=True))}`"
-    return f"| `{name}` | {default} | {(field.description or '').replace('|', chr(92) + '|')} |"
+    return f"| `{name}` | {default} | {cell(field.description or '')} |"
+
+
+def cell(text: str) -> str:
+    return text.replace("|", chr(92) + "|")
 
 
 def shown(value: object) -> str:
@@ -48,7 +52,7 @@ def page() -> str:
         if name == "objective":
             for field_name, known in KNOWN:
                 parts.append(f"`{field_name}` is one of {', '.join(f'`{word}`' for word in known)}.\n")
-            rows = [f"| `{name}` | `{number.default}` | {number.meaning} |" for name, number in PARAMETERS.items()]
+            rows = [f"| `{name}` | `{found.default}` | {cell(found.meaning)} |" for name, found in PARAMETERS.items()]
             parts.append("\n".join(["| parameter | default | meaning |", "|---|---|---|", *rows]) + "\n")
     return "\n".join(parts)
 

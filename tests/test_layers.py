@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "src" / "paradraft"
@@ -54,3 +55,10 @@ def test_objectives_know_tensors_only() -> None:
 def test_the_check_sees_imports() -> None:
     assert {"drafters", "models", "errors"} <= imported_parts(PACKAGE / "decoding" / "engine.py")
     assert "decoding" in imported_parts(PACKAGE / "commands" / "generate.py")
+
+
+def test_the_annotated_tree_names_every_file() -> None:
+    tree = (PACKAGE.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^ +(\w+\.py) ", tree, re.MULTILINE))
+    missing = {path.name for path in PACKAGE.rglob("*.py")} - listed - {"__init__.py"}
+    assert not missing, "add them to the tree in CONTRIBUTING.md"

@@ -21,7 +21,9 @@ def import_(
         typer.Option("--assume", help="state what the checkpoint leaves open; the error names the choices"),
     ] = None,
 ) -> None:
-    """Turn a published DFlash, PARD, PARD-2 or speculators checkpoint into a directory to train on or decode with.
+    """Turn a published drafter's checkpoint into a directory to train on or decode with.
+
+    DFlash, DFlash 2, DSpark, EAGLE-3, PARD, PARD-2, and DFlash in the speculators format.
 
     Example: `paradraft import z-lab/Qwen3-4B-DFlash-b16 --out drafter`
     """

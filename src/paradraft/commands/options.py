@@ -69,8 +69,8 @@ PayingDraftLengthOption = Annotated[
     typer.Option(
         "--draft-length",
         metavar="K|auto",
-        help="drafted tokens per round; auto, the default: as many as pay, none included; sampled answers with a seed "
-        "draft as trained unless told",
+        help="drafted tokens per round; auto: as many as pay, none included. Default: auto at temperature 0, above it "
+        "as trained where a seed is to repeat the text",
     ),
 ]
 AcceptanceOption = Annotated[

@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 class Pard2Section(ParallelSection):
     kind: Literal["pard2"] = "pard2"
     feature_layers: Literal["auto"] | tuple[int, ...] = Field(
-        "auto", description="0-based target layers whose outputs are read, never the last; auto: spread as published"
+        "auto",
+        description="0-based target layers whose outputs are read, never the last; auto: spread like the published",
     )
     feature_scale: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
         "auto", description="factor of the projected features; auto: makes features as large as the embeddings are"

@@ -20,7 +20,7 @@ PARAMETERS = {name: parameter for record in RECORDS for name, parameter in recor
 
 
 class TargetSection(Section):
-    model: str = Field("demo", description="directory, Hugging Face id, or `demo`")
+    model: str = Field("demo", description="directory, GGUF file, Hugging Face id, `demo` or `smollm2`")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: float32 on a CPU, the checkpoint's own on a GPU"
     )
