@@ -235,6 +235,12 @@ def test_train_from_a_file_with_overrides(target_directory: Path, conversations:
         ("objective: {weightin: decay}", [], "unknown key objective.weightin; known here: token_loss, .*lk_decay$"),
         ("training: {batch_size: 2, micro_batch_size: 4}", [], "is larger than training.batch_size$"),
         ("drafter: 3", [], "drafter: kind must be one of .* .got 3.$"),
+        (
+            "drafter: {kind: pard2, feature_scale: -1}",
+            [],
+            "drafter.feature_scale: input should be greater than 0 .got -1.$",
+        ),
+        ("drafter: {kind: dflash, feature_layers: 7}", [], "drafter.feature_layers: input should be a valid tuple"),
         ("training: 3", [], "training: must be a section of keys and values .got 3.$"),
         ("data: {train: [{source: x, wieght: 2}]}", [], "unknown key data.train.0.wieght; known here: source, weight$"),
         ("target: [", [], "is not valid YAML"),

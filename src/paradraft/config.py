@@ -62,6 +62,15 @@ class DataSection(Section):
     packing: bool = Field(False, description="fill rows of max_length with whole conversations; a batch counts rows")
     features: Path | None = Field(None, description="directory of `paradraft data features`; null: computed online")
 
+    @model_validator(mode="before")
+    @classmethod
+    def read_older(cls, values: Any) -> Any:
+        """Runs until 2026-11-26 saved `skip_looping`."""
+        if isinstance(values, Mapping) and "skip_looping" in values and "looping" not in values:
+            skip = {"looping": "skip" if values["skip_looping"] else "keep"}
+            return {name: value for name, value in values.items() if name != "skip_looping"} | skip
+        return values
+
     @property
     def sources(self) -> tuple[TextSource, ...]:
         return tuple(s if isinstance(s, TextSource) else TextSource(source=s) for s in self.train)
@@ -118,6 +127,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem in a sentence; an unknown key is answered with the known ones."""
     errors = error.errors()
     first = errors[0]
+    if first["type"] == "literal_error":  # may be a number as well as a word
+        same = first["loc"][:-1]
+        first = next((e for e in errors[1:] if e["loc"][: len(same)] == same and e["loc"] != same), first)
     if first["type"] == "string_type" and isinstance(first["input"], Mapping):  # may be a section as well as a word
         first = next((other for other in errors if other["loc"][:-2] == first["loc"][:-1]), first)
     place, section = locate(first["loc"], model)
@@ -144,6 +156,8 @@ def locate(parts: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, t
         arms = arms_of(holds)
         if part in arms:
             holds = arms[part]
+        elif get_origin(holds) in (Union, UnionType):  # a kind without a name of its own, such as tuple[int, ...]
+            holds = None
         elif is_section(holds):
             names.append(str(part))
             holds = holds.model_fields[part].annotation if part in holds.model_fields else None

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from paradraft.decoding import Engine, Sampling
+from paradraft.decoding.length import Adaptive
+from paradraft.decoding.request import Sequence
 from paradraft.drafters import Batch, DSpark, load_drafter
 from paradraft.drafters.dspark import DSparkConfig, DSparkSection, MarkovHead
 from paradraft.errors import UserError
@@ -22,6 +24,7 @@ from paradraft.objectives import Blocks, Objective
 from paradraft.objectives.chunked_head import chunked_head, unchunked_head
 from paradraft.training.teacher import read_teacher
 from tests.conftest import make_drafter_of
+from tests.decoding.test_length import Given
 
 
 def spark(target: Target, draft_length: int = 5, **own: Any) -> DSpark:
@@ -130,6 +133,20 @@ def test_the_cut_ends_drafts_before_the_first_unlikely_slot(target: Target) -> N
     assert 0 < sum(map(sum, lengths[0.5])) < sum(map(sum, lengths[0.0]))
     alone = [Engine(target, spark(target, cut=0.5)).generate([prompt], 24, ())[0] for prompt in prompts]
     assert [[len(r.drafted) for r in g.rounds] for g in alone] == lengths[0.5]
+
+
+def test_where_every_draft_is_cut_the_draft_length_that_pays_is_0(target: Target) -> None:
+    asked: list[int] = []
+
+    class Spy(Adaptive):
+        def choose(self, sequences: list[Sequence]) -> list[int]:
+            asked.extend(found := super().choose(sequences))
+            return found
+
+    engine = Engine(target, spark(target, cut=1 - 1e-7))
+    engine.lengths = Spy(engine.draft_length, Given(engine.draft_length))
+    engine.generate([[5, 6, 7]], 100, ())
+    assert asked[0] > 0 and sum(map(bool, asked[10:])) < 5
 
 
 @pytest.mark.parametrize("name", ["vanilla", "rnn"])

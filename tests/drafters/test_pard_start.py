@@ -74,15 +74,19 @@ def test_features_enter_as_large_as_embeddings() -> None:
     target = Target(make_model("qwen3"))
     with torch.no_grad():
         target.embedding.weight *= 0.01
-    scale = Pard2.create(section("pard2"), target).scale
     tokens = torch.arange(32)[None]
     features = target.features(tokens, torch.zeros_like(tokens), (0, 1))
-    sizes = [x.square().mean().sqrt() for x in (scale * features, target.embedding(tokens))]
-    assert 0.5 < sizes[0] / sizes[1] < 2
+    scales = set()
+    for share in (False, True):
+        drafter = Pard2.create(section("pard2", share_embedding=share, mask_token=3), target)
+        sizes = [x.square().mean(-1).sqrt().median() for x in (drafter.scale * features, drafter.embed(tokens))]
+        assert 0.5 < sizes[0] / sizes[1] < 2
+        scales.add(drafter.scale)
+    assert len(scales) == 2  # each the one for its own embeddings
     assert Pard2.create(section("pard2", feature_scale=0.5), target).scale == 0.5
     with torch.device("meta"):
         unknown = Target(make_model("qwen3"))
-    assert balanced_scale(unknown, (0, 1)) == PUBLISHED_SCALE
+    assert balanced_scale(unknown, (0, 1), unknown.embedding) == PUBLISHED_SCALE
 
 
 def test_the_last_layer_is_read_by_no_new_drafter() -> None:

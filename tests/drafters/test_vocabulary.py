@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,30 @@ class LogRecords(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.messages.append(record.getMessage())
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("kind", ["pard", "pard2", "vanilla"])
+def test_a_start_from_a_drafter_without_an_embedding_has_that_of_the_target(
+    kind: str, share: bool, target: Target, tmp_path: Path
+) -> None:
+    first: Any = restricted("pard", target, share_embedding=True)
+    torch.nn.init.normal_(first.mask_embedding)
+    first.save_pretrained(tmp_path)
+    values = {"init_from": str(tmp_path), "share_embedding": share, "draft_length": 3}
+    again: Any = DRAFTERS[kind].create(DRAFTERS[kind].section.model_validate(values), target)
+    mask = [] if kind == "vanilla" else [first.mask_token]
+    tokens = torch.tensor([5, 17, *mask])
+    assert torch.equal(again.embed(tokens), first.embed(tokens))
+    hidden = torch.randn(2, target.hidden_size)
+    torch.testing.assert_close(again.head(hidden)[..., IDS], first.head(hidden))
+
+
+def test_a_mask_that_was_not_copied_is_named(target: Target, tmp_path: Path) -> None:
+    restricted("pard", target, share_embedding=True).save_pretrained(tmp_path)
+    shutil.rmtree(tmp_path / "paradraft")
+    with pytest.raises(UserError, match="lacks its mask's embedding; copy the whole directory"):
+        load_drafter(tmp_path, target)
 
 
 def tensor_names(path: Path) -> list[str]:

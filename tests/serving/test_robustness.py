@@ -135,6 +135,22 @@ def test_bodies_that_are_too_large_or_too_slow(served_target: Target) -> None:
             assert b" 408 " in slow.recv(4096)
 
 
+def test_a_client_that_leaves_within_its_request_is_no_error_of_ours(server: Running) -> None:
+    def counted() -> list[str]:
+        found = server.http.get("/metrics").text.splitlines()
+        counts = [line for line in found if line.startswith("paradraft_requests_total")]
+        return [line for line in counts if '"499"' in line or '"500"' in line]
+
+    before = counted()
+    with connection(server) as leaving:
+        leaving.sendall(head("/v1/completions", 500) + b'{"model"')
+    for _ in range(100):
+        if (after := counted()) != before:
+            break
+        time.sleep(0.05)
+    assert any('"499"' in line for line in after) and not any('"500"' in line for line in after)
+
+
 def test_an_answer_that_takes_too_long(served_target: Target, slow_steps: None) -> None:
     with running(make_service(served_target, seconds=0.3)) as server:
         asked = CHAT | {"max_tokens": 100, "paradraft": {"drafter": None}}

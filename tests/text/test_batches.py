@@ -204,6 +204,7 @@ def test_cut_and_looping_conversations_are_left_out_and_counted(small: Target, t
     assert notes_of(skip_cut=False) == (4, [looping]) and notes_of(looping="keep") == (3, [cut])
     assert notes_of(skip_cut=False, looping="keep") == (5, [])
     assert notes_of(looping="trim") == (3, [cut, "1 of 5 conversations were trimmed: an answer repeats itself"])
+    assert [DataSection.model_validate({"skip_looping": old}).looping for old in (True, False)] == ["skip", "keep"]
     path.write_text("\n".join(map(json.dumps, records[1:4])))
     with pytest.raises(UserError, match=r"nothing is left to train on: 1 of 3 .* repeats .*; 2 of 3 .*skip_cut=false"):
         notes_of()

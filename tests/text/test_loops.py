@@ -37,9 +37,10 @@ def test_what_stands_before_a_loop_is_the_longest_beginning_that_is_distinct_eno
 def test_a_conversation_is_trimmed_at_its_first_loop() -> None:
     straight, loop = list(range(12)), [*range(20, 32), *[1, 2] * 20]
     asked = example((straight, False), (straight, True), (straight, False), (loop, True), (straight, False))
-    found = trimmed(asked)
+    (found,) = trimmed([asked])
     length = 36 + before_loop(loop)
     assert (found.input_ids, found.loss_mask) == (asked.input_ids[:length], asked.loss_mask[:length])
     assert not has_looping_answer(found)
     plain = example((loop, False), (straight, True))
-    assert trimmed(plain) is plain
+    assert trimmed([plain, plain]) == [plain, plain]
+    assert trimmed([plain, asked, plain]) == [plain, found]  # what comes after a loop goes on from it

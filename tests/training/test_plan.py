@@ -222,13 +222,16 @@ def test_a_start_from_the_hub_is_planned_without_fetching_its_weights(
     assert not weights_are_here("owner/model")
 
 
+@pytest.mark.parametrize("share", [False, True])
 def test_a_drafter_has_the_size_of_the_model_it_starts_from(
-    target_directory: Path, conversations: Path, tmp_path: Path
+    share: bool, target_directory: Path, conversations: Path, tmp_path: Path
 ) -> None:
     start = config_of("vanilla", target_directory, conversations, tmp_path / "start", max_steps=1)
-    start = start.model_copy(update={"drafter": start.drafter.model_copy(update={"hidden_size": 16})})
+    size = {"share_embedding": True} if share else {"hidden_size": 16}
+    start = start.model_copy(update={"drafter": start.drafter.model_copy(update=size)})
     Trainer(start).run()
-    values = start.model_dump() | {"drafter": {"kind": "pard2", "init_from": str(tmp_path / "start" / "drafter")}}
+    section = {"kind": "pard2", "init_from": str(tmp_path / "start" / "drafter"), "share_embedding": share}
+    values = start.model_dump() | {"drafter": section}
     config = RunConfig.model_validate(values | {"output": tmp_path / "run"})
     drafter = meta_drafter(config, meta_target(config))
     assert sum(p.numel() for p in drafter.parameters()) == sum(p.numel() for p in Trainer(config).drafter.parameters())

@@ -124,6 +124,20 @@ def test_starting_over_forgets_the_old_run(target_directory: Path, conversations
     assert len(records(output, "loss")) == 4
 
 
+def test_a_finished_drafter_is_not_thrown_away(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
+    config = config_for(target_directory, conversations, tmp_path / "run")
+    Trainer(config).run()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(UserError, match=r"holds a finished drafter but no checkpoint .* --resume never"):
+        Trainer(config)
+    assert (tmp_path / "run" / "drafter" / "model.safetensors").is_file()
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines(keepends=True)
+    for unfinished in (lines[:-1], [*lines[:-1], lines[-1][:20]], []):
+        (tmp_path / "run" / "metrics.jsonl").write_text("".join(unfinished))
+        assert Trainer(config).progress.step == 0
+    Trainer(config, resume="never").run()
+
+
 def test_resuming_another_run_is_refused(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
     config = config_for(target_directory, conversations, tmp_path / "run")
     Trainer(config).run()

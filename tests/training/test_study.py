@@ -94,6 +94,9 @@ def test_cells_must_have_the_same_budget(study_file: Path) -> None:
     longer = load_section(StudySection, study_file, ["cells.dpace.set=[training.max_steps=5]"])
     with pytest.raises(UserError, match=r"cell dpace has another training\.max_steps than decay"):
         Study(longer)
+    cut = load_section(StudySection, study_file, ["cells.dpace.set=[data.max_length=9]"])
+    with pytest.raises(UserError, match="cell dpace has another target or other text than decay"):
+        Study(cut)
     with pytest.raises(UserError, match="baseline must be one of the cells"):
         load_section(StudySection, study_file, ["baseline=nothing"])
 

@@ -199,7 +199,7 @@ class Engine:
         anchors = torch.tensor([sequence.anchor for sequence in running], device=self.target.device)
         lengths = [0] * len(running) if self._drafting is None else self.lengths.choose(running)
         draft, deciding = self._draft(running, slots, anchors, lengths)
-        lengths = draft.lengths.tolist()
+        verified = draft.lengths.tolist()
         self.seconds.draft += clock.lap()
 
         consumed = torch.cat((anchors[:, None], draft.tokens), dim=1)
@@ -222,7 +222,7 @@ class Engine:
 
         events = []
         for row, (sequence, (count, new, ahead, *tokens)) in enumerate(zip(running, found.tolist(), strict=True)):
-            drafted = tokens[draft.tokens.shape[1] :][: lengths[row]]
+            drafted = tokens[draft.tokens.shape[1] :][: verified[row]]
             path = None if accepted.path is None else accepted.path[row]
             emitted = sequence.emit([*tokens[:count], new], drafted, None if path is None else ahead)
             events.append(event(sequence, emitted, output.logits[row], path))

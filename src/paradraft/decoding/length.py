@@ -49,7 +49,10 @@ class LengthRule(Protocol):
         """How many tokens to draft for each; 0 for all is a plain step."""
 
     def learn(self, sequences: list[Sequence], lengths: list[int], seconds: float) -> None:
-        """The sequences have ended a round that took so long, in which so many tokens were drafted for each."""
+        """The sequences have ended a round that took so long, for which `choose` gave these lengths.
+
+        A drafter that ends its draft sooner (DSpark's `cut`) has the next token rejected.
+        """
 
 
 class Fixed:

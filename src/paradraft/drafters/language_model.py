@@ -78,9 +78,9 @@ class LanguageModelDrafter(Drafter):
                 "(a scaled or adapted head), which paradraft does not support yet"
             )
         if share_embedding:
-            self._drop_embedding()
+            self.drop_embedding()
 
-    def _drop_embedding(self) -> None:
+    def drop_embedding(self) -> None:
         """Tiny stand-ins take the place of what the target has already; nothing calls them."""
         width = self.embedding.embedding_dim
         if width != self.target.hidden_size:
@@ -241,7 +241,10 @@ def starting_model(section: LanguageModelSection, target: Target) -> PreTrainedM
     if section.init_from == "target":
         return pruned_target(section, target)
     if section.init_from is not None:
-        start = load_language_model(drafter_directory(section.init_from), target, torch.float32)
+        directory = drafter_directory(section.init_from)
+        start = load_language_model(directory, target, torch.float32)
+        if own_settings(directory).get("share_embedding"):
+            fill_embedding(start, directory, target)
         width = int(start.config.get_text_config().hidden_size)
         if section.hidden_size not in (width, None):
             raise UserError(
@@ -254,6 +257,21 @@ def starting_model(section: LanguageModelSection, target: Target) -> PreTrainedM
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     loaded: PreTrainedModel = moved(model, target.device)
     return loaded
+
+
+@torch.no_grad()
+def fill_embedding(model: PreTrainedModel, directory: Path, target: Target) -> None:
+    """What a drafter that shares the target's embedding does not store: embedding and head. Its mask gets its row."""
+    inputs, outputs, theirs = (
+        model.get_input_embeddings(),
+        model.get_output_embeddings(),
+        target.output_embedding.weight,
+    )
+    assert isinstance(inputs, nn.Embedding) and isinstance(outputs, nn.Linear) and isinstance(theirs, Tensor)
+    outputs.weight.copy_(theirs)
+    inputs.weight.copy_(target.embedding.weight)
+    if (mask := own_tensors_of(directory).get("mask_embedding")) is not None:
+        inputs.weight[read_config(directory)["pard_token"]] = mask.to(inputs.weight)
 
 
 def full_attention_config(target: Target, layers: int) -> Any:
@@ -289,15 +307,20 @@ def pruned_target(section: LanguageModelSection, target: Target) -> PreTrainedMo
     return loaded
 
 
-def read_own_tensors(directory: Path, drafter: LanguageModelDrafter) -> dict[str, Tensor]:
-    """What `own_tensors` wrote; a reduced vocabulary among it is taken on. Empty for a foreign directory."""
+def own_tensors_of(directory: Path) -> dict[str, Tensor]:
+    """What `own_tensors` wrote; empty for a foreign directory."""
     path = directory / OWN_TENSORS
     if not path.is_file():
         return {}
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except Exception as error:  # damaged files surface as errors of many kinds
         raise UserError(f"drafter {directory}: {OWN_TENSORS} cannot be read: {first_line(error)}") from None
+
+
+def read_own_tensors(directory: Path, drafter: LanguageModelDrafter) -> dict[str, Tensor]:
+    """`own_tensors_of`; a reduced vocabulary among it is taken on."""
+    tensors = own_tensors_of(directory)
     if "d2t" in tensors:
         size = drafter.target.vocabulary_size
         drafter.restrict(DraftVocabulary.from_tensors(tensors, size, f"drafter {directory}"))

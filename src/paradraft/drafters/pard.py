@@ -25,6 +25,7 @@ from .base import DrafterSection, Proposal, Sampler
 from .directory import read_config, unused_token
 from .grid import Batch, Grid, anchor_grid, conditional_drop
 from .language_model import (
+    OWN_TENSORS,
     LanguageModelDrafter,
     LanguageModelSection,
     load_language_model,
@@ -194,6 +195,10 @@ class Pard(LanguageModelDrafter):
     def take_own_tensors(self, directory: Path) -> None:
         tensors = read_own_tensors(directory, self)
         if self.mask_embedding is not None:
+            if "mask_embedding" not in tensors:
+                raise UserError(
+                    f"drafter {directory} lacks its mask's embedding; copy the whole directory, {OWN_TENSORS} too"
+                )
             self.mask_embedding.data = tensors["mask_embedding"].to(self.mask_embedding)
 
     @classmethod

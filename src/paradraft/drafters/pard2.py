@@ -138,8 +138,11 @@ class Pard2(Pard):
         layers = default_layers(count) if section.feature_layers == "auto" else section.feature_layers
         check_feature_layers(target, layers)
         published_layers(layers, count)
-        scale = balanced_scale(target, layers) if section.feature_scale == "auto" else section.feature_scale
         model = starting_model(section, target)
+        embedding = target.embedding if section.share_embedding else model.get_input_embeddings()
+        scale = section.feature_scale
+        if scale == "auto":
+            scale = balanced_scale(target, layers, embedding)
         return cls(
             model,
             target,
@@ -200,8 +203,8 @@ class Pard2(Pard):
 
 
 @torch.no_grad()
-def balanced_scale(target: Target, layers: tuple[int, ...]) -> float:
-    """How many times as large as features embeddings are: root mean squares of random tokens, medians over them.
+def balanced_scale(target: Target, layers: tuple[int, ...], embedding: nn.Module) -> float:
+    """How many times as large as features a drafter's embeddings are: root mean squares, medians over random tokens.
 
     A term that is much larger than the embeddings drowns the tokens. A trained projection keeps about the size of what
     it projects. PUBLISHED_SCALE for a target without weights.
@@ -210,7 +213,7 @@ def balanced_scale(target: Target, layers: tuple[int, ...]) -> float:
         return PUBLISHED_SCALE
     draws = torch.randint(target.vocabulary_size, (1, SCALE_TOKENS), generator=torch.Generator().manual_seed(0))
     tokens = draws.to(target.device)
-    embeddings, features = target.embedding(tokens), target.features(tokens, torch.zeros_like(tokens), layers)
+    embeddings, features = embedding(tokens), target.features(tokens, torch.zeros_like(tokens), layers)
     large, small = (x.float().square().mean(-1).sqrt().median() for x in (features, embeddings))
     return float(f"{float(small / large):.2g}")
 

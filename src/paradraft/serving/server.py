@@ -14,6 +14,7 @@ import anyio
 from fastapi import APIRouter, Depends, FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -157,11 +158,14 @@ async def body_of(request: Request, service: Service) -> bytes:
         raise too_large
     parts, size = list[bytes](), 0
     with anyio.move_on_after(limits.body_seconds):
-        async for part in request.stream():
-            parts.append(part)
-            size += len(part)
-            if size > limits.max_bytes:
-                raise too_large
+        try:
+            async for part in request.stream():
+                parts.append(part)
+                size += len(part)
+                if size > limits.max_bytes:
+                    raise too_large
+        except ClientDisconnect:
+            raise ApiError(GONE, "the client left before its request was complete") from None
         return b"".join(parts)
     raise ApiError(408, f"the body did not arrive within {limits.body_seconds:g} seconds", None, "timeout")
 

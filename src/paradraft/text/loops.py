@@ -52,10 +52,11 @@ def has_looping_answer(example: Rendered) -> bool:
     return any(is_looping(answer) for _, answer in answers_of(example))
 
 
-def trimmed(example: Rendered) -> Rendered:
-    """Ends where its first looping answer begins to repeat itself."""
-    for start, answer in answers_of(example):
-        if is_looping(answer):
-            end = start + before_loop(answer)
-            return Rendered(example.input_ids[:end], example.loss_mask[:end])
-    return example
+def trimmed(examples: Sequence[Rendered]) -> list[Rendered]:
+    """A conversation's examples up to where its first looping answer begins to repeat itself."""
+    for number, example in enumerate(examples):
+        for start, answer in answers_of(example):
+            if is_looping(answer):
+                end = start + before_loop(answer)
+                return [*examples[:number], Rendered(example.input_ids[:end], example.loss_mask[:end])]
+    return list(examples)

@@ -103,7 +103,7 @@ def filtered(
             reasons[f"left out: {reason}"] += 1
         elif section.looping == "trim" and loops(conversation, examples):
             reasons["trimmed: an answer repeats itself"] += 1
-            kept.append([trimmed(example) for example in examples])
+            kept.append(trimmed(examples))
         else:
             kept.append(examples)
     notes = [f"{n} of {len(rendered)} conversations were {reason}" for reason, n in sorted(reasons.items())]

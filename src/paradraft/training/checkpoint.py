@@ -20,6 +20,7 @@ from ..drafters import Drafter
 from ..errors import UserError
 
 MARKER = "COMPLETE"  # lists the files of the directory with their sizes
+RECORDS = "metrics.jsonl"
 BEST = "best"  # in a checkpoint: the run's drafter/ at that moment
 
 log = logging.getLogger(__name__)
@@ -163,11 +164,27 @@ def find_checkpoint(run: Path, resume: str) -> Path | None:
             if not reason:
                 return path
             log.warning("checkpoint %s is skipped: %s", path, reason)
+        if is_finished(run):
+            raise UserError(
+                f"{run} holds a finished drafter but no checkpoint to go on from; choose another output, or start over "
+                "with --resume never"
+            )
         return None
     path = Path(resume)
     if torn(path) or not (path / "progress.json").is_file():
         raise UserError(f"checkpoint {path} is missing or incomplete; name a directory such as checkpoints/step-500")
     return path
+
+
+def is_finished(run: Path) -> bool:
+    """Whether the last step that the run recorded is its last one, and its drafter is there."""
+    if not (run / "drafter").is_dir() or not (run / RECORDS).is_file():
+        return False
+    try:
+        last = json.loads((run / RECORDS).read_text(encoding="utf-8").splitlines()[-1])
+    except (IndexError, ValueError):  # empty, or torn by a kill
+        return False
+    return bool(last["step"] >= last["steps"])
 
 
 def forget_later_checkpoints(directory: Path, step: int) -> None:

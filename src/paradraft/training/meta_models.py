@@ -52,6 +52,8 @@ def meta_drafter(config: RunConfig, target: Target) -> Drafter:
             drafter.restrict(DraftVocabulary(torch.arange(section.vocabulary), target.vocabulary_size))
     if start is not None and hasattr(drafter, "model"):  # a language model of the size of the one it starts from
         drafter.model = meta_model(str(drafter_directory(start)) if is_shipped(start) else start)
+        if drafter.shares_embedding:
+            drafter.drop_embedding()
         if hasattr(drafter, "target_proj"):
             width = drafter.model.config.get_text_config().hidden_size
             drafter.target_proj = nn.Linear(drafter.target_proj.in_features, width, bias=False, device="meta")

@@ -81,7 +81,8 @@ def check_budgets(study: StudySection) -> dict[str, RunConfig]:
                 raise UserError(
                     f"cell {name} has another training.{what} than {study.baseline}; a study compares equal budgets"
                 )
-        if run.target != first.target or run.data.train != first.data.train:
+        apart = {"features": None}  # their layers may differ
+        if run.target != first.target or run.data.model_copy(update=apart) != first.data.model_copy(update=apart):
             raise UserError(f"cell {name} has another target or other text than {study.baseline}")
     return runs
 
