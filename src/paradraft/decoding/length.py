@@ -25,7 +25,7 @@ DraftLength = int | Literal["auto"]
 Array = NDArray[np.float64]
 
 PRIOR = 0.8  # of a draft token being accepted, before any was seen
-PRIOR_WEIGHT = 2.0  # observations that the prior of a position is worth
+PRIOR_WEIGHT = 6.0  # observations that the prior of a position is worth: a few rejections are no reason to stop
 HORIZON = 200  # drafts over which the acceptance of a position is averaged; steps for whether drafting pays
 ROW_WEIGHT = 10.0  # expected rejections that a row's prior is worth, which is to be like the others
 COST_WEIGHT = 4.0  # comparisons that the prior of the costs is worth, which is that they were measured well
