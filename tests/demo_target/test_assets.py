@@ -38,7 +38,8 @@ def demo_target() -> Target:
 
 
 def test_shipped_weights_stay_small() -> None:
-    assert sum(path.stat().st_size for path in ASSETS.rglob("*.safetensors")) < 60e6
+    """The wheel, which packs them to about 0.8 of their size, must stay below 90 MB."""
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*.safetensors")) < 105e6
 
 
 def test_prompt_sets_are_held_out_and_training_text_is_not() -> None:
