@@ -58,7 +58,7 @@ class DataSection(Section):
         "skip", description="conversations with an answer that repeats itself; trim: they end where it begins to"
     )
     thinking: bool | None = Field(None, description="thinking switch of the chat template; null: its own default")
-    date: datetime.date | None = Field(None, description="that the chat template writes; null: today's")
+    date: datetime.date | None = Field(None, description="date that the chat template writes; null: today's")
     packing: bool = Field(False, description="fill rows of max_length with whole conversations; a batch counts rows")
     features: Path | None = Field(None, description="directory of `paradraft data features`; null: computed online")
 

@@ -154,62 +154,6 @@ def test_rows_have_acceptance_of_their_own() -> None:
     assert good[3] > 0.8 > 0.2 > bad[0]
 
 
-def shares_of_drafting(rule: Adaptive, rows: int, accepted: int, rounds: int = 600) -> float:
-    """Share of the last third of the rounds that draft, where so many of every row's drafts are accepted."""
-    drafting, running = 0, [sequence() for _ in range(rows)]
-    for number in range(rounds):
-        lengths = rule.choose(running)
-        for row, length in zip(running, lengths, strict=True):
-            kept = min(accepted, length)
-            row.generation.rounds.append(Round((1,) * length, kept, kept + 1))
-        rule.learn(running, lengths, 0.0)
-        drafting += number >= rounds * 2 // 3 and any(lengths)
-    return drafting / (rounds // 3)
-
-
-@pytest.mark.parametrize("times", [0.3, 1.0, 5.0])
-@pytest.mark.parametrize("rows", [1, 4])
-def test_what_rounds_really_take_corrects_the_costs(rows: int, times: float) -> None:
-    """One draft of four is accepted. That pays by the cheap costs and not by the dear ones, whatever was measured."""
-    cheap, dear = Given(4, 0.01, 0.1, 0.0), Given(4, 0.01, 1.5, 0.0)
-    cheap.catch_up = dear.catch_up = 0.0
-    assert shares_of_drafting(Timed(4, cheap), rows, 1) > 0.9
-    assert shares_of_drafting(Timed(4, dear), rows, 1) < 0.05
-    assert shares_of_drafting(Timed(4, cheap, dear, times), rows, 1) < 0.05
-    assert shares_of_drafting(Timed(4, dear, cheap, times), rows, 1, 6000) > 0.9
-
-
-def test_what_the_machine_does_besides_counts_for_little() -> None:
-    """One round takes a thousand times as long: costs change by less than a fifth, and by nothing if all slow down."""
-    rule, row = Timed(4, Given(4)), sequence()
-    plain, drafting = rule._seconds(1)
-    for lengths, times in (([4], 1000.0), ([0], 1.0)):
-        rule.times = times
-        row.generation.rounds.append(Round((1,) * lengths[0], lengths[0], lengths[0] + 1))
-        rule.learn([row], lengths)
-    assert rule._seconds(1)[0] == plain
-    assert (1.05 * drafting < rule._seconds(1)[1]).all() and (rule._seconds(1)[1] < 1.21 * drafting).all()
-    again = Timed(4, Given(4), times=1000.0)
-    for lengths in ([4], [0], [4], [0]):
-        row.generation.rounds.append(Round((1,) * lengths[0], lengths[0], lengths[0] + 1))
-        again.learn([row], lengths)
-    assert np.allclose(again._seconds(1)[1], drafting)
-
-
-def test_plain_steps_to_compare_with_cost_little() -> None:
-    """Where drafting pays well they are rare; half a per cent of the tokens a second goes there."""
-    rule, row, costs = Timed(4, Given(4)), sequence(), Given(4)
-    seconds = tokens = plain = 0.0
-    for _ in range(2000):
-        (length,) = rule.choose([row])
-        seconds += costs.verify(1)[length] + costs.draft(1)[0, length]
-        tokens, plain = tokens + 1 + length, plain + (length == 0)
-        row.generation.rounds.append(Round((1,) * length, length, length + 1))
-        rule.learn([row], [length])
-    best = 5 / (costs.verify(1)[4] + costs.draft(1)[0, 4])
-    assert plain >= 5 and tokens / seconds > 0.993 * best
-
-
 def sequence(room: int = 100) -> Sequence:
     return Sequence(Request([1], room), frozenset(), 0)
 

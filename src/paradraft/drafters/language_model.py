@@ -262,13 +262,9 @@ def starting_model(section: LanguageModelSection, target: Target) -> PreTrainedM
 @torch.no_grad()
 def fill_embedding(model: PreTrainedModel, directory: Path, target: Target) -> None:
     """What a drafter that shares the target's embedding does not store: embedding and head. Its mask gets its row."""
-    inputs, outputs, theirs = (
-        model.get_input_embeddings(),
-        model.get_output_embeddings(),
-        target.output_embedding.weight,
-    )
-    assert isinstance(inputs, nn.Embedding) and isinstance(outputs, nn.Linear) and isinstance(theirs, Tensor)
-    outputs.weight.copy_(theirs)
+    inputs: Any = model.get_input_embeddings()
+    outputs: Any = model.get_output_embeddings()
+    outputs.weight.copy_(target.output_embedding.weight)
     inputs.weight.copy_(target.embedding.weight)
     if (mask := own_tensors_of(directory).get("mask_embedding")) is not None:
         inputs.weight[read_config(directory)["pard_token"]] = mask.to(inputs.weight)

@@ -20,7 +20,7 @@ from ..drafters import Drafter
 from ..errors import UserError
 
 MARKER = "COMPLETE"  # lists the files of the directory with their sizes
-RECORDS = "metrics.jsonl"
+METRICS = "metrics.jsonl"
 BEST = "best"  # in a checkpoint: the run's drafter/ at that moment
 
 log = logging.getLogger(__name__)
@@ -178,10 +178,10 @@ def find_checkpoint(run: Path, resume: str) -> Path | None:
 
 def is_finished(run: Path) -> bool:
     """Whether the last step that the run recorded is its last one, and its drafter is there."""
-    if not (run / "drafter").is_dir() or not (run / RECORDS).is_file():
+    if not (run / "drafter").is_dir() or not (run / METRICS).is_file():
         return False
     try:
-        last = json.loads((run / RECORDS).read_text(encoding="utf-8").splitlines()[-1])
+        last = json.loads((run / METRICS).read_text(encoding="utf-8").splitlines()[-1])
     except (IndexError, ValueError):  # empty, or torn by a kill
         return False
     return bool(last["step"] >= last["steps"])

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import write_text
-from .checkpoint import RECORDS, complete_checkpoints, step_of
+from .checkpoint import METRICS, complete_checkpoints, step_of
 from .config import TrainingSection
 from .trackers import Tracker, scalars
 
@@ -100,7 +100,7 @@ class Records:
     """metrics.jsonl and the trackers. When a run is resumed, records of steps after the checkpoint are removed."""
 
     def __init__(self, run: Path, step: int, trackers: list[Tracker]) -> None:
-        self.path, self.trackers = run / RECORDS, trackers
+        self.path, self.trackers = run / METRICS, trackers
         if step == 0:
             self.path.unlink(missing_ok=True)
         elif self.path.is_file():
