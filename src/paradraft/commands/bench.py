@@ -35,8 +35,12 @@ def bench(
     drafter: Annotated[
         str | None, typer.Option("--drafter", help="as elsewhere, or random:dflash, random:pard2")
     ] = None,
-    batch_sizes: Annotated[str, typer.Option("--batch-sizes", metavar="N,N,...")] = "1,4,16",
-    draft_lengths: Annotated[str, typer.Option("--draft-lengths", metavar="auto,K,...")] = "auto,2,4,7",
+    batch_sizes: Annotated[
+        str, typer.Option("--batch-sizes", metavar="N,N,...", help="answers at a time, each timed")
+    ] = "1,4,16",
+    draft_lengths: Annotated[
+        str, typer.Option("--draft-lengths", metavar="auto,K,...", help="drafted tokens per round, each timed")
+    ] = "auto,2,4,7",
     synthetic_acceptance: Annotated[
         float | None,
         typer.Option(

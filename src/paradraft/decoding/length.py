@@ -215,7 +215,7 @@ class Adaptive:
             self._resting = []
             return [int(n) for n in np.minimum(length + 1, rooms)]
         self._resting = list(sequences)
-        self._earned = max(LOSS * plain - rows * self.costs.catch_up, LOSS * plain / 5)
+        self._earned = max(LOSS * plain - rows * self.costs.catch_up, LOSS * plain / 2)
         self._credit += self._earned
         return [0] * rows
 
