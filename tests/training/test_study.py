@@ -74,13 +74,15 @@ def test_every_cell_and_seed_is_measured_once(
     def refuse(*arguments: Any) -> None:
         raise AssertionError("trained again")
 
+    measured = found["trials"][0]["measured"][0]
+    assert len(measured["looping"]) == 3 and len(measured["prompts_hash"]) == 12
     (tmp_path / "study" / "cells" / "dpace-2.json").unlink()
     monkeypatch.setattr(study_module, "Trainer", refuse)
     with pytest.raises(AssertionError, match="trained again"):
         run(study_file)  # the others are read, the one that is missing would be trained
     with pytest.raises(UserError, match="is of another configuration"):
         run(study_file, "measure.max_new_tokens=9")
-    with pytest.raises(UserError, match="is of another configuration"):
+    with pytest.raises(UserError, match=r"decay-1\.json is of another configuration"):
         run(study_file, "set=[objective.alpha=0.7]")
     older = tmp_path / "study" / "cells" / "dpace-1.json"
     text = older.read_text()
@@ -90,10 +92,51 @@ def test_every_cell_and_seed_is_measured_once(
         run(study_file)
 
 
+def test_a_run_under_another_configuration_is_not_gone_on_with(study_file: Path, tmp_path: Path) -> None:
+    run(study_file, "seeds=[1]")
+    (tmp_path / "study" / "cells" / "dpace-1.json").unlink()
+    with pytest.raises(UserError, match="runs/dpace-1 is of another configuration"):
+        run(study_file, "seeds=[1]", "cells.dpace.set=[training.learning_rate=0.001]")
+
+
+def test_a_study_that_was_stopped_counts_all_its_time(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(trainer: Any) -> None:
+        trainer.prepare_output()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(study_module.Trainer, "run", stop)
+        assert "stopped" in run(study_file, "seeds=[1]")
+    spent = tmp_path / "study" / "runs" / "decay-1" / "seconds.txt"
+    spent.write_text("1000")
+    run(study_file, "seeds=[1]")
+    found = json.loads((tmp_path / "study" / "cells" / "decay-1.json").read_text())
+    assert 1000 < found["seconds"]["training"] < 1100
+
+
+def test_a_table_is_there_after_every_cell(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped(study_module.Trainer):
+        def __init__(self, config: Any, *arguments: Any) -> None:
+            if config.output.name == "dpace-1":
+                raise KeyboardInterrupt
+            super().__init__(config, *arguments)
+
+    monkeypatch.setattr(study_module, "Trainer", Stopped)
+    run(study_file)
+    assert {row["cell"] for row in json.loads((tmp_path / "study" / "study.json").read_text())["rows"]} == {"decay"}
+
+
 def test_cells_must_have_the_same_budget(study_file: Path) -> None:
     longer = load_section(StudySection, study_file, ["cells.dpace.set=[training.max_steps=5]"])
     with pytest.raises(UserError, match=r"cell dpace has another training\.max_steps than decay"):
         Study(longer)
+    shorter = load_section(StudySection, study_file, ["cells.dpace.set=[training.epochs=1]"])
+    with pytest.raises(UserError, match=r"cell dpace has another training\.epochs than decay"):
+        Study(shorter)
     cut = load_section(StudySection, study_file, ["cells.dpace.set=[data.max_length=9]"])
     with pytest.raises(UserError, match="cell dpace has another target or other text than decay"):
         Study(cut)

@@ -15,7 +15,7 @@ from .options import ThreadsOption, set_threads
 from .terminal import progress_bar
 
 if TYPE_CHECKING:
-    from ..training.study import Row, Study
+    from ..training.study import Row, Study, StudySection
 
 COLUMNS = ("cell", "prompts", "temp.", "seeds", "emitted length", "against the baseline (95%)")
 
@@ -30,8 +30,7 @@ def study(
     The same command goes on where it was stopped. Example: `paradraft study studies/demo-weightings.yaml seeds=[1]`
     """
     from ..config import load_section
-    from ..files import write_text
-    from ..training.study import Study, StudySection, summary
+    from ..training.study import Study, StudySection
 
     console = Console()
     set_threads(threads)
@@ -41,17 +40,27 @@ def study(
     try:
         for place, (cell, seed) in enumerate(whole.trials, 1):
             trials.append(run_trial(console, whole, cell, seed, f"{place} of {len(whole.trials)}"))
+            write_study(section, trials)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
+    found = write_study(section, trials)
+    console.print(table_of(found["rows"]))
+    where = section.output / "study.json"
+    console.print(f"{duration(found['seconds'])} in all; {where} holds every prompt's rounds, study.md this table")
+
+
+def write_study(section: StudySection, trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """What has come out so far, as study.json and study.md."""
+    from ..files import write_text
+    from ..training.study import summary
+
     rows = summary(trials, section.baseline)
-    out = section.output / "study.json"
     seconds = sum(sum(trial["seconds"].values()) for trial in trials)
-    text = {"baseline": section.baseline, "rows": rows, "seconds": seconds, "trials": trials}
-    write_text(out, json.dumps(text, indent=1) + "\n")
+    found = {"baseline": section.baseline, "rows": rows, "seconds": seconds, "trials": trials}
+    write_text(section.output / "study.json", json.dumps(found, indent=1) + "\n")
     write_text(section.output / "study.md", markdown(rows))
-    console.print(table_of(rows))
-    console.print(f"{duration(seconds)} in all; {out} holds every prompt's rounds, study.md this table")
+    return found
 
 
 def run_trial(console: Console, whole: Study, cell: str, seed: int, place: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class DrafterSection(Section):
     """The configuration fields that every kind of drafter has; each kind adds its own and sets `kind`."""
 
     kind: str
-    layers: int = Field(5, ge=1, description="decoder layers of a fresh drafter")
+    layers: int | None = Field(None, ge=1, description="decoder layers; null: 5 of a fresh drafter, else init_from's")
     init_from: str | None = Field(None, description="start from the weights of this drafter")
     vocabulary: int | None = Field(
         None, ge=2, description="propose only this many of the most frequent tokens of the training text; null: all"
@@ -65,6 +65,17 @@ class DrafterSection(Section):
         return False
 
 
+FRESH_LAYERS = 5
+
+
+def check_start(section: DrafterSection, found: Mapping[str, object]) -> None:
+    """UserError if the section asks for something else than `found`, what the drafter has that training starts from."""
+    for name, has in found.items():
+        asked = getattr(section, name)
+        if asked not in (None, "auto", has):
+            raise UserError(f"drafter.{name} is {asked}, but {section.init_from} has {has}; set it to that value")
+
+
 class Drafter(nn.Module, ABC):
     """A draft model bound to one target.
 
@@ -72,6 +83,8 @@ class Drafter(nn.Module, ABC):
     none). `max_draft`: the most tokens it was trained to draft in a round. `modes`: how it can draft, with the target's
     features (dependent) or without (independent), the one it prefers first. `parallel`: it drafts all tokens in one
     forward. `vocabulary`: the tokens it may propose, None: all of the target's; its logits are over these.
+
+    `bound`: it has the target's width, and its embedding or head; language models do without (`LanguageModelDrafter`).
 
     `table_names` and `head_names`: parts of the names of its matrices whose rows are looked up, or stand for one token
     each.
@@ -89,6 +102,7 @@ class Drafter(nn.Module, ABC):
     table_names: tuple[str, ...] = ("embed",)
     head_names: tuple[str, ...] = ("lm_head",)
     keeps_vocabulary: bool = False
+    bound: bool = True
 
     @property
     def mode(self) -> str:
@@ -190,6 +204,11 @@ class Drafter(nn.Module, ABC):
     @abstractmethod
     def reads(cls, config: dict[str, Any]) -> bool:
         """Whether a directory with this config.json holds a drafter of this kind."""
+
+    @classmethod
+    def trained_length(cls, config: Mapping[str, Any]) -> int:
+        """`max_draft` of a directory with this config.json."""
+        return int(config["paradraft"]["draft_length"])
 
     @classmethod
     @abstractmethod

@@ -9,7 +9,7 @@ With `causal` a slot sees those before it only, as in JetSpec (arXiv 2606.18394)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -23,7 +23,7 @@ from ..models import KeyValueSlots, Target
 from ..models.cpu_kernels import linears_to_pack, pack_for_decoding
 from ..models.names import drafter_directory
 from .attention import attention_mask, dflash_predicate
-from .base import Drafter, DrafterSection, Proposal, Sampler
+from .base import FRESH_LAYERS, Drafter, DrafterSection, Proposal, Sampler, check_start
 from .dflash_config import DFlashConfig
 from .directory import check_feature_layers, dtype_name, read_config, read_weights, write_directory
 from .grid import Batch, Grid, anchor_grid
@@ -46,12 +46,7 @@ class DFlashSection(BlockSection):
     causal: bool = Field(False, description="slots see the block up to themselves only (JetSpec); false: all of it")
 
 
-def check_start(section: BlockSection, start: DFlashConfig, own_fields: Sequence[str]) -> None:
-    """UserError if the section asks for sizes other than those of the drafter that training starts from."""
-    for name in ("layers", "block_size", "feature_layers", "mask_token", *own_fields):
-        asked, found = getattr(section, name), getattr(start, name)
-        if asked not in (found, "auto", None):
-            raise UserError(f"drafter.{name} is {asked}, but {section.init_from} has {found}; set it to that value")
+SIZES = ("layers", "block_size", "feature_layers", "mask_token")  # of the section and of DFlashConfig
 
 
 class DFlash(Drafter):
@@ -237,16 +232,20 @@ class DFlash(Drafter):
         return cls.architecture in (config.get("architectures") or [])
 
     @classmethod
+    def trained_length(cls, config: Mapping[str, Any]) -> int:
+        return int(config["block_size"]) - 1
+
+    @classmethod
     def create(cls, section: Any, target: Target) -> Self:
         if section.init_from is not None:
             drafter = cls.from_pretrained(drafter_directory(section.init_from), target, torch.float32)
-            check_start(section, drafter.config, cls.own_fields)
+            check_start(section, {name: getattr(drafter.config, name) for name in (*SIZES, *cls.own_fields)})
             return drafter
         layers = None if section.feature_layers == "auto" else section.feature_layers
         check_feature_layers(target, layers or ())
         own = {name: getattr(section, name) for name in cls.own_fields}
         try:
-            return cls.fresh(target, section.layers, section.block_size, layers, section.mask_token, **own)
+            return cls.fresh(target, section.layers or FRESH_LAYERS, section.block_size, layers, section.mask_token, **own)
         except ValueError as error:
             raise UserError(f"drafter: {error}") from None
 

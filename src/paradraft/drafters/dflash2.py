@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..models import Target
 from ..models.names import drafter_directory
-from .base import Proposal, Sampler
-from .dflash import BlockSection, DFlash, check_start
+from .base import Proposal, Sampler, check_start
+from .dflash import SIZES, BlockSection, DFlash
 from .dflash_config import DFlashConfig
 from .directory import read_config
 from .grid import Grid
@@ -178,7 +178,7 @@ class DFlash2(DFlash):
         if start is None or not DFlash.reads(read_config(start)):
             return super().create(section, target)
         plain = DFlash.from_pretrained(start, target, torch.float32)
-        check_start(section, plain.config, ())
+        check_start(section, {name: getattr(plain.config, name) for name in SIZES})
         if plain.config.causal:
             raise UserError(f"drafter.init_from {section.init_from} has causal blocks, which DFlash 2 does not have")
         own = {name: getattr(section, name) for name in cls.own_fields}

@@ -24,7 +24,7 @@ from ..models.attention import document_positions
 from ..models.cpu_kernels import linears_to_pack, pack_for_decoding
 from ..models.names import drafter_directory
 from .attention import Predicate, attention_mask
-from .base import Drafter, DrafterSection, Proposal, Sampler
+from .base import Drafter, DrafterSection, Proposal, Sampler, check_start
 from .directory import check_feature_layers, dtype_name, read_config, read_weights, write_directory
 from .eagle3_config import Eagle3Config, published_layers
 from .grid import Batch, Grid, anchor_grid
@@ -273,12 +273,7 @@ class Eagle3(Drafter):
     @classmethod
     def _started(cls, section: Eagle3Section, target: Target) -> Eagle3:
         drafter = cls.from_pretrained(drafter_directory(str(section.init_from)), target, torch.float32)
-        found = drafter.config.feature_layers
-        if section.feature_layers not in ("auto", found):
-            raise UserError(
-                f"drafter.feature_layers is {section.feature_layers}, but {section.init_from} has {found}; "
-                "set it to that value"
-            )
+        check_start(section, {"feature_layers": drafter.config.feature_layers})
         drafter.config = replace(drafter.config, draft_length=section.draft_length)
         drafter.max_draft = section.draft_length
         return drafter

@@ -26,7 +26,7 @@ from ..models.cpu_kernels import head_is_plain, head_logits, soft_capped
 from ..models.lean import LeanDecoder, prepare_decoding
 from ..models.names import drafter_directory
 from ..models.target import load_causal_lm, moved, run_decoder
-from .base import Drafter, DrafterSection
+from .base import FRESH_LAYERS, Drafter, DrafterSection, check_start
 from .directory import read_config
 from .state import DraftState, lay_behind
 from .vocabulary import DraftVocabulary
@@ -245,13 +245,10 @@ def starting_model(section: LanguageModelSection, target: Target) -> PreTrainedM
         start = load_language_model(directory, target, torch.float32)
         if own_settings(directory).get("share_embedding"):
             fill_embedding(start, directory, target)
-        width = int(start.config.get_text_config().hidden_size)
-        if section.hidden_size not in (width, None):
-            raise UserError(
-                f"drafter.hidden_size is {section.hidden_size}, but {section.init_from} has {width}; leave it out"
-            )
+        found = start.config.get_text_config()
+        check_start(section, {"hidden_size": found.hidden_size, "layers": found.num_hidden_layers})
         return start
-    config = full_attention_config(target, section.layers)
+    config = full_attention_config(target, section.layers or FRESH_LAYERS)
     config.hidden_size = section.hidden_size or target.hidden_size
     config.intermediate_size = config.intermediate_size * config.hidden_size // target.hidden_size
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -286,7 +283,7 @@ def pruned_target(section: LanguageModelSection, target: Target) -> PreTrainedMo
 
     Of SmolLM2-135M, six such layers learn faster at first than six evenly spread: docs/smollm2.md.
     """
-    count, kept = len(target.layers), section.layers
+    count, kept = len(target.layers), section.layers or FRESH_LAYERS
     if section.hidden_size not in (target.hidden_size, None) or kept > count:
         raise UserError(
             f"drafter.init_from target keeps the target's width of {target.hidden_size} and at most {count} layers; "

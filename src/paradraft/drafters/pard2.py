@@ -23,6 +23,7 @@ from ..errors import UserError, first_line
 from ..models import Target
 from ..models.attention import document_positions
 from ..models.names import drafter_directory
+from .base import check_start
 from .directory import check_feature_layers, read_config
 from .grid import Batch, Grid
 from .language_model import load_language_model, own_settings, starting_model
@@ -130,7 +131,7 @@ class Pard2(Pard):
         start = None if section.init_from in (None, "target") else drafter_directory(section.init_from)
         if start is not None and read_config(start).get("pard2"):
             drafter = cls.from_pretrained(start, target, torch.float32)
-            check_start(section, drafter, start)
+            check_started(section, drafter)
             drafter.max_draft, drafter.feature_dropout = section.draft_length, section.feature_dropout
             drafter.cod_ratio, drafter.cod_least = section.cod_ratio, section.cod_least
             return drafter
@@ -218,21 +219,21 @@ def balanced_scale(target: Target, layers: tuple[int, ...], embedding: nn.Module
     return float(f"{float(small / large):.2g}")
 
 
-def check_start(section: Pard2Section, drafter: Pard2, start: Path) -> None:
-    """UserError if the section sets something else than the PARD-2 drafter has that training starts from."""
+def check_started(section: Pard2Section, drafter: Pard2) -> None:
+    """UserError if the section asks for something else than the PARD-2 drafter has that training starts from."""
     if "dependent" not in drafter.modes:
-        raise UserError(f"drafter.init_from {start} reads features of another target; start from a plain model")
-    found = {
+        raise UserError(f"drafter.init_from {section.init_from} reads features of another target; start from another")
+    config = drafter.model.config.get_text_config()
+    found: dict[str, object] = {
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
         "feature_layers": drafter.dependent_layers,
         "feature_scale": drafter.scale,
         "mask_token": drafter.mask_token,
-        "hidden_size": drafter.embedding.embedding_dim,
-        "share_embedding": drafter.shares_embedding,
     }
-    for name in sorted(section.model_fields_set & found.keys()):
-        asked = getattr(section, name)
-        if asked not in (None, "auto", found[name]):
-            raise UserError(f"drafter.{name} {asked} is not that of {start} ({found[name]}); leave it out")
+    if "share_embedding" in section.model_fields_set:
+        found["share_embedding"] = drafter.shares_embedding
+    check_start(section, found)
 
 
 def layer_id(published: int, target_layers: int) -> int:

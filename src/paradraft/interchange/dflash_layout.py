@@ -166,6 +166,7 @@ def check_features(found: Foreign) -> list[str]:
             "Transformers after it; which of the two it was trained with cannot be seen",
             "last-layer-before-norm",
         )
+        return ["it reads the target's last layer before the final norm: Transformers' loops give it after the norm"]
     return []
 
 

@@ -59,8 +59,8 @@ def understood(config: Mapping[str, Any], where: Path, assume: Collection[str]) 
         found.refuse("it has causal blocks or sliding-window layers, which paradraft's DSpark does not have")
     if not config.get("markov_rank"):
         found.refuse("it has no Markov head: DeepSpec's DFlash, whose slots paradraft's DFlash does not have")
-    dflash_layout.check_features(found)
+    notes = dflash_layout.check_features(found)
     dflash_layout.check_rest(found)
     own = dict(config)
     own.setdefault("dtype", config.get("torch_dtype", "bfloat16"))
-    return native_config(own, where), []
+    return native_config(own, where), notes

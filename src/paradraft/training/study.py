@@ -21,15 +21,19 @@ from ..decoding import Engine, Generation, Sampling
 from ..decoding.sampling import key_of
 from ..drafters import Drafter, load_drafter
 from ..errors import UserError
-from ..evaluation.measure import environment, first_turn_ids
+from ..evaluation.measure import check_first_turns, environment, first_turn_ids
 from ..evaluation.prompts import PromptSet, load_prompts
-from ..evaluation.statistics import acceptance, loop_share, ratio, resampled, rounds_and_tokens
+from ..evaluation.statistics import acceptance, ratio, resampled, rounds_and_tokens
 from ..files import make_directory, write_text
 from ..models import Target
+from ..text.loops import is_looping
 from .config import RunConfig, dump_config, load_config, means_the_same
 from .loop import Report, Trainer
 
-BUDGET = ("max_steps", "batch_size")  # of `training`, the same in every cell, as are target, text and evaluation
+BUDGET = ("max_steps", "batch_size", "epochs")  # of `training`, the same in every cell, as are target, text and evaluation
+
+
+OTHER = "is of another configuration; choose another output, or remove the cell's file and its run"
 
 
 class CellSection(Section):
@@ -113,12 +117,16 @@ class Study:
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             before = found["asked"]
             if before["measure"] != asked["measure"] or not means_the_same(before["run"], config):
-                raise UserError(f"{path} is of another configuration; choose another output, or remove the file")
+                raise UserError(f"{path} {OTHER}")
             return found
-        started = time.perf_counter()
+        begun = config.output / "config.yaml"
+        if begun.is_file() and not means_the_same(begun.read_text(encoding="utf-8"), config):
+            raise UserError(f"{config.output} {OTHER}")
         trainer = Trainer(config, "auto", report)
-        trainer.run()
-        trained = time.perf_counter()
+        for prompts in self.sets:
+            check_first_turns(trainer.target, prompts, self.study.measure.max_new_tokens)
+        seconds = self.train(trainer)
+        started = time.perf_counter()
         self.target = trainer.target
         self.target.prepare_decoding()
         drafter = load_drafter(config.output / "drafter", self.target)
@@ -128,17 +136,28 @@ class Study:
             "asked": asked,
             "parameters": sum(p.numel() for p in trainer.drafter.parameters()),
             "measured": self.measure(drafter),
-            "seconds": {"training": trained - started, "measuring": time.perf_counter() - trained},
+            "seconds": {"training": seconds, "measuring": time.perf_counter() - started},
             "environment": environment(self.target),
         }
         make_directory(path.parent)
         write_text(path, json.dumps(result) + "\n")
         return result
 
+    def train(self, trainer: Trainer) -> float:
+        """To the end; returns the seconds that all sessions of this run took together."""
+        spent, started = trainer.config.output / "seconds.txt", time.perf_counter()
+        before = float(spent.read_text(encoding="utf-8")) if spent.is_file() else 0.0
+        try:
+            trainer.run()
+        finally:
+            seconds = before + time.perf_counter() - started
+            write_text(spent, f"{seconds}\n")
+        return seconds
+
     def measure(self, drafter: Drafter) -> list[dict[str, Any]]:
         """Rounds and tokens of every prompt, for each set, temperature and mode of the drafter."""
         return [
-            {"prompts": prompts.name, "temperature": temperature, "mode": mode}
+            {"prompts": prompts.name, "prompts_hash": prompts.hash, "temperature": temperature, "mode": mode}
             | figures(self.decode(drafter, prompts, temperature, mode), drafter.max_draft)
             for prompts in self.sets
             for temperature in self.study.measure.temperatures
@@ -156,12 +175,15 @@ class Study:
 
 
 def figures(generations: Sequence[Generation], steps: int) -> dict[str, Any]:
+    """Of each prompt its rounds, its tokens and whether its answer loops; of each position how much was accepted."""
     rounds, tokens = rounds_and_tokens(generations)
+    shares = acceptance(generations, steps)
     return {
         "rounds": rounds.tolist(),
         "tokens": tokens.tolist(),
-        "loop_share": loop_share(generations),
-        "acceptance": acceptance(generations, steps).conditional,
+        "looping": [is_looping(g.tokens) for g in generations],
+        "acceptance": shares.conditional,
+        "unconditional_acceptance": shares.unconditional,
     }
 
 
