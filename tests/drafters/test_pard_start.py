@@ -18,7 +18,8 @@ from tests.conftest import make_drafter_of, make_model
 
 
 def section(kind: str, **values: Any) -> Any:
-    return DRAFTERS[kind].section.model_validate({"layers": 1, "draft_length": 4, **values})
+    sizes = {} if "init_from" in values else {"layers": 1}
+    return DRAFTERS[kind].section.model_validate({**sizes, "draft_length": 4, **values})
 
 
 def test_fresh_drafters_take_the_targets_architecture() -> None:
@@ -58,15 +59,23 @@ def test_going_on_from_a_drafter_keeps_its_mask_and_its_projection(tmp_path: Pat
     assert (again.mask_token, again.scale, again.dependent_layers) == (5, first.scale, first.dependent_layers)
     assert (again.max_draft, again.feature_dropout) == (4, 0.3)
     assert Pard.create(section("pard", init_from=str(tmp_path)), target).mask_token == 5
-    with pytest.raises(UserError, match=r"feature_layers \(0, 1\) is not that of"):
+    with pytest.raises(UserError, match=r"feature_layers is \(0, 1\), but .* has \(4, 0\)"):
         Pard2.create(section("pard2", init_from=str(tmp_path), feature_layers=[0, 1]), target)
+
+
+@pytest.mark.parametrize("kind", ["vanilla", "pard", "pard2"])
+def test_a_start_keeps_its_layers(kind: str, tmp_path: Path) -> None:
+    target = Target(make_model("qwen3"))
+    make_drafter_of(kind, target).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"drafter.layers is 1, but .* has 2; set it to that value"):
+        DRAFTERS[kind].create(section(kind, init_from=str(tmp_path), layers=1), target)
 
 
 @pytest.mark.parametrize(("name", "value"), [("mask_token", 7), ("hidden_size", 16), ("feature_scale", 0.5)])
 def test_what_a_start_from_pard2_cannot_change_is_refused(name: str, value: float, tmp_path: Path) -> None:
     target = Target(make_model("qwen3"))
     make_drafter_of("pard2", target).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=f"drafter.{name} {value} is not that of"):
+    with pytest.raises(UserError, match=f"drafter.{name} is {value}, but"):
         Pard2.create(section("pard2", init_from=str(tmp_path), **{name: value}), target)
 
 
