@@ -51,7 +51,7 @@ class Timed(Adaptive):
 
     def learn(self, sequences: list[Sequence], lengths: list[int], seconds: float = 0.0) -> None:
         self.true._behind = self._behind
-        super().learn(sequences, lengths, self.times * self.true.expected(lengths))
+        super().learn(sequences, lengths, self.times * self.true.expected(sequences, lengths))
 
 
 def adaptive(engine: Engine, costs: Given) -> Engine:
@@ -189,37 +189,6 @@ def test_the_choice_is_the_best_of_all() -> None:
             assert (len(rows) + gained) / (verify[longest] + draft_seconds[drawn - 1, longest]) >= best * (1 - 1e-9)
         assert all(n <= row.room - 1 for n, row in zip(found, rows, strict=True))
     assert 5 < zeros < 55
-
-
-class Scripted(Adaptive):
-    """Lengths in turn, whatever they bring."""
-
-    def __init__(self, lengths: list[int], most: int) -> None:
-        super().__init__(most, Given(most))
-        self.script = itertools.cycle(lengths)
-
-    def choose(self, sequences: list[Sequence]) -> list[int]:
-        return [min(next(self.script), s.room - 1) for s in sequences]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_drafter_catches_up_with_what_it_did_not_see(
-    target: Target, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After plain steps it drafts what it drafts when it observes every token at once."""
-    drafter = make_drafter_of(kind, target)
-    found = []
-    for later in (1, 3, 64):
-        monkeypatch.setattr(draft, "LATER", later)
-        engine = Engine(target, drafter, max_rows=2)
-        engine.lengths = Scripted([0, 0, 3, 3, *[0] * 14, 2, 0, 0, 0], drafter.max_draft)
-        generations = engine.generate([[4, 9, 2], [8], [1, 2, 3, 4]], 40, ())
-        assert [g.tokens for g in generations] == [
-            transformers_greedy(target, p, 40) for p in ([4, 9, 2], [8], [1, 2, 3, 4])
-        ]
-        found.append([g.rounds for g in generations])
-    assert found[0] == found[1] == found[2]
-    assert {0, 2, 3} <= {len(r.drafted) for rounds in found[0] for r in rounds}
 
 
 @pytest.mark.parametrize("kind", KINDS)

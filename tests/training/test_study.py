@@ -116,9 +116,7 @@ def test_a_study_that_was_stopped_counts_all_its_time(
     assert 1000 < found["seconds"]["training"] < 1100
 
 
-def test_a_table_is_there_after_every_cell(
-    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_table_is_there_after_every_cell(study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stopped(study_module.Trainer):
         def __init__(self, config: Any, *arguments: Any) -> None:
             if config.output.name == "dpace-1":

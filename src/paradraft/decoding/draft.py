@@ -143,9 +143,10 @@ class Deferred:
     def take(self) -> tuple[list[int], Tensor, Tensor, Tensor] | None:
         """Slots, features [rows, T, F], tokens [rows, T] and how many of them count [rows], as `observe` takes them."""
         found: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        latest = set(self.rounds[-1][0]) if self.rounds else set()  # the others have ended or are given up
         for number, (slots, features, tokens) in enumerate(self.rounds):
             for row, slot in enumerate(slots):
-                if number >= self.first.get(slot, 0):
+                if slot in latest and number >= self.first.get(slot, 0):
                     found.setdefault(slot, []).append((features[row], tokens[row]))
         self.rounds, self.first = [], {}
         if not found:
@@ -167,9 +168,15 @@ class Drafting:
         self.margin = self.state.cache.capacity - capacity
         self.deferred = Deferred()
 
-    def observe(self, slots: Sequence[int], features: Tensor, tokens: Tensor, counts: Tensor) -> None:
-        """As `Drafter.observe`; single tokens, of rounds that drafted nothing, may wait."""
-        if tokens.shape[1] == 1:
+    def observe(
+        self, slots: Sequence[int], features: Tensor, tokens: Tensor, counts: Tensor, rows: Sequence[int]
+    ) -> None:
+        """As `Drafter.observe`, of these `rows` alone; single tokens, of rounds that drafted nothing, may wait."""
+        if len(rows) < len(slots):
+            slots, features, tokens, counts = [slots[row] for row in rows], features[rows], tokens[rows], counts[rows]
+        if not rows:
+            self.deferred = Deferred()
+        elif tokens.shape[1] == 1:
             self.deferred.add(slots, features, tokens)
             if len(self.deferred.rounds) < LATER:
                 return

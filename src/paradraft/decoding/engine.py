@@ -217,7 +217,8 @@ class Engine:
         self.seconds.other += clock.lap()
 
         if self._drafting is not None:
-            self._drafting.observe(slots, accepted.along(output.features), accepted.along(consumed), kept)
+            followed = [row for row, sequence in enumerate(running) if sequence.followed]
+            self._drafting.observe(slots, accepted.along(output.features), accepted.along(consumed), kept, followed)
         self.seconds.draft += clock.lap()
 
         events = []

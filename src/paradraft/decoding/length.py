@@ -32,6 +32,7 @@ COST_WEIGHT = 4.0  # comparisons that the prior of the costs is worth, which is 
 DEVIATION_HORIZON = 60  # drafts of a row, or comparisons of costs, over which a deviation is averaged
 OUTLIER = 2.0  # times too much or too little that one comparison may count for: the machine also does other things
 MARGIN = 1.02  # times as fast as plain decoding drafting must promise to be
+KEEPING = 0.015  # share of the time of plain steps that a resting drafter may take to read the text
 LOSS = 0.01  # share of the time of plain steps that is spent on asking whether drafting pays again
 COMPARING = 0.005  # share of the time of drafting rounds that is spent on plain steps to compare them with
 
@@ -159,7 +160,8 @@ class Adaptive:
     All rows that draft draft equally much, as far as they have room: the target's step pays for the longest draft in
     every row. Where plain decoding is faster nothing is drafted, and no round says whether that has changed. So a round
     drafts all the same, as much as would pay by the prior, whenever the plain steps before it make that a loss of at
-    most LOSS; and once for a new row, which is paid by the plain steps after it.
+    most LOSS; and once for a new row, which is paid by the plain steps after it. Reading the text meanwhile costs the
+    drafter time too: of more rows than KEEPING allows, those that accept least are given up.
     """
 
     whole = False
@@ -170,7 +172,7 @@ class Adaptive:
         self._known: dict[int, tuple[Array, Array]] = {}
         self._deviations: dict[int, Deviation] = {}  # of the costs, by the size of the batch; see `_deviation`
         self._before: tuple[int, float] | None = None  # rows and relative seconds of the round before, if that drafted
-        self._behind = 0  # tokens of each row that the drafter has not observed yet
+        self._behind = 0  # tokens of each row that the drafter follows and has not observed yet
         self._saved = 0.0  # seconds that may be lost to a plain step where drafting pays
         self._resting: list[Sequence] = []  # they decode plainly until `_credit`, in seconds, reaches `_needed`
         self._credit = self._needed = self._earned = 0.0
@@ -184,8 +186,9 @@ class Adaptive:
         if sequences == self._resting and self._credit < self._needed:
             self._credit += self._earned
             self._paying *= 1 - 1 / HORIZON
-            return [0] * len(sequences)
-        rows, rooms = len(sequences), np.array([sequence.room - 1 for sequence in sequences])
+            return self._rest(sequences)
+        rows = len(sequences)
+        rooms = np.array([sequence.room - 1 if sequence.followed else 0 for sequence in sequences])
         survival = self.history.survival(sequences) * (np.arange(self.most) < rooms[:, None])
         gains = survival.cumsum(1)  # [rows, K]: expected accepted tokens
         order = np.argsort(-gains, axis=0, kind="stable")
@@ -206,8 +209,9 @@ class Adaptive:
             lengths[order[drafting + 1 :, length]] = 0
             return [int(n) for n in lengths]
         hoped = 1 + (PRIOR ** np.arange(1, self.most + 1)).cumsum()
-        length = int((hoped / drafted[-1]).argmax())
-        loss = max(0.0, float(drafted[-1, length]) - plain)
+        asked = drafted[np.count_nonzero(rooms) - 1]
+        length = int((hoped / asked).argmax())
+        loss = max(0.0, float(asked[length]) - plain)
         unknown = any(sequence not in self.history.rows for sequence in sequences)
         self._needed = loss * (1 - self._paying) if unknown else loss
         if self._credit >= self._needed and rooms.max() > 0:
@@ -215,12 +219,22 @@ class Adaptive:
             self._resting = []
             return [int(n) for n in np.minimum(length + 1, rooms)]
         self._resting = list(sequences)
-        self._earned = max(LOSS * plain - rows * self.costs.catch_up, LOSS * plain / 2)
+        self._earned = max(LOSS * plain - sum(s.followed for s in sequences) * self.costs.catch_up, LOSS * plain / 2)
         self._credit += self._earned
-        return [0] * rows
+        return self._rest(sequences)
+
+    def _rest(self, sequences: list[Sequence]) -> list[int]:
+        """A plain step; before the drafter reads what it has not yet, the rows that cost too much are given up."""
+        if self._behind == LATER - 1:
+            plain, token, known = float(self._measured(len(sequences))[0][0]), self.costs.catch_up, self.history.rows
+            followed = [sequence for sequence in sequences if sequence.followed]
+            followed.sort(key=lambda sequence: known[sequence].factor if sequence in known else 1.0)
+            for sequence in followed[int(KEEPING * plain / token) :] if token else ():
+                sequence.followed = False
+        return [0] * len(sequences)
 
     def learn(self, sequences: list[Sequence], lengths: list[int], seconds: float) -> None:
-        self._learn_costs(lengths, seconds)
+        self._learn_costs(sequences, lengths, seconds)
         if not any(lengths):
             return
         for sequence, length in zip(sequences, lengths, strict=True):
@@ -228,9 +242,9 @@ class Adaptive:
                 self.history.add(sequence, length, sequence.generation.rounds[-1])
         self.history.update()
 
-    def _learn_costs(self, lengths: list[int], seconds: float) -> None:
+    def _learn_costs(self, sequences: list[Sequence], lengths: list[int], seconds: float) -> None:
         """A plain step is compared with the drafting round before it, so that the machine was equally busy in both."""
-        relative, rows = seconds / self.expected(lengths), len(lengths)
+        relative, rows = seconds / self.expected(sequences, lengths), len(lengths)
         if any(lengths):
             self._before, self._behind = (rows, relative), 0
             return
@@ -239,13 +253,13 @@ class Adaptive:
             self._deviation(rows).add(found, 1.0)
         self._before, self._behind = None, (self._behind + 1) % LATER
 
-    def expected(self, lengths: list[int]) -> float:
+    def expected(self, sequences: list[Sequence], lengths: list[int]) -> float:
         """Seconds of the coming round by the measured costs alone, when it drafts so many tokens for each row."""
         verify, draft = self._measured(len(lengths))
         drafting, longest = int(np.count_nonzero(lengths)), max(lengths)
         if not longest:
             return float(verify[0])
-        late = len(lengths) * self._behind * self.costs.catch_up
+        late = sum(sequence.followed for sequence in sequences) * self._behind * self.costs.catch_up
         return float(verify[longest] + draft[drafting - 1, longest]) + late
 
     def _measured(self, rows: int) -> tuple[Array, Array]:

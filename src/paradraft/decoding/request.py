@@ -65,13 +65,15 @@ class Sequence:
     """A request on its way: waiting (no slot yet), running in its slot, or finished.
 
     Its newest token is the *anchor*: the target has not consumed it yet, so it has no features; the next verify forward
-    consumes it together with the drafts. `key` and `drawn` say where its noise goes on.
+    consumes it together with the drafts. `key` and `drawn` say where its noise goes on. `followed`: the drafter reads
+    its tokens; where that does not pay it is given up, and the sequence is decoded plainly to its end.
     """
 
     request: Request
     stops: frozenset[int]
     key: int
     drawn: int = 0
+    followed: bool = True
     slot: int | None = None
     finished: bool = False
     generation: Generation = field(default_factory=Generation)

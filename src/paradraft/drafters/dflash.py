@@ -245,7 +245,9 @@ class DFlash(Drafter):
         check_feature_layers(target, layers or ())
         own = {name: getattr(section, name) for name in cls.own_fields}
         try:
-            return cls.fresh(target, section.layers or FRESH_LAYERS, section.block_size, layers, section.mask_token, **own)
+            return cls.fresh(
+                target, section.layers or FRESH_LAYERS, section.block_size, layers, section.mask_token, **own
+            )
         except ValueError as error:
             raise UserError(f"drafter: {error}") from None
 

@@ -30,7 +30,11 @@ from ..text.loops import is_looping
 from .config import RunConfig, dump_config, load_config, means_the_same
 from .loop import Report, Trainer
 
-BUDGET = ("max_steps", "batch_size", "epochs")  # of `training`, the same in every cell, as are target, text and evaluation
+BUDGET = (
+    "max_steps",
+    "batch_size",
+    "epochs",
+)  # of `training`, the same in every cell, as are target, text and evaluation
 
 
 OTHER = "is of another configuration; choose another output, or remove the cell's file and its run"
