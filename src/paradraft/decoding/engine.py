@@ -26,6 +26,7 @@ from .scheduler import Scheduler
 from .timing import Clock, Seconds
 from .tree import behind_root
 
+PREFILL = 2**24  # pairs of a prompt's token and what it may see, in one forward: as much memory as masks may take
 SPARE = 2  # times the tokens that running sequences need may be held for each
 
 
@@ -157,7 +158,7 @@ class Engine:
             held.resize(rows, capacity)
 
     def _prefill(self, admitted: list[Sequence]) -> list[Event]:
-        """Consume the prompts (padded on the right, padding forgotten) and emit each sequence's first token.
+        """Consume the prompts and emit each sequence's first token.
 
         Sequences with the same prompt share its forward.
         """
@@ -167,15 +168,7 @@ class Engine:
         sharing: dict[tuple[int, ...], list[Sequence]] = {}
         for sequence in admitted:
             sharing.setdefault(tuple(sequence.request.prompt), []).append(sequence)
-        lengths = torch.tensor([len(prompt) for prompt in sharing])
-        longest = int(lengths.max())
-        tokens = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in sharing], device=device)
-        slots = [slot_of(sequences[0]) for sequences in sharing.values()]
-        layers, last = self._feature_layers, (lengths - 1).to(device)
-        output = self.target.forward(tokens, self._slots, layers, slots, logits_at=last)
-        self._slots.commit(lengths)
-        if self._drafting is not None:
-            self._drafting.drafter.observe(self._drafting.state, slots, output.features, tokens, lengths)
+        logits = self._consume(list(sharing), [slot_of(sequences[0]) for sequences in sharing.values()])
         for first, *others in sharing.values():
             for held in self._held() if others else ():
                 held.copy(slot_of(first), [slot_of(sequence) for sequence in others])
@@ -183,12 +176,31 @@ class Engine:
         row_of = torch.tensor([row for row, group in enumerate(sharing.values()) for _ in group], device=device)
         samplings = [sequence.request.sampling for sequence in sequences]
         _, deciding = self._noise(sequences, [0] * len(sequences))
-        accepted = accept("chain", no_draft(row_of), output.logits[row_of], samplings, deciding)
+        accepted = accept("chain", no_draft(row_of), logits[row_of], samplings, deciding)
         first_tokens = zip(sequences, row_of.tolist(), accepted.next.tolist(), strict=True)
-        events = [event(s, s.emit([token], None), output.logits[row]) for s, row, token in first_tokens]
+        events = [event(s, s.emit([token], None), logits[row]) for s, row, token in first_tokens]
         self._leave([sequence for sequence in sequences if sequence.finished])
         self.seconds.prefill += clock.lap()
         return events
+
+    def _consume(self, prompts: Tokens[Tokens[int]], slots: list[int]) -> Tensor:
+        """Logits [rows, 1, V] behind the prompts, which are padded on the right and read in pieces if they are long."""
+        assert self._slots is not None
+        longest, device, found = max(map(len, prompts)), self.target.device, dict[int, Tensor]()
+        width = max(1, PREFILL // (len(prompts) * longest))
+        for start in range(0, longest, width):
+            rows = [row for row, prompt in enumerate(prompts) if len(prompt) > start]
+            pieces = [prompts[row][start : start + width] for row in rows]
+            counts, here = torch.tensor([len(piece) for piece in pieces]), [slots[row] for row in rows]
+            most = int(counts.max())
+            tokens = torch.tensor([[*piece, *[0] * (most - len(piece))] for piece in pieces], device=device)
+            last = (counts - 1).to(device)
+            output = self.target.forward(tokens, self._slots, self._feature_layers, here, logits_at=last)
+            self._slots.commit(counts)
+            if self._drafting is not None:
+                self._drafting.drafter.observe(self._drafting.state, here, output.features, tokens, counts)
+            found |= dict(zip(rows, output.logits, strict=True))
+        return torch.stack([found[row] for row in range(len(prompts))])
 
     def _round(self, running: list[Sequence]) -> list[Event]:
         """One draft, one target forward, one accept or reject, one commit."""
