@@ -34,6 +34,18 @@ drafter = load_drafter(Path(out) / "drafter", loaded)
 prompts = [[5, 6, 7], [9, 8]]
 plain, drafted = (Engine(loaded, d).generate(prompts, 12) for d in (None, drafter))
 assert [g.tokens for g in plain] == [g.tokens for g in drafted]
+from paradraft.commands.plan import print_plan
+from paradraft.errors import UserError
+from paradraft.interchange.contracts import facts_of, verdicts
+from paradraft.interchange.exchange import export
+print_plan(config)
+reads = {v.engine.split()[0]: (v.reads, v.why) for v in verdicts(facts_of(str(Path(out) / "drafter"), target))}
+assert reads["paradraft"][0] and all("writes no drafters of this kind" in why for ok, why in reads.values() if not ok)
+assert len(reads) == 5
+try:
+    export(str(Path(out) / "drafter"), "vllm", Path(out) / "served")
+except UserError as error:
+    assert "knows no other layout for drafters of kind heads" in str(error)
 print(drafter.kind, len(drafter.vocabulary), sum(len(g.rounds) for g in drafted))
 """
 

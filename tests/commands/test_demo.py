@@ -25,6 +25,7 @@ def test_the_demo_shows_decoding_the_check_and_a_training(tmp_path: Path, monkey
         assert said in result.output
     text = page.read_text(encoding="utf-8")
     assert "Rounds of an answer: demo:math" in text and "fresh D-PACE drafter" in text
+    assert "the drafter computes in" in text
 
 
 @pytest.mark.parametrize("installed", [True, False])

@@ -134,3 +134,15 @@ def test_weights_in_column_order_are_the_same_weights(target_directory: Path) ->
     torch.testing.assert_close(loaded.logits(ids, documents), plain.logits(ids, documents), rtol=1e-4, atol=1e-4)
     weight = loaded.layers[0].self_attn.q_proj.weight
     assert weight.stride() == (1, weight.shape[0]) and loaded.embedding.weight.is_contiguous()
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_without_its_instructions_is_warned_of(
+    fast: bool, target_directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("paradraft.models.target.bfloat16_is_fast", lambda device: fast)
+    Target.load(str(target_directory), "bfloat16")
+    assert ("hundreds of times slower than float32" in caplog.text) != fast
+    caplog.clear()
+    Target.load(str(target_directory), "float32")
+    assert not caplog.text

@@ -18,6 +18,7 @@ from paradraft.errors import UserError
 from paradraft.models import Target
 from paradraft.models.names import drafter_directory, target_name
 from paradraft.serving.real_engines import Wish, sglang_launch, vllm_launch
+from tests.conftest import make_drafter_of
 from tests.interchange.test_exchange import reduce
 from tests.test_cli import run
 
@@ -95,7 +96,7 @@ def test_without_a_drafter_and_without_a_key(vllm: Path) -> None:
     assert not launch.environment
 
 
-def test_sglang(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_sglang(target_directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="SGLang is not installed"):
         sglang_launch(Wish("demo", None, "127.0.0.1", 1), tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
@@ -109,8 +110,10 @@ def test_sglang(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert plain[-6:] == steps.split()
     with pytest.raises(UserError, match="cannot use demo:pard: it does not draft in parallel"):
         sglang_launch(Wish("demo", "demo:pard", "127.0.0.1", 8000), tmp_path)
-    with pytest.raises(UserError, match="always drafts a whole block"):
-        sglang_launch(Wish("demo", "demo:dflash-dpace", "127.0.0.1", 8000, draft_length=2), tmp_path)
+    make_drafter_of("dflash2", Target.load(str(target_directory))).save_pretrained(tmp_path / "dflash2")
+    for name, drafter in (("demo", "demo:dflash-dpace"), (str(target_directory), str(tmp_path / "dflash2"))):
+        with pytest.raises(UserError, match="always drafts a whole block"):
+            sglang_launch(Wish(name, drafter, "127.0.0.1", 8000, draft_length=2), tmp_path)
 
 
 def test_mistakes(vllm: Path, target_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from ..training.config import RunConfig
 
 
+FRESH = "fresh D-PACE drafter"
+
+
 class Shown(str, Enum):
     """The targets that the demo can show."""
 
@@ -74,7 +77,7 @@ def demo(
 
     Example: `paradraft demo --out demo-report.html --training-seconds 60`
     """
-    from ..evaluation.figures import write_page
+    from ..evaluation.figures import Section, remark, write_page
     from ..evaluation.measure import environment
     from ..evaluation.prompts import load_prompts
     from ..evaluation.report import results_sections, training_sections
@@ -95,9 +98,9 @@ def demo(
     console.rule("3. is it lossless?")
     sections.append(check(console, loaded, drafters[name], sets, amount))
     console.rule(f"4. a fresh D-PACE drafter for the target `demo`, {training_seconds} seconds")
-    records = train_fresh(console, training_seconds)
+    records, how = train_fresh(console, training_seconds)
     sections += results_sections(Results(runs, environment(loaded)))
-    sections += training_sections(records, "fresh D-PACE drafter")
+    sections += [*training_sections(records, FRESH), Section(f"{FRESH}: machine", remark(f"{how}."))]
     write_page("paradraft demo", sections, out)
     console.rule()
     console.print(f"report: {out} (one file, opens offline)")
@@ -235,8 +238,11 @@ def fresh_config(output: Path, steps: int, prompts: tuple[str, ...], every: int)
     )
 
 
-def train_fresh(console: Console, seconds: int) -> list[dict[str, Any]]:
-    """Time a few steps, then train for about `seconds`, evaluation by real decoding included; returns the log."""
+def train_fresh(console: Console, seconds: int) -> tuple[list[dict[str, Any]], str]:
+    """Time a few steps, then train for about `seconds`, evaluation by real decoding included.
+
+    Returns the log, and in which precision the machine computed.
+    """
     from ..evaluation.report import read_records
     from ..training.loop import Trainer
 
@@ -250,6 +256,8 @@ def train_fresh(console: Console, seconds: int) -> list[dict[str, Any]]:
         steps = max(10, int(0.6 * seconds / per_step))  # the rest goes to evaluation
         output = Path(directory) / "run"
         trainer = Trainer(fresh_config(output, steps, tuple(prompts_of("demo")), max(1, steps // 4)))
+        how = trainer.data.notes[-1]
+        console.print(how)
         with progress_bar(console, "training", steps) as advance:
             done = 0
 
@@ -262,4 +270,4 @@ def train_fresh(console: Console, seconds: int) -> list[dict[str, Any]]:
 
             trainer.report = report
             trainer.run()
-        return read_records(output / "metrics.jsonl")
+        return read_records(output / "metrics.jsonl"), how

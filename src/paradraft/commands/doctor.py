@@ -55,6 +55,8 @@ def machine() -> dict[str, Any]:
     """Packages, processor, GPU and disk, as found."""
     import torch
 
+    from ..models.cpu_kernels import bfloat16_is_fast
+
     cpu = torch.backends.cpu.get_cpu_capability()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
@@ -64,7 +66,7 @@ def machine() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "instructions": cpu,
-            "bfloat16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+            "bfloat16": bfloat16_is_fast(torch.device("cpu")),
         },
         "gpus": gpus,
         "free_disk_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),

@@ -86,6 +86,8 @@ class Drafter(nn.Module, ABC):
 
     `bound`: it has the target's width, and its embedding or head; language models do without (`LanguageModelDrafter`).
 
+    `usual_length`: `max_draft` of a directory that does not say.
+
     `table_names` and `head_names`: parts of the names of its matrices whose rows are looked up, or stand for one token
     each.
 
@@ -103,6 +105,7 @@ class Drafter(nn.Module, ABC):
     head_names: tuple[str, ...] = ("lm_head",)
     keeps_vocabulary: bool = False
     bound: bool = True
+    usual_length: int = 4
 
     @property
     def mode(self) -> str:
@@ -207,8 +210,8 @@ class Drafter(nn.Module, ABC):
 
     @classmethod
     def trained_length(cls, config: Mapping[str, Any]) -> int:
-        """`max_draft` of a directory with this config.json."""
-        return int(config["paradraft"]["draft_length"])
+        """`max_draft` of a directory with this config.json; here as drafters have it that draft token by token."""
+        return int((config.get("paradraft") or {}).get("draft_length", cls.usual_length))
 
     @classmethod
     @abstractmethod

@@ -174,6 +174,10 @@ class DSpark(DFlash):
     head_names = ("markov_w2",)
     keeps_vocabulary = True
 
+    @classmethod
+    def trained_length(cls, config: Mapping[str, Any]) -> int:
+        return int(config["block_size"])
+
     def __init__(self, config: DSparkConfig, target: Target) -> None:
         super().__init__(config, target)
         self.markov_head = MarkovHead(config)

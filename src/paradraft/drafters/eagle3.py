@@ -26,7 +26,7 @@ from ..models.names import drafter_directory
 from .attention import Predicate, attention_mask
 from .base import Drafter, DrafterSection, Proposal, Sampler, check_start
 from .directory import check_feature_layers, dtype_name, read_config, read_weights, write_directory
-from .eagle3_config import Eagle3Config, published_layers
+from .eagle3_config import DRAFT_LENGTH, Eagle3Config, published_layers
 from .grid import Batch, Grid, anchor_grid
 from .layers import Attention, Layer, RMSNorm, init_matrices, rotation_at
 from .state import DraftState, lay_behind
@@ -94,6 +94,7 @@ class Eagle3(Drafter):
     section = Eagle3Section
     architecture = "LlamaForCausalLMEagle3"
     parallel = False
+    usual_length = DRAFT_LENGTH
 
     def __init__(self, config: Eagle3Config, target: Target) -> None:
         super().__init__(target)

@@ -35,8 +35,6 @@ from .language_model import (
 )
 from .state import DraftState
 
-DRAFT_LENGTH = 16  # of a directory that does not say: the K of the paper
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -103,6 +101,7 @@ class Pard(LanguageModelDrafter):
     kind = "pard"
     section: type[DrafterSection] = PardSection
     modes: tuple[str, ...] = ("independent",)
+    usual_length = 16  # the K of the paper
 
     def __init__(
         self,
@@ -218,7 +217,7 @@ class Pard(LanguageModelDrafter):
         drafter = cls(
             load_language_model(directory, target, dtype),
             target,
-            int(own.get("draft_length", DRAFT_LENGTH)),
+            cls.trained_length(read_config(directory)),
             saved_mask(directory),
             float(own.get("cod_ratio", 0.7)),
             float(own.get("cod_least", 0.1)),

@@ -27,7 +27,7 @@ from .base import check_start
 from .directory import check_feature_layers, read_config
 from .grid import Batch, Grid
 from .language_model import load_language_model, own_settings, starting_model
-from .pard import DRAFT_LENGTH, ParallelSection, Pard, mask_of, saved_mask
+from .pard import ParallelSection, Pard, mask_of, saved_mask
 
 PUBLISHED_LAYERS = (-1, -8, -16, -24)  # of Transformers' hidden_states
 PUBLISHED_SCALE = 0.02
@@ -175,7 +175,7 @@ class Pard2(Pard):
         drafter = cls(
             load_language_model(directory, target, dtype),
             target,
-            int(own.get("draft_length", DRAFT_LENGTH)),
+            cls.trained_length(config),
             saved_mask(directory),
             tuple(layer_id(i, count) for i in listed) if fits else (),
             weight.shape[1],

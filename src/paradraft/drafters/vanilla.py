@@ -15,6 +15,7 @@ from torch import Tensor
 from ..models import Target
 from ..models.attention import document_attention
 from .base import Proposal, Sampler
+from .directory import read_config
 from .grid import Batch, Grid, anchor_grid
 from .language_model import (
     LanguageModelDrafter,
@@ -26,8 +27,6 @@ from .language_model import (
 )
 from .state import DraftState
 
-DRAFT_LENGTH = 4  # of a directory that does not say; more steps pay only if nearly every token is accepted
-
 
 class VanillaSection(LanguageModelSection):
     kind: Literal["vanilla"] = "vanilla"
@@ -38,6 +37,7 @@ class Vanilla(LanguageModelDrafter):
     section = VanillaSection
     modes = ("independent",)
     parallel = False
+    usual_length = 4  # more steps pay only if nearly every token is accepted
 
     # --- training: next-token prediction, so only step 1 of the grid exists -----------------------------------------
 
@@ -84,7 +84,7 @@ class Vanilla(LanguageModelDrafter):
     @classmethod
     def from_pretrained(cls, directory: Path, target: Target, dtype: torch.dtype | None = None) -> Vanilla:
         own = own_settings(directory)
-        steps, share = int(own.get("draft_length", DRAFT_LENGTH)), bool(own.get("share_embedding"))
+        steps, share = cls.trained_length(read_config(directory)), bool(own.get("share_embedding"))
         drafter = cls(load_language_model(directory, target, dtype), target, steps, share)
         read_own_tensors(directory, drafter)
         return drafter.to(target.device).eval()

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..drafters import kind_of
+from ..drafters import DRAFTERS, kind_of
 from ..drafters.directory import read_config
 from ..drafters.language_model import OWN_TENSORS
 from ..drafters.pard2 import PROJECTION, read_projection
@@ -36,6 +36,11 @@ class Checkpoint:
     config: dict[str, Any]
     weights: dict[str, Tensor]
     own: dict[str, Tensor]
+
+    @property
+    def length(self) -> int:
+        """How many tokens it was trained to draft a round."""
+        return DRAFTERS[self.kind].trained_length(self.config)
 
     @property
     def reduced(self) -> bool:

@@ -13,13 +13,12 @@ from typing import Any
 
 from safetensors import safe_open
 
-from ..drafters import kind_of
+from ..drafters import DRAFTERS, kind_of
 from ..drafters.directory import read_config
 from ..drafters.eagle3_config import LAYER_KEY
 from ..drafters.language_model import OWN_TENSORS
 from ..models.names import drafter_directory, found_target
 from .gguf_layouts import EAGLE3_LAYERS
-from .vllm import draft_length
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,11 @@ class Facts:
     @property
     def bound(self) -> bool:
         """Whether it has the target's width and embedding."""
-        return self.kind in ("dflash", "dflash2", "dspark", "eagle3")
+        return DRAFTERS[self.kind].bound
 
     @property
     def length(self) -> int:
-        return draft_length(self.kind, dict(self.config))
+        return DRAFTERS[self.kind].trained_length(self.config)
 
     @property
     def reduced(self) -> bool:
@@ -98,10 +97,10 @@ def wrong_target(facts: Facts) -> str:
     if not facts.bound or not facts.target:
         return ""
     for own, theirs in mine.items():
-        if own not in facts.config and facts.kind == "eagle3":  # it does not say how many layers its target has
+        if own not in facts.config:  # EAGLE-3 does not say how many layers its target has
             continue
-        if facts.target.get(theirs) is not None and facts.config.get(own) != facts.target[theirs]:
-            return f"made for a target with {own} {facts.config.get(own)}; this one has {facts.target[theirs]}"
+        if facts.target.get(theirs) is not None and facts.config[own] != facts.target[theirs]:
+            return f"made for a target with {own} {facts.config[own]}; this one has {facts.target[theirs]}"
     return ""
 
 
@@ -195,6 +194,7 @@ def no_last_layer(facts: Facts) -> str:
 
 
 DFLASH_REASONS = (wrong_target, mask_outside)
+UNWRITTEN = "paradraft writes no drafters of this kind for it"
 NO_PARD = "it does not draft in parallel with a language model"
 NO_DFLASH2 = "paradraft does not write DFlash 2 for it"
 NO_DSPARK = "paradraft does not write DSpark for it"
@@ -203,7 +203,7 @@ CONTRACTS = (
     Contract(
         "paradraft",
         "run",
-        {"dflash": "", "dflash2": "", "dspark": "", "eagle3": "", "pard": "", "pard2": "", "vanilla": ""},
+        dict.fromkeys(DRAFTERS, ""),
         {},
         (wrong_target, few_tokens, mask_outside),
     ),
@@ -242,9 +242,8 @@ CONTRACTS = (
 
 def verdict(contract: Contract, facts: Facts) -> Verdict:
     """Whether this engine reads it: the first reason against decides."""
-    if facts.kind in contract.absent:
-        return Verdict(contract.engine, False, contract.absent[facts.kind], "", contract.checked)
-    against = next((why for reason in contract.reasons if (why := reason(facts))), "")
+    against = contract.absent.get(facts.kind, "" if facts.kind in contract.formats else UNWRITTEN)
+    against = against or next((why for reason in contract.reasons if (why := reason(facts))), "")
     if against:
         return Verdict(contract.engine, False, against, "", contract.checked)
     to = contract.formats[facts.kind]

@@ -32,7 +32,6 @@ from .dflash_layout import ASSUMPTIONS, understood
 from .language_model_layout import PARD2_KEYS, projected
 from .target_side import TargetSide, needed
 
-BOUND = ("dflash", "dflash2", "dspark", "eagle3")  # kinds that have the target's width and embedding
 Writer = Callable[[Checkpoint, Path, "TargetSide | None"], list[str]]
 WRITERS: dict[str, Writer] = {
     "vllm": vllm.write,
@@ -60,12 +59,19 @@ def export(drafter: str, to: str, out: Path, target: str | None = None) -> Excha
     name = target or (drafter.partition(":")[0] if is_shipped(drafter) else None)
     side = None if name is None else TargetSide(name)
     source = read_checkpoint(drafter_directory(drafter))
+    check_layout(source.kind)
     with new_directory(out) as directory:
         notes = WRITERS[to](source, directory, side)
         compared = f"{len(source.weights)} tensors"
         if side is not None and drafts_the_same(source, to, directory, side):
             compared += " and draft logits"
     return Exchanged(source.kind, compared, [note.replace(directory.name, out.name) for note in notes])
+
+
+def check_layout(kind: str) -> None:
+    """UserError for a kind of drafter that no engine and no other project has a layout for."""
+    if kind not in vllm.METHODS:
+        raise UserError(f"paradraft knows no other layout for drafters of kind {kind}; use the directory as it is")
 
 
 def drafts_the_same(source: Checkpoint, to: str, written: Path, side: TargetSide) -> bool:
@@ -98,6 +104,7 @@ def import_directory(where: Path, out: Path, side: TargetSide | None, assume: Co
     """`import_checkpoint` of a directory, with a target that may be loaded already."""
     config, notes = read_config(where), list[str]()
     kind = "dflash" if "speculators_model_type" in config else kind_of(where)
+    check_layout(kind)
     tensors = read_tensors(where)
     with new_directory(out) as directory:
         if kind in ("dflash", "dflash2", "dspark"):
@@ -129,7 +136,7 @@ def import_directory(where: Path, out: Path, side: TargetSide | None, assume: Co
             if kind == "pard2":
                 write_projection(directory, read_projection(where))
         compared = f"{len(tensors)} tensors"
-        if side is not None and kind in BOUND:
+        if side is not None and DRAFTERS[kind].bound:
             DRAFTERS[kind].from_pretrained(directory, side.target)  # that it fits this target
         elif side is not None:
             compare_logits(where, directory, side.target)

@@ -20,7 +20,6 @@ from . import eagle3_layout
 from .checkpoint import Checkpoint
 from .dflash_layout import native_config
 from .target_side import TargetSide
-from .vllm import draft_length
 
 LAYER = {
     "self_attn.q_proj": "attn_q",
@@ -95,7 +94,7 @@ def eagle3(source: Checkpoint, target: TargetSide) -> Layout:
         tensors[there] = tensor if rotary is None else interleaved(tensor, rotary)
     if source.reduced:
         tensors["d2t"] = source.draft_ids()
-    return Layout("eagle3", fields, tensors, native["vocab_size"], draft_length("eagle3", source.config))
+    return Layout("eagle3", fields, tensors, native["vocab_size"], source.length)
 
 
 LAYOUTS = {"dflash": dflash, "eagle3": eagle3}

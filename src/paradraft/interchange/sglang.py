@@ -13,7 +13,6 @@ from .checkpoint import Checkpoint, write_checkpoint
 from .dflash_layout import native_config
 from .language_model_layout import write_language_model
 from .target_side import TargetSide
-from .vllm import draft_length
 
 
 def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
@@ -22,7 +21,7 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
         raise UserError("SGLang 0.5.23 does not draft in parallel with a language model (PARD); export --to vllm")
     if source.kind == "dspark":
         raise UserError("paradraft has not checked how SGLang reads DSpark; export --to vllm")
-    options = " ".join(speculative_options(source.kind, out.name, draft_length(source.kind, source.config)))
+    options = " ".join(speculative_options(source.kind, out.name, source.length))
     if source.kind == "vanilla":
         return [*write_language_model(source, out, side), options]
     if source.kind == "eagle3":

@@ -16,7 +16,7 @@ from ..errors import UserError
 from .checkpoint import Checkpoint, inside, only, write_checkpoint
 from .dflash_layout import native_config, understood
 from .target_side import TargetSide, needed
-from .vllm import draft_length, speculative_config
+from .vllm import speculative_config
 
 ELSEWHERE = (  # of the authors' layout: what this format says outside transformer_layer_config, or not at all
     *("architectures", "num_target_layers", "rope_theta", "rope_scaling", "is_neox_style"),
@@ -62,7 +62,7 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
         tensors |= {"d2t": d2t, "t2d": inside(d2t, native["vocab_size"]), "lm_head.weight": head}
         config["draft_vocab_size"] = len(ids)
     write_checkpoint(out, config, tensors)
-    speculative = speculative_config(source.kind, out.name, draft_length(source.kind, source.config))
+    speculative = speculative_config(source.kind, out.name, source.length)
     return [f"vllm serve {target.location} --speculative-config '{speculative}'"]
 
 

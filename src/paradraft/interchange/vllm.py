@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..drafters import eagle3_config, pard, vanilla
 from ..errors import UserError
 from . import dflash2_layout, dspark_layout, eagle3_layout
 from .checkpoint import Checkpoint, write_checkpoint
@@ -57,20 +56,10 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
     if source.kind == "pard2":
         notes.append(NO_FEATURES)
     target = "TARGET" if side is None else side.location
-    speculative = speculative_config(source.kind, out.name, draft_length(source.kind, source.config))
+    speculative = speculative_config(source.kind, out.name, source.length)
     return [*notes, f"vllm serve {target} --speculative-config '{speculative}'"]
 
 
 def speculative_config(kind: str, directory: str, length: int) -> str:
     """What --speculative-config is given; without `method` vLLM would guess it from the directory's name."""
     return json.dumps({**METHODS[kind], "model": directory, "num_speculative_tokens": length})
-
-
-def draft_length(kind: str, config: dict[str, Any]) -> int:
-    """How many tokens a drafter was trained to draft a round."""
-    if kind == "dspark":
-        return int(config["block_size"])
-    if kind in ("dflash", "dflash2"):
-        return int(config["block_size"]) - 1
-    unsaid = {"vanilla": vanilla.DRAFT_LENGTH, "eagle3": eagle3_config.DRAFT_LENGTH}.get(kind, pard.DRAFT_LENGTH)
-    return int((config.get("paradraft") or {}).get("draft_length", unsaid))

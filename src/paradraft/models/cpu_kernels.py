@@ -190,3 +190,8 @@ def head_is_plain(model: Any, softcap: float | None) -> bool:
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     ours = head_logits(model, hidden, theirs.shape[-1], softcap).float()
     return torch.allclose(theirs, ours, rtol=1e-2, atol=1e-2 * float(theirs.abs().max()))
+
+
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Whether products in bfloat16 run on instructions of their own; a CPU without them is hundreds of times slower."""
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -8,6 +8,7 @@ the final norm, has the id N of a model with N layers.
 from __future__ import annotations
 
 import datetime
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,13 +23,16 @@ from transformers.utils import logging as transformers_logging
 from ..errors import UserError, first_line
 from .attention import attention_implementation, document_attention, layer_masks, refuse_unsupported
 from .chat import ChatText, context_length_of, load_tokenizer, no_tokenizer, stop_tokens_of
-from .cpu_kernels import head_is_plain, head_logits
+from .cpu_kernels import bfloat16_is_fast, head_is_plain, head_logits
 from .gguf import origin
 from .lean import LeanDecoder, prepare_decoding
 from .names import found_target, shown_name
 from .slots import KeyValueSlots
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -247,6 +251,8 @@ class Target:
         if dtype != "auto" and dtype not in DTYPES:
             raise UserError(f"dtype {dtype!r} is not known: use one of auto, {', '.join(DTYPES)}")
         chosen = DTYPES.get(dtype, torch.float32 if torch.device(device).type == "cpu" else None)
+        if chosen == torch.bfloat16 and not bfloat16_is_fast(torch.device(device)):
+            log.warning("this CPU has no bfloat16 instructions: bfloat16 is hundreds of times slower than float32 here")
         tokenizer = load_tokenizer(directory, trust_remote_code)
         model = load_causal_lm(directory, chosen, "target", trust_remote_code)
         target = cls(moved(model, device), tokenizer, shown_name(name), thinking, date)

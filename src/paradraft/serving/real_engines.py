@@ -104,7 +104,7 @@ def sglang_launch(wish: Wish, scratch: Path) -> Launch:
     speculative: list[str] = []
     if wish.drafter is not None:
         facts = readable("sglang", wish.drafter, wish.target)
-        if facts.kind == "dflash" and wish.draft_length not in (None, facts.length):
+        if facts.kind in ("dflash", "dflash2") and wish.draft_length not in (None, facts.length):
             raise UserError("SGLang's DFlash always drafts a whole block; leave out --draft-length")
         directory = drafter_for(wish.drafter, wish.target, "", scratch)
         speculative = speculative_options(facts.kind, directory, checked_length(wish.draft_length, facts))

@@ -48,11 +48,6 @@ def orthogonalized(matrix: Tensor, coefficients: tuple[float, float, float], ste
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 
-def bfloat16_is_fast(device: torch.device) -> bool:
-    """Whether products in bfloat16 run on instructions of their own; a CPU without them is hundreds of times slower."""
-    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 class Optimizers:
     """One or two torch optimisers driven as one; `scales` are their learning rates relative to the schedule's."""
 

@@ -11,6 +11,7 @@ from ..drafters import DRAFTERS, Drafter
 from ..drafters.vocabulary import DraftVocabulary, most_frequent
 from ..errors import UserError, first_line
 from ..models import Target
+from ..models.cpu_kernels import bfloat16_is_fast
 from ..objectives import Objective
 from ..objectives.token_losses import Opinion, compiled_token_terms
 from ..text.batches import steps_per_epoch
@@ -18,7 +19,6 @@ from ..text.prepare import Examples, prepare_examples
 from ..text.provenance import identify
 from .config import RunConfig, TrainingSection, load_config
 from .distributed import Processes, shard_target
-from .optim import bfloat16_is_fast
 from .trackers import check_trackers
 
 # What a resumed run must share with the one it goes on from; an empty tuple: the whole section.
