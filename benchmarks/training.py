@@ -254,7 +254,7 @@ def main() -> None:
         return
     results = {"memory": [memory_against_plan(name) for name in arguments.recipes]}
     results["speed"] = speed("demo-dpace", arguments.steps)
-    finish(results, Target.load(str(RECIPES.parent / "src/paradraft/assets/demo/target")), arguments.out)
+    finish(results, Target.load(str(RECIPES.parent / "src/paradraft/assets/demo/model")), arguments.out)
 
 
 def finish(results: dict[str, Any], target: Target, out: Path | None) -> None:

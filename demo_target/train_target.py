@@ -1,7 +1,7 @@
 """Train the demo target from scratch: `python -m demo_target.train_target --out DIR [--extra FILE ...]`.
 
 Qwen3 architecture, 10 layers of width 256; Muon for the matrices, AdamW for the rest, the library's schedule. Every
-draw is seeded. DIR/target is a Hugging Face directory in bfloat16, DIR/state.pt what `--resume` goes on from.
+draw is seeded. DIR/model is a Hugging Face directory in bfloat16, DIR/state.pt what `--resume` goes on from.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
     real = [c for path in asked.extra for c in read_conversations(path)]
     real += library_conversations() if real else []
     if asked.resume:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(asked.resume.parent / "target")
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(asked.resume.parent / "model")
     else:
         sample = itertools.islice(generated_conversations(asked.seed), TOKENIZER_TEXTS)
         tokenizer = train_tokenizer(text for c in itertools.chain(sample, real) for text in c)
@@ -126,8 +126,8 @@ def main(arguments: list[str] | None = None) -> None:
         os.replace(asked.out / "state.tmp", asked.out / "state.pt")
         shipped = build_model(tokenizer, asked.layers)
         shipped.load_state_dict(model.state_dict())
-        shipped.bfloat16().save_pretrained(asked.out / "target")
-        tokenizer.save_pretrained(asked.out / "target")
+        shipped.bfloat16().save_pretrained(asked.out / "model")
+        tokenizer.save_pretrained(asked.out / "model")
 
     asked.out.mkdir(parents=True, exist_ok=True)
     stream = mixture(asked.seed + first, real, asked.real_share, asked.copying_share, asked.parts)

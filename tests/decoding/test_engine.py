@@ -210,7 +210,7 @@ def test_a_resized_draft_state_is_as_large_as_a_new_one(target: Target, kind: st
         drafting = Drafting(drafter, 2, before, None)
         drafting.resize(3, after)
         assert drafting.state.cache.capacity == Drafting(drafter, 3, after, None).state.cache.capacity
-        assert len(drafting.state.cache.lengths) == len(drafting.state.waiting) == 3
+        assert len(drafting.state.cache.lengths) == len(drafting.state.pending) == 3
 
 
 def test_ended_requests_leave_the_others_alone(target: Target, drafter: DFlash) -> None:

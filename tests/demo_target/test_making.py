@@ -28,9 +28,9 @@ def test_a_target_is_trained_and_resumed(tmp_path: Path, monkeypatch: pytest.Mon
     train_target.main([*sizes, "--resume", str(tmp_path / "state.pt")])
     losses = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     assert [record["step"] for record in losses] == [0, 10, 11] and losses[-1]["loss"] < losses[0]["loss"]
-    target = Target.load(str(tmp_path / "target"))
+    target = Target.load(str(tmp_path / "model"))
     assert len(target.layers) == 1 and target.chat.stop_tokens
-    assert load_file(tmp_path / "target" / "model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
+    assert load_file(tmp_path / "model" / "model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
 
 
 def test_the_loss_is_of_answers_alone() -> None:
@@ -47,7 +47,7 @@ def test_the_loss_is_of_answers_alone() -> None:
 
 
 def test_answers_are_the_targets_own(tmp_path: Path) -> None:
-    make_data.main(["--target", str(ASSETS / "demo" / "target"), "--out", str(tmp_path), "--conversations", "6"])
+    make_data.main(["--target", str(ASSETS / "demo" / "model"), "--out", str(tmp_path), "--conversations", "6"])
     lines = gzip.decompress((tmp_path / "data" / "train.jsonl.gz").read_bytes()).decode().splitlines()
     shipped = gzip.decompress((ASSETS / "demo" / "data" / "train.jsonl.gz").read_bytes()).decode().splitlines()
     asked = [prompt for prompt, _ in islice(generated_conversations(make_data.TRAINING_SEED), 6)]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from paradraft.drafters import Eagle3, load_drafter
 from paradraft.drafters.vocabulary import DraftVocabulary
 from paradraft.errors import UserError
-from paradraft.interchange.checkpoint import compare
+from paradraft.interchange.drafter_files import compare
 from paradraft.interchange.eagle3_layout import understood
 from paradraft.interchange.exchange import export, import_checkpoint
 from paradraft.models import Target

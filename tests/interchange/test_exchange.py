@@ -14,7 +14,7 @@ from paradraft.drafters import DRAFTERS, Pard, Pard2, load_drafter
 from paradraft.drafters.vocabulary import DraftVocabulary
 from paradraft.errors import UserError
 from paradraft.interchange import exchange
-from paradraft.interchange.checkpoint import compare
+from paradraft.interchange.drafter_files import compare
 from paradraft.interchange.exchange import export, import_checkpoint
 from paradraft.models import Target
 from tests.conftest import KINDS, drafter_values, make_drafter_of, make_model

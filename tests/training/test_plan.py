@@ -275,7 +275,7 @@ def test_what_cannot_be_known_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("weights", [True, False])
 def test_the_demo_is_planned_with_and_without_weights(weights: bool, tmp_path: Path) -> None:
     left_out = shutil.ignore_patterns() if weights else shutil.ignore_patterns("*.safetensors")
-    shutil.copytree(ASSETS / "demo" / "target", tmp_path / "target", ignore=left_out)
+    shutil.copytree(ASSETS / "demo" / "model", tmp_path / "target", ignore=left_out)
     command = ["train", str(RECIPES / "demo-dpace.yaml"), "--plan", f"target.model={tmp_path / 'target'}"]
     result = CliRunner().invoke(cli.app, [*command, "data.limit=200"], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output

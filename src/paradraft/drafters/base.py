@@ -130,7 +130,7 @@ class Drafter(nn.Module, ABC):
         tokens, probabilities = sampler(logits)
         if self.vocabulary is None:
             return Proposal(tokens, probabilities)
-        whole = None if probabilities is None else self.vocabulary.spread(probabilities)
+        whole = None if probabilities is None else self.vocabulary.over_target(probabilities)
         return Proposal(self.vocabulary.ids[tokens], whole)
 
     def restrict(self, vocabulary: DraftVocabulary) -> None:

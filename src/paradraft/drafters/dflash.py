@@ -196,14 +196,14 @@ class DFlash(Drafter):
         """
         unused = self.config.unused_slots
         block, starts = unused + steps, state.starts(slots).to(anchors.device)
-        context, counts = state.take(slots)
-        waiting = context.shape[1]
-        places, _ = state.cache.reserve(slots, waiting + block)
+        context, counts = state.flush(slots)
+        pending = context.shape[1]
+        places, _ = state.cache.reserve(slots, pending + block)
         own = starts[:, None] + torch.arange(block, device=anchors.device)
-        positions = torch.cat((places[:, :waiting], own), dim=1)
+        positions = torch.cat((places[:, :pending], own), dim=1)
         cos, sin = self._rotation(positions)
-        rotation, of_block = (cos, sin), (cos[:, :, waiting:], sin[:, :, waiting:])
-        mask = self._draft_mask(starts, places[:, waiting:], state.cache.end)
+        rotation, of_block = (cos, sin), (cos[:, :, pending:], sin[:, :, pending:])
+        mask = self._draft_mask(starts, places[:, pending:], state.cache.end)
 
         def attention(i: int, layer: Layer, normed: Tensor) -> Tensor:
             behind = torch.cat((context, normed), dim=1)

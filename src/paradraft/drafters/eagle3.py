@@ -229,16 +229,16 @@ class Eagle3(Drafter):
         one = torch.ones(len(slots), dtype=torch.long)
         committed = state.starts(slots)
         hidden, tokens = state.last_features[slots][:, None], anchors[:, None]
-        waiting, counts = state.take(slots)
+        pending, counts = state.flush(slots)
         drafted: list[Proposal] = []
         for _ in range(steps):
             inputs = layer.inputs(self._embed(tokens), hidden)
-            laid, place = lay_behind(waiting, counts, inputs)
+            laid, place = lay_behind(pending, counts, inputs)
             places, visible, keys_values = self._attend_to(state, slots, laid)
             mask = visible.gather(1, place[..., None].expand(-1, -1, visible.shape[-1]))[:, None]
             hidden = layer.step(hidden, inputs, self._rotation(places.gather(1, place)), keys_values, mask)
             cache.commit(counts + one)
-            waiting, counts = inputs[:, :0], torch.zeros_like(one)
+            pending, counts = inputs[:, :0], torch.zeros_like(one)
             drafted.append(self.proposal(self.head(self.norm(hidden)), sampler))
             tokens = drafted[-1].tokens
         cache.lengths[slots] = committed

@@ -179,7 +179,7 @@ class LanguageModelDrafter(Drafter):
 
     def draft_behind(self, state: DraftState, slots: Sequence[int], block: Tensor) -> Tensor:
         """Consume what waits and `block` [rows, K, H] behind it, then forget the block; its hidden states."""
-        return self.run_behind(state, slots, *state.take(slots), block)
+        return self.run_behind(state, slots, *state.flush(slots), block)
 
     def run_behind(
         self, state: DraftState, slots: Sequence[int], inputs: Tensor, counts: Tensor, block: Tensor

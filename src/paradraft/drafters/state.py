@@ -16,17 +16,17 @@ Consume = Callable[["DraftState", Sequence[int], Tensor, Tensor], None]
 class DraftState:
     """Keys and values of consumed tokens in `cache`, and the newest committed tokens, which wait for the next draft.
 
-    `waiting` [slots, W, H] holds what the drafter reads of them, the first `counts` [slots] (on the host) of each slot:
+    `pending` [slots, W, H] holds what the drafter reads of them, the first `counts` [slots] (on the host) of each slot:
     one forward then consumes them and drafts. `last_features` [slots, F]: the target's, of the newest token that has
     any; zeros before the first.
     """
 
-    def __init__(self, cache: KeyValueSlots, waiting: Tensor, last_features: Tensor) -> None:
-        self.cache, self.waiting, self.last_features = cache, waiting, last_features
-        self.counts = torch.zeros(len(waiting), dtype=torch.long)
+    def __init__(self, cache: KeyValueSlots, pending: Tensor, last_features: Tensor) -> None:
+        self.cache, self.pending, self.last_features = cache, pending, last_features
+        self.counts = torch.zeros(len(pending), dtype=torch.long)
 
     def starts(self, slots: Sequence[int]) -> Tensor:
-        """Committed tokens of each slot, consumed or waiting, [rows] on the host."""
+        """Committed tokens of each slot, consumed or pending, [rows] on the host."""
         return self.cache.lengths[list(slots)] + self.counts[list(slots)]
 
     def receive(self, slots: Sequence[int], inputs: Tensor, counts: Tensor, consume: Consume) -> None:
@@ -36,20 +36,20 @@ class DraftState:
         """
         slots = list(slots)
         if self.counts[slots].any():
-            consume(self, slots, *self.take(slots))
+            consume(self, slots, *self.flush(slots))
         tokens = int(counts.max())
-        if tokens > self.waiting.shape[1] or not self.cache.lengths[slots].all():
+        if tokens > self.pending.shape[1] or not self.cache.lengths[slots].all():
             consume(self, slots, inputs, counts)
             return
-        self.waiting[slots, :tokens] = inputs[:, :tokens]
+        self.pending[slots, :tokens] = inputs[:, :tokens]
         self.counts[slots] = counts
 
-    def take(self, slots: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def flush(self, slots: Sequence[int]) -> tuple[Tensor, Tensor]:
         """What waits, [rows, W, H], and how much of it counts, [rows]; whoever takes it consumes it."""
         slots = list(slots)
         counts = self.counts[slots]
         self.counts[slots] = 0
-        return self.waiting[slots, : int(counts.max())], counts
+        return self.pending[slots, : int(counts.max())], counts
 
     def release(self, slots: Sequence[int]) -> None:
         """Forget these sequences."""
@@ -60,15 +60,15 @@ class DraftState:
     def copy(self, source: int, slots: Sequence[int]) -> None:
         """Let `slots` go on from where `source` is."""
         self.cache.copy(source, slots)
-        for tensor in (self.waiting, self.counts, self.last_features):
+        for tensor in (self.pending, self.counts, self.last_features):
             tensor[list(slots)] = tensor[source].clone()
 
     def resize(self, rows: int, capacity: int) -> None:
         """Room for at least so many sequences and for `capacity` tokens in each."""
         self.cache.resize(rows, capacity)
         rows = len(self.cache.lengths)
-        self.waiting, self.counts, self.last_features = (
-            resized(tensor, rows) for tensor in (self.waiting, self.counts, self.last_features)
+        self.pending, self.counts, self.last_features = (
+            resized(tensor, rows) for tensor in (self.pending, self.counts, self.last_features)
         )
 
 

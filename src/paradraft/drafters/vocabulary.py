@@ -34,7 +34,7 @@ class DraftVocabulary(nn.Module):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def spread(self, probabilities: Tensor) -> Tensor:
+    def over_target(self, probabilities: Tensor) -> Tensor:
         """Probabilities [..., V_d] over the target's vocabulary [..., V], zero outside."""
         whole = probabilities.new_zeros(*probabilities.shape[:-1], len(self.to_draft))
         whole[..., self.ids] = probabilities

@@ -12,7 +12,7 @@ from typing import Any
 from ..drafters.dflash2 import INNER
 from ..errors import UserError
 from . import dflash_layout
-from .checkpoint import Checkpoint, only, write_checkpoint
+from .drafter_files import DrafterFiles, only, write_drafter_files
 
 KEYS = tuple(INNER.values())
 
@@ -25,13 +25,13 @@ def native_config(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
     return {**found, "architectures": ["DFlash2DraftModel"], "dflash_config": inner, **own}
 
 
-def write(source: Checkpoint, out: Path) -> None:
+def write(source: DrafterFiles, out: Path) -> None:
     """The directory; its codebooks have a row for every token of the target."""
     if source.reduced:
         raise UserError(
             "engines give DFlash 2 the target's whole head; a reduced draft vocabulary works in paradraft only"
         )
-    write_checkpoint(out, native_config(source.config, source.directory), source.weights)
+    write_drafter_files(out, native_config(source.config, source.directory), source.weights)
 
 
 def understood(config: Mapping[str, Any], where: Path, assume: Collection[str]) -> tuple[dict[str, Any], list[str]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..drafters.directory import check_rope
 from ..errors import UserError
-from .checkpoint import only
+from .drafter_files import only
 
 ASSUMPTIONS = {
     "bonus-anchor": "slot 0 of a block is the anchor and drafts nothing",

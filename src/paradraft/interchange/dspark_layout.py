@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from . import dflash_layout
-from .checkpoint import Checkpoint, only, write_checkpoint
 from .dflash_layout import Foreign
+from .drafter_files import DrafterFiles, only, write_drafter_files
 from .target_side import TargetSide, needed
 
 HEADS = ("markov_rank", "markov_head_type", "enable_confidence_head")
@@ -35,7 +35,7 @@ def native_config(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
     }
 
 
-def write(source: Checkpoint, out: Path, side: TargetSide | None, copies: bool = False) -> None:
+def write(source: DrafterFiles, out: Path, side: TargetSide | None, copies: bool = False) -> None:
     """The directory; with a reduced vocabulary it has its rows of the target's head, with `copies` all of it."""
     config, tensors = native_config(source.config, source.directory), dict(source.weights)
     like = tensors["fc.weight"]
@@ -47,7 +47,7 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None, copies: bool =
     elif copies:
         target = needed(side, "DeepSpec's own directories hold copies of its embedding and head")
         tensors |= {"embed_tokens.weight": target.embedding(like), "lm_head.weight": target.head_rows(None, like)}
-    write_checkpoint(out, config, tensors)
+    write_drafter_files(out, config, tensors)
 
 
 def understood(config: Mapping[str, Any], where: Path, assume: Collection[str]) -> tuple[dict[str, Any], list[str]]:

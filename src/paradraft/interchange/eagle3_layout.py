@@ -17,8 +17,8 @@ from torch import Tensor
 from ..drafters.directory import check_rope
 from ..drafters.eagle3_config import LAYER_KEY, published_layers
 from ..errors import UserError
-from .checkpoint import Checkpoint, inside, only, write_checkpoint
 from .dflash_layout import Foreign, rope_theta
+from .drafter_files import DrafterFiles, inside, only, write_drafter_files
 from .target_side import TargetSide, needed
 
 SIZES = (
@@ -64,10 +64,10 @@ def native_config(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
     }
 
 
-def write(source: Checkpoint, out: Path) -> None:
+def write(source: DrafterFiles, out: Path) -> None:
     """The directory that vLLM, SGLang and EAGLE's own code read; a whole vocabulary comes without d2t."""
     maps = {"d2t": source.own["d2t"].long(), "t2d": source.own["t2d"].bool()} if source.reduced else {}
-    write_checkpoint(out, native_config(source.config, source.directory), source.weights | maps)
+    write_drafter_files(out, native_config(source.config, source.directory), source.weights | maps)
 
 
 def understood(

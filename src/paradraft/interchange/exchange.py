@@ -16,23 +16,23 @@ from ..errors import UserError
 from ..files import new_directory
 from ..models.names import drafter_directory, is_shipped
 from . import dflash2_layout, dspark_layout, eagle3_layout, gguf, published, sglang, speculators, transformers, vllm
-from .checkpoint import (
-    Checkpoint,
+from .comparison import compare_logits
+from .dflash_layout import ASSUMPTIONS, understood
+from .drafter_files import (
+    DrafterFiles,
     compare,
     copy_tokenizer,
     inside,
-    read_checkpoint,
+    read_drafter_files,
     read_tensors,
     target_ids,
-    write_checkpoint,
+    write_drafter_files,
     write_projection,
 )
-from .comparison import compare_logits
-from .dflash_layout import ASSUMPTIONS, understood
 from .language_model_layout import PARD2_KEYS, projected
 from .target_side import TargetSide, needed
 
-Writer = Callable[[Checkpoint, Path, "TargetSide | None"], list[str]]
+Writer = Callable[[DrafterFiles, Path, "TargetSide | None"], list[str]]
 WRITERS: dict[str, Writer] = {
     "vllm": vllm.write,
     "sglang": sglang.write,
@@ -58,7 +58,7 @@ def export(drafter: str, to: str, out: Path, target: str | None = None) -> Excha
         raise UserError(f"--to {to!r} is not known; what is: {', '.join(WRITERS)}")
     name = target or (drafter.partition(":")[0] if is_shipped(drafter) else None)
     side = None if name is None else TargetSide(name)
-    source = read_checkpoint(drafter_directory(drafter))
+    source = read_drafter_files(drafter_directory(drafter))
     check_layout(source.kind)
     with new_directory(out) as directory:
         notes = WRITERS[to](source, directory, side)
@@ -74,7 +74,7 @@ def check_layout(kind: str) -> None:
         raise UserError(f"paradraft knows no other layout for drafters of kind {kind}; use the directory as it is")
 
 
-def drafts_the_same(source: Checkpoint, to: str, written: Path, side: TargetSide) -> bool:
+def drafts_the_same(source: DrafterFiles, to: str, written: Path, side: TargetSide) -> bool:
     """Compare draft logits, refusing a difference; False where our own loader cannot read what was written."""
     if to in ("gguf", "transformers"):
         return False
@@ -120,18 +120,18 @@ def import_directory(where: Path, out: Path, side: TargetSide | None, assume: Co
             if "d2t" in tensors:
                 config["draft_vocab_size"] = len(tensors["d2t"])
                 tensors["t2d"] = inside(tensors["d2t"], config["vocab_size"])
-            write_checkpoint(directory, config, tensors)
+            write_drafter_files(directory, config, tensors)
         elif kind == "eagle3":
             config, notes = eagle3_layout.understood(config, where, assume, side)
             tensors = without_the_targets(tensors, where, side, ("embed_tokens.weight",))
             tensors = eagle3_layout.own_tensors(tensors, config, where)
-            write_checkpoint(directory, config, tensors)
+            write_drafter_files(directory, config, tensors)
         else:
-            source = Checkpoint(where, kind, config, tensors, {})
+            source = DrafterFiles(where, kind, config, tensors, {})
             if source.shares_embedding:
                 raise UserError(f"{where} is one of paradraft's own directories: use it as it is")
             keys = PARD2_KEYS if kind == "pard2" else ()
-            write_checkpoint(directory, projected(source, keys), tensors)
+            write_drafter_files(directory, projected(source, keys), tensors)
             copy_tokenizer(where, directory)
             if kind == "pard2":
                 write_projection(directory, read_projection(where))

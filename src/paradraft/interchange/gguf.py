@@ -12,7 +12,7 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, Ll
 from torch import Tensor
 
 from ..errors import UserError
-from .checkpoint import Checkpoint
+from .drafter_files import DrafterFiles
 from .gguf_layouts import LAYOUTS
 from .target_side import TargetSide, needed
 
@@ -28,7 +28,7 @@ PATTERNS = {CONTRACTIONS + WORDS % "": "qwen2", CONTRACTIONS + WORDS % "{1,3}": 
 SPECIAL = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
 
 
-def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
+def write(source: DrafterFiles, out: Path, side: TargetSide | None) -> list[str]:
     """Write drafter.gguf into the directory; returns what the user should know."""
     if source.kind in ("dflash2", "dspark"):
         raise UserError(f"paradraft writes no {source.kind} drafter as GGUF; serve it with vLLM")

@@ -17,8 +17,8 @@ from torch import Tensor
 from ..drafters.eagle3_config import LAYER_KEY
 from ..errors import UserError
 from . import eagle3_layout
-from .checkpoint import Checkpoint
 from .dflash_layout import native_config
+from .drafter_files import DrafterFiles
 from .target_side import TargetSide
 
 LAYER = {
@@ -50,7 +50,7 @@ class Layout:
     length: int
 
 
-def dflash(source: Checkpoint, target: TargetSide) -> Layout:
+def dflash(source: DrafterFiles, target: TargetSide) -> Layout:
     """With a reduced vocabulary, its rows of the target's head go with it."""
     if source.config.get("is_causal"):
         raise UserError("llama.cpp's DFlash lets every slot see its whole block; this drafter's blocks are causal")
@@ -71,7 +71,7 @@ def dflash(source: Checkpoint, target: TargetSide) -> Layout:
     return Layout("dflash", fields, tensors, native["vocab_size"], native["block_size"] - 1)
 
 
-def eagle3(source: Checkpoint, target: TargetSide) -> Layout:
+def eagle3(source: DrafterFiles, target: TargetSide) -> Layout:
     """With its own head; the embedding is the target's. `extract_layers` is what older readers call `target_layers`."""
     native = eagle3_layout.native_config(source.config, source.directory)
     layers = native[LAYER_KEY]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from .checkpoint import Checkpoint, copy_tokenizer, write_checkpoint
+from .drafter_files import DrafterFiles, copy_tokenizer, write_drafter_files
 from .target_side import TargetSide, needed
 
 PARD2_KEYS = ("pard2", "spd_type", "pard2_scale", "pard2_proj_bias", "pard2_target_dim", "pard2_target_layers")
@@ -17,7 +17,7 @@ NEVER = ("mask_token_id",)  # vLLM would read it before pard_token
 
 
 def write_language_model(
-    source: Checkpoint, out: Path, side: TargetSide | None, keys: tuple[str, ...] = ()
+    source: DrafterFiles, out: Path, side: TargetSide | None, keys: tuple[str, ...] = ()
 ) -> list[str]:
     """The model with its own embedding and head, its tokenizer, `pard_token` if it has one, and these keys besides."""
     config, tensors = projected(source, keys), source.weights
@@ -25,7 +25,7 @@ def write_language_model(
         given = targets_embedding(source, needed(side, "this drafter shares the target's embedding"))
         config["tie_word_embeddings"] = "lm_head.weight" not in given
         tensors = tensors | given
-    write_checkpoint(out, config, tensors)
+    write_drafter_files(out, config, tensors)
     copy_tokenizer(source.directory, out)
     if not source.reduced:
         return []
@@ -35,7 +35,7 @@ def write_language_model(
     ]
 
 
-def projected(source: Checkpoint, keys: tuple[str, ...]) -> dict[str, Any]:
+def projected(source: DrafterFiles, keys: tuple[str, ...]) -> dict[str, Any]:
     """The fields that the model's class knows, those of the drafter's kind, and our own settings."""
     config = source.config
     known = set(AutoConfig.for_model(config["model_type"]).to_dict()) | {"architectures", "head_dim"}
@@ -47,7 +47,7 @@ def projected(source: Checkpoint, keys: tuple[str, ...]) -> dict[str, Any]:
     return {**kept, **({"paradraft": own} if own else {})}
 
 
-def targets_embedding(source: Checkpoint, side: TargetSide) -> dict[str, Tensor]:
+def targets_embedding(source: DrafterFiles, side: TargetSide) -> dict[str, Tensor]:
     """The target's embedding with the row of the mask replaced, and its head where that is not the same matrix."""
     like = next(iter(source.weights.values()))
     embedding = side.embedding(like)

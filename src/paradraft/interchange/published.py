@@ -9,18 +9,18 @@ import torch
 from ..drafters.pard2 import PUBLISHED_PROJECTION, read_projection
 from ..errors import UserError
 from . import dflash2_layout, dspark_layout, eagle3_layout
-from .checkpoint import Checkpoint, compare, write_checkpoint
 from .dflash_layout import native_config
+from .drafter_files import DrafterFiles, compare, write_drafter_files
 from .language_model_layout import PARD2_KEYS, write_language_model
 from .target_side import TargetSide
 
 
-def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
+def write(source: DrafterFiles, out: Path, side: TargetSide | None) -> list[str]:
     """Write the directory; returns what the user should know."""
     if source.kind == "dflash":
         if source.reduced:
             raise UserError("DFlash's authors publish no reduced draft vocabulary; export --to speculators")
-        write_checkpoint(out, native_config(source.config, source.directory), source.weights)
+        write_drafter_files(out, native_config(source.config, source.directory), source.weights)
         return []
     if source.kind == "dflash2":
         dflash2_layout.write(source, out)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from ..errors import UserError
 from . import dflash2_layout, eagle3_layout
-from .checkpoint import Checkpoint, write_checkpoint
 from .dflash_layout import native_config
+from .drafter_files import DrafterFiles, write_drafter_files
 from .language_model_layout import write_language_model
 from .target_side import TargetSide
 
 
-def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
+def write(source: DrafterFiles, out: Path, side: TargetSide | None) -> list[str]:
     """Write the directory; returns what the user should know."""
     if source.kind in ("pard", "pard2"):
         raise UserError("SGLang 0.5.23 does not draft in parallel with a language model (PARD); export --to vllm")
@@ -35,7 +35,7 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
             "SGLang 0.5.23 gives DFlash the target's whole head; a reduced draft vocabulary does not work there: "
             "export --to speculators and serve with vLLM, or train without drafter.vocabulary"
         )
-    write_checkpoint(out, native_config(source.config, source.directory), source.weights)
+    write_drafter_files(out, native_config(source.config, source.directory), source.weights)
     return [options]
 
 

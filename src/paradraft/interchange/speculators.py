@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import UserError
-from .checkpoint import Checkpoint, inside, only, write_checkpoint
 from .dflash_layout import native_config, understood
+from .drafter_files import DrafterFiles, inside, only, write_drafter_files
 from .target_side import TargetSide, needed
 from .vllm import speculative_config
 
@@ -25,7 +25,7 @@ ELSEWHERE = (  # of the authors' layout: what this format says outside transform
 UNLIKE = {"projector_type": (None, "dflash"), "shift_label": (None, False), "sample_from_anchor": (None, False)}
 
 
-def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
+def write(source: DrafterFiles, out: Path, side: TargetSide | None) -> list[str]:
     """Write the directory; returns what the user should know."""
     if source.kind != "dflash":
         raise UserError(f"the speculators format has no {source.kind} drafter; export --to vllm")
@@ -61,7 +61,7 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
         head = target.head_rows(ids, tensors["fc.weight"])
         tensors |= {"d2t": d2t, "t2d": inside(d2t, native["vocab_size"]), "lm_head.weight": head}
         config["draft_vocab_size"] = len(ids)
-    write_checkpoint(out, config, tensors)
+    write_drafter_files(out, config, tensors)
     speculative = speculative_config(source.kind, out.name, source.length)
     return [f"vllm serve {target.location} --speculative-config '{speculative}'"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UserError
-from .checkpoint import Checkpoint, write_checkpoint
 from .dflash_layout import native_config
+from .drafter_files import DrafterFiles, write_drafter_files
 from .target_side import TargetSide
 
 RENAMED = {"fc.weight": "encoder.fc.weight", "hidden_norm.weight": "encoder.output_norm_enc.weight"}
@@ -21,7 +21,7 @@ KEYS = (
 )
 
 
-def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
+def write(source: DrafterFiles, out: Path, side: TargetSide | None) -> list[str]:
     """Write the directory; returns what the user should know."""
     if source.kind != "dflash":
         raise UserError("Transformers' DFlash assistant reads DFlash; a vanilla draft model is an assistant as it is")
@@ -47,5 +47,5 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
         "mask_token_id": native["dflash_config"]["mask_token_id"],
         "target_layer_ids": layers,
     }
-    write_checkpoint(out, config, {RENAMED.get(name, name): tensor for name, tensor in source.weights.items()})
+    write_drafter_files(out, config, {RENAMED.get(name, name): tensor for name, tensor in source.weights.items()})
     return [f'target.generate(..., assistant_model=AutoModel.from_pretrained("{out.name}"), speculation_type="dflash")']

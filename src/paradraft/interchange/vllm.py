@@ -11,8 +11,8 @@ from typing import Any
 
 from ..errors import UserError
 from . import dflash2_layout, dspark_layout, eagle3_layout
-from .checkpoint import Checkpoint, write_checkpoint
 from .dflash_layout import native_config
+from .drafter_files import DrafterFiles, write_drafter_files
 from .language_model_layout import write_language_model
 from .target_side import TargetSide, needed
 
@@ -29,7 +29,7 @@ NO_STATE = "vLLM reads DSpark's vanilla Markov head only, not the gated and recu
 NO_FEATURES = "it drafts independent of the target's features there: vLLM 0.32 and 0.33 have no use for the projection"
 
 
-def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
+def write(source: DrafterFiles, out: Path, side: TargetSide | None) -> list[str]:
     """Write the directory; returns what the user should know."""
     notes = []
     if source.kind == "dflash":
@@ -42,7 +42,7 @@ def write(source: Checkpoint, out: Path, side: TargetSide | None) -> list[str]:
                 "lm_head.weight": head.head_rows(ids, tensors["fc.weight"]),
             }
             config["draft_vocab_size"] = len(ids)
-        write_checkpoint(out, config, tensors)
+        write_drafter_files(out, config, tensors)
     elif source.kind == "dflash2":
         dflash2_layout.write(source, out)
     elif source.kind == "dspark":

@@ -21,7 +21,7 @@ SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 def target_name(name: str) -> str:
     """The directory of a shipped target or of a GGUF file's dequantised copy; all else as it is."""
     if name == "demo":
-        return str(ASSETS / "demo" / "target")
+        return str(ASSETS / "demo" / "model")
     if name == "smollm2":
         return str(dequantized(smollm2_file()))
     return str(dequantized(Path(name))) if name.endswith(".gguf") else name

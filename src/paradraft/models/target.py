@@ -184,6 +184,25 @@ class Target:
         """
         self.lean = prepare_decoding(self.model)
 
+    def shard(self, device: torch.device, processes: int) -> None:
+        """Shard the decoder layers by FSDP2, in place; embedding, last norm and head stay whole in each process.
+
+        From then on all processes must run the forward equally often, each on its own device.
+        """
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.tensor import DTensor
+
+        mesh = init_device_mesh(device.type, (processes,))
+        for parameter in self.model.parameters():
+            parameter.data = parameter.data.contiguous()  # FSDP2 shards no other
+        for layer in self.layers:
+            fully_shard(layer, mesh=mesh)
+        rest = {p for module in (self.base, self.model) for p in module.parameters() if not isinstance(p, DTensor)}
+        fully_shard(self.base, mesh=mesh, ignored_params=rest)
+        moved(self.model, device)
+        self.sharded, self.lean = True, None
+
     def check_layers(self, feature_layers: Sequence[int]) -> None:
         wrong = [i for i in feature_layers if not 0 <= i <= len(self.layers)]
         if wrong:

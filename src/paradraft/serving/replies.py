@@ -11,8 +11,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..decoding.logprobs import Logprob
-from .answers import Piece
 from .detokenize import token_text
+from .growing_answer import Piece
 
 
 class ChatReply:

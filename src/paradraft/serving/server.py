@@ -18,9 +18,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from .answers import Answer, Piece, usage
 from .engine_thread import Job, Update
 from .errors import ApiError, internal_error, json_response
+from .growing_answer import GrowingAnswer, Piece, usage
 from .protocol import Asked, ChatRequest, CompletionRequest, read_request
 from .replies import ChatReply, CompletionReply
 from .service import Service
@@ -193,7 +193,7 @@ async def answer(request: Request, service: Service, asked: Asked, reply: ChatRe
 
 
 async def collected(
-    service: Service, jobs: Sequence[Job], answers: Sequence[Answer], inbox: asyncio.Queue[Update | None]
+    service: Service, jobs: Sequence[Job], answers: Sequence[GrowingAnswer], inbox: asyncio.Queue[Update | None]
 ) -> list[list[Piece]] | ApiError:
     """All pieces of every answer."""
     found: list[list[Piece]] = [[] for _ in answers]
@@ -225,7 +225,7 @@ async def chunks(
     service: Service,
     asked: Asked,
     jobs: Sequence[Job],
-    answers: Sequence[Answer],
+    answers: Sequence[GrowingAnswer],
     inbox: asyncio.Queue[Update | None],
     reply: ChatReply,
     prompt_tokens: int,

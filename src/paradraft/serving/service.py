@@ -17,9 +17,9 @@ from ..errors import UserError
 from ..models import Target
 from ..models.names import shown_name
 from ..text.render import render_prompt
-from .answers import Answer, Piece
 from .engine_thread import Drafting, EngineThread, Full, Job, Update
 from .errors import ApiError, internal_error
+from .growing_answer import GrowingAnswer, Piece
 from .metrics import Metrics
 from .protocol import Asked, ChatRequest, CompletionRequest
 
@@ -143,12 +143,12 @@ class Service:
             for k in range(asked.n or 1)
         ]
 
-    def answers(self, asked: Asked, count: int) -> list[Answer]:
+    def answers(self, asked: Asked, count: int) -> list[GrowingAnswer]:
         """Where the updates of the jobs go."""
         skip = asked.skip_special_tokens is not False
         with_logprobs = logprobs_asked(asked) is not None
         return [
-            Answer(index, self.chat.tokenizer, asked.stop or (), skip, with_logprobs, asked.paradraft.rounds)
+            GrowingAnswer(index, self.chat.tokenizer, asked.stop or (), skip, with_logprobs, asked.paradraft.rounds)
             for index in range(count)
         ]
 
@@ -227,7 +227,7 @@ class Service:
         self.thread.cancel(jobs)
 
     async def pieces(
-        self, jobs: Sequence[Job], answers: Sequence[Answer], inbox: asyncio.Queue[Update | None]
+        self, jobs: Sequence[Job], answers: Sequence[GrowingAnswer], inbox: asyncio.Queue[Update | None]
     ) -> AsyncIterator[Piece]:
         """What the answers grow by, until all have ended; the caller releases the jobs."""
         answer_of = dict(zip(jobs, answers, strict=True))

@@ -224,22 +224,3 @@ def distribute_drafter(drafter: Drafter, sharding: str, processes: Processes) ->
     if processes.world_size == 1:
         return SingleProcess(drafter)
     return FSDP2(drafter, processes) if sharding == "fsdp2" else DDP(drafter, processes)
-
-
-# --- the target -----------------------------------------------------------------------------------------------------
-
-
-def shard_target(target: Target, processes: Processes) -> None:
-    """Shard the target's decoder layers by FSDP2, in place; embedding, last norm and head stay whole in each process.
-
-    From then on all processes must run the target's forward equally often.
-    """
-    mesh = init_device_mesh(processes.device.type, (processes.world_size,))
-    for parameter in target.model.parameters():
-        parameter.data = parameter.data.contiguous()  # FSDP2 shards no other
-    for layer in target.layers:
-        fully_shard(layer, mesh=mesh)
-    rest = {p for module in (target.base, target.model) for p in module.parameters() if not isinstance(p, DTensor)}
-    fully_shard(target.base, mesh=mesh, ignored_params=rest)
-    target.model.to(processes.device)
-    target.sharded, target.lean = True, None

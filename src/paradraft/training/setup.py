@@ -18,7 +18,7 @@ from ..text.batches import steps_per_epoch
 from ..text.prepare import Examples, prepare_examples
 from ..text.provenance import identify
 from .config import RunConfig, TrainingSection, load_config
-from .distributed import Processes, shard_target
+from .distributed import Processes
 from .trackers import check_trackers
 
 # What a resumed run must share with the one it goes on from; an empty tuple: the whole section.
@@ -89,7 +89,7 @@ def load_target(config: RunConfig, processes: Processes) -> Target:
     asked = config.data.thinking, config.data.date  # evaluation asks as the data is rendered
     target = Target.load(section.model, section.dtype, device, section.trust_remote_code, *asked)
     if sharded:
-        shard_target(target, processes)
+        target.shard(processes.device, processes.world_size)
     return target
 
 

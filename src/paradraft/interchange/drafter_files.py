@@ -24,7 +24,7 @@ TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "voca
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class DrafterFiles:
     """One of our own directories: its kind, config.json, its model's weights, and what engines know nothing of.
 
     `own`: d2t and t2d of a reduced draft vocabulary ([V_d] target id minus draft id, [V] true inside), and the mask's
@@ -61,13 +61,13 @@ class Checkpoint:
         return read_projection(self.directory)
 
 
-def read_checkpoint(directory: Path) -> Checkpoint:
+def read_drafter_files(directory: Path) -> DrafterFiles:
     """One of our own directories; other layouts are a matter of import."""
     tensors = read_tensors(directory)
     own = {name: tensors.pop(name) for name in VOCABULARY_MAPS if name in tensors}
     if (directory / OWN_TENSORS).is_file():
         own |= load_file(directory / OWN_TENSORS)
-    return Checkpoint(directory, kind_of(directory), read_config(directory), tensors, own)
+    return DrafterFiles(directory, kind_of(directory), read_config(directory), tensors, own)
 
 
 def target_ids(d2t: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def write_checkpoint(out: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def write_drafter_files(out: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """config.json and model.safetensors in a directory that exists; both are read again and compared."""
     written = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(written, out / "model.safetensors", metadata={"format": "pt"})

@@ -36,7 +36,7 @@ class Counts:
 
 
 @dataclass(eq=False)
-class Answer:
+class GrowingAnswer:
     """One answer of a request. `logprobs`, `rounds`: whether its pieces have them."""
 
     index: int
