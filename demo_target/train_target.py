@@ -22,11 +22,12 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from paradraft.drafters import Batch
 from paradraft.models.attention import document_attention
 from paradraft.models.chat import ChatText, stop_tokens_of
+from paradraft.models.cpu_kernels import bfloat16_is_fast
 from paradraft.models.target import run_decoder
 from paradraft.text.batches import collate, pack
 from paradraft.text.conversations import Conversation
 from paradraft.text.render import Rendered, render_conversation
-from paradraft.training.optim import bfloat16_is_fast, learning_rate_at, make_optimizer
+from paradraft.training.optim import learning_rate_at, make_optimizer
 
 from .corpus import generated_conversations, library_conversations, mixture, read_conversations
 from .tokenizer import train_tokenizer

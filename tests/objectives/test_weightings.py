@@ -108,7 +108,7 @@ def test_fixed_weights() -> None:
     assert w.uniform(valid.float(), valid).tolist() == [[1.0, 1.0, 0.0]]
     torch.testing.assert_close(w.decay(valid.float(), valid, 4.0), torch.tensor([[1.0, 0.778801, 0.0]]))
     torch.testing.assert_close(
-        w.head(torch.rand(1, 3), torch.ones(1, 3, dtype=torch.bool), 0.8), torch.tensor([[1.0, 0.8, 0.64]])
+        w.geometric(torch.rand(1, 3), torch.ones(1, 3, dtype=torch.bool), 0.8), torch.tensor([[1.0, 0.8, 0.64]])
     )
 
 

@@ -161,3 +161,8 @@ def test_resuming_on_other_text_is_refused(target_directory: Path, conversations
         Trainer(config)
     conversations.write_text(lines)
     assert Trainer(config).progress.step == 8
+
+
+def test_a_run_that_said_head_goes_on_with_geometric_weights() -> None:
+    older = RunConfig.model_validate({"objective": {"weighting": "head", "base": 0.7}})
+    assert older == RunConfig.model_validate({"objective": {"weighting": "geometric", "base": 0.7}})

@@ -43,8 +43,8 @@ def decay(confidence: Tensor, valid: Tensor, gamma: float) -> Tensor:
     return torch.exp(-steps / gamma) * valid
 
 
-def head(confidence: Tensor, valid: Tensor, base: float) -> Tensor:
-    """w_k = base^(k-1): a geometric sequence in the manner of Medusa's heads (arXiv 2401.10774)."""
+def geometric(confidence: Tensor, valid: Tensor, base: float) -> Tensor:
+    """w_k = base^(k-1): the head weights of Medusa (arXiv 2401.10774)."""
     steps = torch.arange(valid.shape[-1], device=valid.device, dtype=torch.float32)
     return base**steps * valid
 
@@ -124,12 +124,13 @@ def path(confidence: Tensor, valid: Tensor) -> Tensor:
 
 
 ALPHA = {"alpha": Parameter(0.5, "D-PACE's smoothing of the confidence", most=1)}
+BASE = {"base": Parameter(0.8, "w = base^(k-1)", most=1)}
 GAMMA = {"gamma": Parameter(7.0, "w = exp(-(k-1)/gamma); published: 7, 5, 4 for blocks of 16, 10, 8")}
 
 WEIGHTINGS: dict[str, Weighting] = {
     "uniform": Weighting(uniform),
     "decay": Weighting(decay, denominator="weights", parameters=GAMMA),
-    "head": Weighting(head, denominator="weights", parameters={"base": Parameter(0.8, "w = base^(k-1)", most=1)}),
+    "geometric": Weighting(geometric, denominator="weights", parameters=BASE),
     "dpace": Weighting(dpace, parameters=ALPHA),
     "dpace_prefix": Weighting(dpace_prefix, parameters=ALPHA),
     "dpace_continuation": Weighting(dpace_continuation, parameters=ALPHA),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from omegaconf import OmegaConf
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..config import DataSection, EvaluationSection, Section, load_section, one_of
 from ..drafters import AnyDrafterSection, DFlashSection
@@ -46,6 +46,12 @@ class ObjectiveSection(Section):
     alpha_end: float | None = Field(
         None, description="alpha goes from `alpha` in the first step linearly to this in the last; null: it stays"
     )
+
+    @field_validator("weighting", mode="before")
+    @classmethod
+    def read_older(cls, value: Any) -> Any:
+        """Runs until 2026-11-26 called geometric weights `head`."""
+        return "geometric" if value == "head" else value
 
     @model_validator(mode="after")
     def check(self) -> ObjectiveSection:
