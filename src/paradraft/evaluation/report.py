@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
@@ -27,15 +28,29 @@ from .figures import (
     write_page,
 )
 from .results import Results, RunResult, read_results
-from .tables import EMITTED, difference, rows_of
+from .tables import EMITTED, USUAL_RULES, difference, rows_of
 
 EXPECTED = (
     "expected a run directory with metrics.jsonl, a results.json as `paradraft eval --out` writes it, or a bench.json "
     "of `paradraft bench --out`"
 )
 POINTS = 400
-SETTINGS = ("target", "mode", "temperature", "top_k", "top_p", "seed", "batch_size", "max_new_tokens", "length_label")
+SETTINGS = (
+    "target",
+    "mode",
+    "temperature",
+    "top_k",
+    "top_p",
+    "seed",
+    "batch_size",
+    "max_new_tokens",
+    "length_label",
+    "acceptance_rule",
+    "thinking",
+    "date",
+)
 NAMED = {"length_label": "draft length"}
+UNSET = {"thinking": "the template's default", "date": "today"}
 COLUMNS = (*(column for column in EMITTED if column != "macro"), "plain tok/s", "tok/s", "speed-up", "same text")
 STEP_KEYS = {"cross_entropy", "denominator", "weights", "reached", "accuracy"}
 
@@ -155,12 +170,39 @@ def bench_sections(results: BenchResults, name: str) -> list[Section]:
 
 
 def drafter_names(runs: Sequence[RunResult]) -> list[str]:
-    """A name for each run: its drafter, and those settings in which the runs of a drafter differ."""
-    marks = [(run.length_label, f"T={run.temperature:g}", f"B={run.batch_size}") for run in runs]
+    """A name for each run: its drafter, and those settings in which the runs of a drafter differ.
+
+    Runs that would still share name and prompts are numbered, so that none hides another in a chart.
+    """
+    marks = list(map(marks_of, runs))
     drafters = {run.title for run in runs}
-    spread = [{(run.title, own[i]) for run, own in zip(runs, marks, strict=True)} for i in range(3)]
-    differing = [i for i in range(3) if len(spread[i]) > len(drafters)]
-    return [" ".join([run.title, *(own[i] for i in differing)]) for run, own in zip(runs, marks, strict=True)]
+    spread = [{(run.title, own[i]) for run, own in zip(runs, marks, strict=True)} for i in range(len(marks[0]))]
+    differing = [i for i, found in enumerate(spread) if len(found) > len(drafters)]
+    names, seen = [], Counter[tuple[str, str]]()
+    for run, own in zip(runs, marks, strict=True):
+        name = " ".join([run.title, *(own[i] for i in differing if own[i])])
+        seen[name, run.prompts] += 1
+        count = seen[name, run.prompts]
+        names.append(name if count == 1 else f"{name} ({count})")
+    return names
+
+
+def marks_of(run: RunResult) -> tuple[str, ...]:
+    """Every setting that tells two runs of a drafter apart, as a name shows it."""
+    thinking = {None: "", True: "thinking", False: "no thinking"}
+    return (
+        run.target,
+        run.length_label,
+        "" if run.acceptance_rule in USUAL_RULES else run.acceptance_rule,
+        f"T={run.temperature:g}",
+        f"top-k {run.top_k}",
+        f"top-p {run.top_p:g}",
+        f"B={run.batch_size}",
+        f"{run.max_new_tokens} tokens",
+        f"seed {run.seed}",
+        thinking[run.thinking],
+        run.date or "",
+    )
 
 
 def results_table(runs: Sequence[RunResult]) -> str:
@@ -184,7 +226,7 @@ def acceptance_chart(runs: Sequence[RunResult], names: Sequence[str], prompts: s
                 y = getattr(run.acceptance, kind)
                 lines.append(Line(f"{name}, {kind}", range(1, len(y) + 1), y, colours[name], dash))
     chart = line_chart(lines, "draft position", "accepted", percent=True, marks=True)
-    explanation = "Conditional: given that all drafts before it were accepted. Unconditional: of all rounds."
+    explanation = "Conditional: given that all drafts before it were accepted. Unconditional: of all rounds that drafted that far."
     return f"<h3>{escape(prompts)}</h3>{chart}{remark(explanation)}"
 
 
@@ -192,9 +234,9 @@ def settings_table(runs: Sequence[RunResult], environment: Record) -> str:
     """All that is needed to repeat the figures; a setting that differs between runs shows all its values."""
     rows = [[name, str(value)] for name, value in environment.items()]
     for key in SETTINGS:
-        rows.append(
-            [NAMED.get(key, key.replace("_", " ")), ", ".join(dict.fromkeys(str(getattr(run, key)) for run in runs))]
-        )
+        values = [getattr(run, key) for run in runs]
+        shown = dict.fromkeys(UNSET.get(key, "-") if value is None else str(value) for value in values)
+        rows.append([NAMED.get(key, key.replace("_", " ")), ", ".join(shown)])
     marks: dict[str, str | None] = {}
     for run in runs:
         marks[f"hash of {run.prompts}"] = run.prompts_hash
