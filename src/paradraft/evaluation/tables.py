@@ -102,8 +102,12 @@ def acceptance_table(runs: Sequence[RunResult]) -> Table:
 
 
 def markdown_table(runs: Sequence[RunResult], columns: Sequence[str]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows_of(runs, columns)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(columns, rows_of(runs, columns))
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, without the last newline."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows))
 
 
 @dataclass(frozen=True)
