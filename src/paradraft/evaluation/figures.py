@@ -240,7 +240,8 @@ def bar_chart(
             "x": [escape(category, quote=False) for category in values],
             "y": list(values.values()),
             "text": ["" if value is None else f"{value:.2f}" for value in values.values()],
-            "textposition": "outside",
+            "textposition": "inside" if spreads else "outside",
+            "insidetextanchor": "middle",
             "cliponaxis": False,
             "marker": {"color": colour_of(i)},
         }

@@ -91,7 +91,8 @@ def study_sections(study: StudyResults, name: str) -> list[Section]:
     spent = "" if study.seconds is None else f" {duration(study.seconds)} of training and measuring."
     explained = (
         "Tokens per forward of the target, its own included: mean over the seeds ± standard deviation. The baseline "
-        f"is {study.baseline}; its differences are over all seeds together, with the 95% interval over prompts.{spent}"
+        f"is {study.baseline}; differences from it are over all seeds together, with the 95% interval over prompts."
+        + spent
     )
     temperatures = list(dict.fromkeys(row.temperature for row in study.rows))
     bars = "".join(f"<h3>temperature {t:g}</h3>{study_bars(study.rows, t)}" for t in temperatures)
@@ -131,4 +132,6 @@ def study_acceptance(trials: Sequence[dict[str, Any]]) -> str:
         parts.append(
             f"<h3>{escape(place)}</h3>{line_chart(lines, 'draft position', 'accepted', percent=True, marks=True)}"
         )
-    return "".join(parts) + remark("Given that all drafts before it were accepted; mean over the seeds.")
+    return "".join(parts) + remark(
+        "Given that all drafts before it were accepted; mean over the seeds. Few rounds reach the last positions."
+    )

@@ -80,7 +80,8 @@ def way_sections(results: WayResults, name: str) -> list[Section]:
             speedups.setdefault(results.short(run.way), {})[run.prompts] = run.over_paradraft_plain
     chart = bar_chart(speedups, "times as fast as plain decoding here", reference=1.0)
     rows = [[f"{run.prompts} ({run.answers})", *way_cells(run)] for run in results.runs]
-    facts = [[key.replace("_", " "), str(value)] for key, value in (results.facts | results.environment).items()]
+    named = results.facts | {"drafter": ", ".join(results.facts["drafter"])} | results.environment
+    facts = [[key.replace("_", " "), str(value)] for key, value in named.items()]
     text = (
         f"Batches of {results.batch_size}. All ways took turns on the same prompts; times are of whole calls, prefill "
         "included, so a speed-up is lower here than `paradraft eval` has it. In brackets: how many prompts."
