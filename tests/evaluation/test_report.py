@@ -239,6 +239,14 @@ def test_steps_repeated_after_resuming_count_once() -> None:
     assert [(r["step"], r["loss"]) for r in kept(records, "loss")] == [(10, 1.5), (20, 1.1), (25, 1.0)]
 
 
+def test_a_log_of_several_runs_counts_on() -> None:
+    first = [step(20), evaluation(20, 1.5), step(40), evaluation(40, 2.0) | {"steps": 40}]
+    records = [*first, evaluation(0, 1.8), step(20, 1.0), step(40, 0.9), evaluation(40, 2.5)]
+    assert [(r["step"], r["loss"]) for r in kept(records, "loss")] == [(20, 1.5), (40, 1.5), (60, 1.0), (80, 0.9)]
+    lengths = [(r["step"], r["emitted_length"]) for r in kept(records, "emitted_length")]
+    assert lengths == [(20, 1.5), (40, 2.0), (40, 1.8), (80, 2.5)]
+
+
 def test_rounds_are_coloured_and_escaped(tmp_path: Path) -> None:
     pieces = [RoundPiece("a  <b>", "&", 'no "good"'), RoundPiece("\nnext", "</div>", "")]
     section = rounds_section("Answer <1>", "<script>alert(1)</script>", pieces, "x < y")

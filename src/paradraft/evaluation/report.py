@@ -228,14 +228,33 @@ def training_sections(records: list[Record], name: str) -> list[Section]:
 
 
 def kept(records: Sequence[Record], key: str) -> list[Record]:
-    """Records with `key`, each step once: a run resumed from an earlier step replaces what came after it."""
+    """Records with `key`, each step once: a run resumed from an earlier step replaces what came after it.
+
+    A log of several runs, each begun where the one before it ended, counts its steps on.
+    """
     found: list[Record] = []
-    for record in records:
-        if key in record:
-            while found and found[-1]["step"] >= record["step"]:
-                found.pop()
-            found.append(record)
+    before = 0
+    for part in parts_of(records):
+        own: list[Record] = []
+        for record in part:
+            if key in record:
+                while own and own[-1]["step"] >= record["step"]:
+                    own.pop()
+                own.append(record)
+        found += [record | {"step": before + record["step"]} for record in own]
+        before += part[-1]["step"]
     return found
+
+
+def parts_of(records: Sequence[Record]) -> list[list[Record]]:
+    """A log cut where steps begin anew after the last one of a run, which no resumed run does."""
+    parts: list[list[Record]] = []
+    for record in records:
+        last = parts[-1][-1] if parts else None
+        if last is None or record["step"] < last["step"] == last.get("steps"):
+            parts.append([])
+        parts[-1].append(record)
+    return parts
 
 
 def averaged(records: Sequence[Record]) -> Record:
@@ -272,6 +291,6 @@ def comparison_sections(sources: Sequence[ReportInput]) -> list[Section]:
         if evaluations
     ]
     chart = line_chart(lines, "step", "emitted length", marks=True)
-    text = "Compare only runs that were evaluated on the same prompts of one target. Each log counts its own steps."
+    text = "Compare only runs that were evaluated on the same prompts of one target."
     together = [Section("Runs: emitted length", chart + remark(text))] if len(lines) > 1 else []
     return together + batch_sections([source.ways for source in sources if source.ways])
