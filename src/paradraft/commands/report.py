@@ -9,7 +9,7 @@ import typer
 
 
 def report(
-    results: Annotated[list[Path], typer.Argument(help="runs; logs, results.json, bench.json, study.json and such files")],
+    results: Annotated[list[Path], typer.Argument(help="runs, logs, results.json, bench.json, study.json and such")],
     out: Annotated[Path, typer.Option("--out", help="one HTML file that opens offline")] = Path("report.html"),
 ) -> None:
     """Draw runs, logs, results, times and studies as one page. Example: `paradraft report runs/demo-dpace`"""
