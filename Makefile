@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 VLLM := .venv-vllm
 
-.PHONY: demo test test-vllm lint clean
+.PHONY: demo report test test-vllm lint clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -16,6 +16,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed
 	$(BIN)/paradraft demo --out demo-report.html
+
+# The documentation's tables and one page of pictures, from the committed results.
+report: $(VENV)/.installed
+	$(BIN)/python benchmarks/markdown.py --page report.html
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -37,4 +41,4 @@ test-vllm: $(VENV)/.installed $(VLLM)/.installed
 	PARADRAFT_VLLM=$(VLLM)/bin/python $(BIN)/python -m pytest tests/vllm
 
 clean:
-	rm -rf $(VENV) $(VLLM) runs demo-report.html
+	rm -rf $(VENV) $(VLLM) runs demo-report.html report.html

@@ -19,7 +19,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from paradraft.errors import run_program
 from paradraft.evaluation.measure import environment, first_turn_ids, fitting, weights_of
 from paradraft.evaluation.prompts import load_prompts
 from paradraft.evaluation.statistics import emitted_length, mean_draft_length
+from paradraft.evaluation.ways import COLUMNS, OWN, TRANSFORMERS, WayRun, way_cells
 from paradraft.files import write_text
 from paradraft.models import Target
 from paradraft.models.names import drafter_directory, target_name
@@ -45,26 +46,8 @@ Answers = list[list[int]]
 Way = Callable[[Sequence[list[int]], list[int]], Answers]
 """Prompts and a seed for each -> their answers, stop tokens included."""
 
-REFERENCE, OWN = "transformers plain", "paradraft plain"
 PARTS = 3  # batches in a call, where rows are refilled
 LOOKED_UP = 10  # tokens that prompt lookup proposes at most, as in Transformers' documentation
-
-
-@dataclass
-class Run:
-    """One way on one prompt set. same_text: share of answers equal to Transformers' plain ones; None where sampled."""
-
-    prompts: str
-    way: str
-    answers: int
-    tokens: int = 0
-    seconds: float = 0.0
-    tokens_per_second: float = 0.0
-    over_transformers: float = 0.0
-    over_paradraft_plain: float = 0.0
-    same_text: float | None = None
-    emitted_length: float | None = None
-    mean_draft_length: float | None = None
 
 
 def engine_way(engine: Engine, new: int, written: list[Generation]) -> Way:
@@ -126,7 +109,7 @@ def ways_of(
 ) -> dict[str, Way]:
     sampling, new, rows = Sampling(arguments.temperature), arguments.max_new_tokens, arguments.batch_size
     model = moved(load_causal_lm(target_name(arguments.target), target.dtype, "target", False), target.device).eval()
-    ways = {REFERENCE: transformers_way(target, model, rows, new, sampling)}
+    ways = {TRANSFORMERS: transformers_way(target, model, rows, new, sampling)}
     if rows == 1:
         if arguments.assistant:
             directory = str(drafter_directory(arguments.assistant))
@@ -154,9 +137,9 @@ def ways_of(
     return ways
 
 
-def measure(ways: dict[str, Way], prompts: Sequence[list[int]], batch_size: int, name: str) -> list[Run]:
+def measure(ways: dict[str, Way], prompts: Sequence[list[int]], batch_size: int, name: str) -> list[WayRun]:
     """Seconds of every way on every part of the prompts; the first batch runs once before, untimed."""
-    runs = {way: Run(name, way, len(prompts)) for way in ways}
+    runs = {way: WayRun(name, way, len(prompts)) for way in ways}
     answers: dict[str, Answers] = {way: [] for way in ways}
     for way in ways.values():
         way(prompts[:batch_size], list(range(batch_size)))
@@ -172,27 +155,20 @@ def measure(ways: dict[str, Way], prompts: Sequence[list[int]], batch_size: int,
     for way, run in runs.items():
         run.tokens = sum(map(len, answers[way]))
         run.tokens_per_second = run.tokens / run.seconds
-        pairs = zip(answers[way], answers[REFERENCE], strict=True)
+        pairs = zip(answers[way], answers[TRANSFORMERS], strict=True)
         run.same_text = sum(own == theirs for own, theirs in pairs) / len(prompts)
     for run in runs.values():
-        run.over_transformers = run.tokens_per_second / runs[REFERENCE].tokens_per_second
+        run.over_transformers = run.tokens_per_second / runs[TRANSFORMERS].tokens_per_second
         run.over_paradraft_plain = run.tokens_per_second / runs[OWN].tokens_per_second
     return list(runs.values())
 
 
-def table_of(runs: Sequence[Run], title: str) -> Table:
+def table_of(runs: Sequence[WayRun], title: str) -> Table:
     table = Table(title=title, box=box.SIMPLE)
-    columns = "way", "tok/s", "over Transformers", "over own plain", "same text", "emitted", "drafted"
-    for column in columns:
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column == "way" else "right")
-
-    def cell(value: float | None, form: str = ".2f") -> str:
-        return "-" if value is None else format(value, form)
-
     for run in runs:
-        ratios = cell(run.over_transformers), cell(run.over_paradraft_plain), cell(run.same_text, ".0%")
-        own = cell(run.emitted_length), cell(run.mean_draft_length, ".1f")
-        table.add_row(run.way, cell(run.tokens_per_second, ".1f"), *ratios, *own)
+        table.add_row(*way_cells(run))
     return table
 
 
@@ -221,7 +197,7 @@ def main(given: Sequence[str] | None = None) -> None:
     target, drafters = load_pair(arguments.target, names, arguments.dtype, trust_remote_code=False)
     written: dict[str, list[Generation]] = {}
     ways = ways_of(arguments, target, drafters, written)
-    runs: list[Run] = []
+    runs: list[WayRun] = []
     for name in arguments.prompts or ["demo:math"]:
         chosen = fitting(load_prompts(name, arguments.limit), target, arguments.max_new_tokens)
         before = {way: len(found) for way, found in written.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from paradraft.errors import UserError
 from paradraft.evaluation.figures import Section, rounds_section, write_page
 from paradraft.evaluation.report import kept, results_sections, training_sections, write_report
 from paradraft.evaluation.results import Results, read_run
-from paradraft.evaluation.tables import RoundPiece
+from paradraft.evaluation.tables import RoundPiece, acceptance_table
 
 
 def result(drafter: str, prompts: str = "demo:math", **changes: Any) -> dict[str, Any]:
@@ -181,6 +182,37 @@ def test_runs_that_differ_in_a_setting_get_bars_of_their_own() -> None:
     assert ">-</td>" in html
 
 
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"acceptance_rule": "block"}, ["demo:a", "demo:a block"]),
+        ({"acceptance_rule": "block", "draft_length": 2}, ["demo:a K=3", "demo:a K=2 block"]),
+        ({"thinking": True}, ["demo:a", "demo:a thinking"]),
+        ({"date": "2026-11-22"}, ["demo:a", "demo:a 2026-11-22"]),
+        ({"seed": 4}, ["demo:a seed 3", "demo:a seed 4"]),
+        ({"prompts_hash": "other"}, ["demo:a", "demo:a (2)"]),
+    ],
+)
+def test_no_run_hides_another_in_a_chart(changes: dict[str, Any], names: list[str]) -> None:
+    runs = [result("demo:a"), result("demo:a", speedup=3.0, **changes)]
+    speedup, *_, times = figures("".join(section.html for section in results_sections(results(*runs))))
+    assert [(t["name"], t["y"]) for t in speedup["data"]] == list(zip(names, ([2.0], [3.0]), strict=True))
+    assert times["data"][0]["y"] == [f"{name}<br>demo:math" for name in names]
+
+
+def test_settings_name_the_rule_the_thinking_switch_and_the_day() -> None:
+    runs = [result("demo:a"), result("demo:a", acceptance_rule="block", thinking=False, date="2026-11-22")]
+    html = results_sections(results(*runs))[-1].html
+    for text in ("chain, block", "the template's default, False", "today, 2026-11-22"):
+        assert f">{escape(text)}</td>" in html
+
+
+def test_acceptance_counts_the_rounds_that_drafted_that_far() -> None:
+    runs = results(result("demo:a", adaptive=True))
+    assert "Unconditional: of all rounds that drafted that far." in results_sections(runs)[2].html
+    assert str(acceptance_table(runs.runs).title).endswith("of all rounds that drafted that far")
+
+
 def test_training_sections_follow_every_position() -> None:
     sections = training_sections(RECORDS, "dpace")
     titles = [section.title for section in sections]
@@ -205,6 +237,14 @@ def test_long_runs_are_averaged() -> None:
 def test_steps_repeated_after_resuming_count_once() -> None:
     records = [step(10), step(20), step(30, 9.0), evaluation(30, 2.0), step(20, 1.1), step(25, 1.0)]
     assert [(r["step"], r["loss"]) for r in kept(records, "loss")] == [(10, 1.5), (20, 1.1), (25, 1.0)]
+
+
+def test_a_log_of_several_runs_counts_on() -> None:
+    first = [step(20), evaluation(20, 1.5), step(40), evaluation(40, 2.0) | {"steps": 40}]
+    records = [*first, evaluation(0, 1.8), step(20, 1.0), step(40, 0.9), evaluation(40, 2.5)]
+    assert [(r["step"], r["loss"]) for r in kept(records, "loss")] == [(20, 1.5), (40, 1.5), (60, 1.0), (80, 0.9)]
+    lengths = [(r["step"], r["emitted_length"]) for r in kept(records, "emitted_length")]
+    assert lengths == [(20, 1.5), (40, 2.0), (40, 1.8), (80, 2.5)]
 
 
 def test_rounds_are_coloured_and_escaped(tmp_path: Path) -> None:

@@ -10,14 +10,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..numbers import duration, number
+from ..numbers import duration
 from .options import ThreadsOption, set_threads
 from .terminal import progress_bar
 
 if TYPE_CHECKING:
     from ..training.study import Row, Study, StudySection
-
-COLUMNS = ("cell", "prompts", "temp.", "seeds", "emitted length", "against the baseline (95%)")
 
 
 def study(
@@ -59,7 +57,7 @@ def write_study(section: StudySection, trials: list[dict[str, Any]]) -> dict[str
     seconds = sum(sum(trial["seconds"].values()) for trial in trials)
     found = {"baseline": section.baseline, "rows": rows, "seconds": seconds, "trials": trials}
     write_text(section.output / "study.json", json.dumps(found, indent=1) + "\n")
-    write_text(section.output / "study.md", markdown(rows))
+    write_text(section.output / "study.md", markdown_of(rows))
     return found
 
 
@@ -83,25 +81,19 @@ def run_trial(console: Console, whole: Study, cell: str, seed: int, place: str) 
     return trial
 
 
-def cells_of(row: Row) -> list[str]:
-    spread = "" if row["spread"] is None else f" ± {number(row['spread'])}"
-    against = "-"
-    if "difference" in row:
-        against = f"{row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})"
-    name = f"{row['cell']} independent" if row["mode"] == "independent" else row["cell"]
-    emitted = f"{number(row['emitted_length'])}{spread}"
-    return [name, row["prompts"], f"{row['temperature']:g}", str(row["seeds"]), emitted, against]
-
-
 def table_of(rows: list[Row]) -> Table:
+    from ..evaluation.study_report import COLUMNS, read_rows, study_cells
+
     table = Table(title="tokens a round (emitted length), mean and standard deviation over the seeds")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("cell", "prompts") else "right")
-    for row in rows:
-        table.add_row(*cells_of(row))
+    for row in read_rows(rows):
+        table.add_row(*study_cells(row))
     return table
 
 
-def markdown(rows: list[Row]) -> str:
-    lines = [list(COLUMNS), ["---"] * len(COLUMNS), *map(cells_of, rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+def markdown_of(rows: list[Row]) -> str:
+    from ..evaluation.study_report import COLUMNS, read_rows, study_cells
+    from ..evaluation.tables import markdown
+
+    return markdown(COLUMNS, list(map(study_cells, read_rows(rows)))) + "\n"

@@ -226,21 +226,31 @@ def position_chart(steps: Sequence[Record], key: str, percent: bool) -> str:
     return line_chart(lines, "step", key, percent)
 
 
-def bar_chart(groups: Mapping[str, Mapping[str, float | None]], y_title: str, reference: float) -> str:
-    """{series: {category: value}} as bars side by side, with a dotted line at `reference`."""
-    data = [
+def bar_chart(
+    groups: Mapping[str, Mapping[str, float | None]],
+    y_title: str,
+    reference: float,
+    spreads: Mapping[str, Mapping[str, float | None]] | None = None,
+) -> str:
+    """{series: {category: value}} as bars side by side, with a dotted line at `reference`; `spreads` are whiskers."""
+    data: list[dict[str, Any]] = [
         {
             "type": "bar",
             "name": escape(name, quote=False),
             "x": [escape(category, quote=False) for category in values],
             "y": list(values.values()),
             "text": ["" if value is None else f"{value:.2f}" for value in values.values()],
-            "textposition": "outside",
+            "textposition": "inside" if spreads else "outside",
+            "insidetextanchor": "middle",
             "cliponaxis": False,
             "marker": {"color": colour_of(i)},
         }
         for i, (name, values) in enumerate(groups.items())
     ]
+    for trace, name in zip(data, groups, strict=True):
+        if spreads:
+            whiskers = [spreads[name].get(category) for category in groups[name]]
+            trace["error_y"] = {"type": "data", "array": whiskers, "color": "#7d8794"}
     line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": reference, "y1": reference}
     layout = {
         "barmode": "group",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from html import escape
 from pathlib import Path
 
 from ..errors import UserError
-from .bench import BENCH_FILE, PLAIN, BenchResults, bench_cells, bench_sentences, read_bench
 from .bench import COLUMNS as BENCH_COLUMNS
+from .bench import PLAIN, BenchResults, bench_cells, bench_sentences
 from .figures import (
     Line,
     Record,
@@ -26,36 +26,37 @@ from .figures import (
     table,
     write_page,
 )
-from .results import Results, RunResult, read_results
-from .tables import EMITTED, difference, rows_of
+from .report_input import EXPECTED, ReportInput, name_of, read_input
+from .results import Results, RunResult
+from .study_report import study_sections
+from .tables import EMITTED, USUAL_RULES, difference, rows_of
+from .ways import batch_sections, way_sections
 
-EXPECTED = (
-    "expected a run directory with metrics.jsonl, a results.json as `paradraft eval --out` writes it, or a bench.json "
-    "of `paradraft bench --out`"
-)
 POINTS = 400
-SETTINGS = ("target", "mode", "temperature", "top_k", "top_p", "seed", "batch_size", "max_new_tokens", "length_label")
+SETTINGS = (
+    "target",
+    "mode",
+    "temperature",
+    "top_k",
+    "top_p",
+    "seed",
+    "batch_size",
+    "max_new_tokens",
+    "length_label",
+    "acceptance_rule",
+    "thinking",
+    "date",
+)
 NAMED = {"length_label": "draft length"}
+UNSET = {"thinking": "the template's default", "date": "today"}
 COLUMNS = (*(column for column in EMITTED if column != "macro"), "plain tok/s", "tok/s", "speed-up", "same text")
-STEP_KEYS = {"cross_entropy", "denominator", "weights", "reached", "accuracy"}
-
-
-@dataclass(frozen=True)
-class ReportInput:
-    """What was found under one of the paths: a run, results, or both."""
-
-    name: str
-    records: list[Record]
-    config: str
-    results: Results | None
-    bench: BenchResults | None = None
 
 
 def write_report(paths: Sequence[Path], out: Path) -> None:
-    """Runs (directories with metrics.jsonl) and results (results.json, or a directory with one) as one page."""
+    """Runs, logs, results, times, studies and ways side by side, each a file or a directory with one, as one page."""
     if not paths:
         raise UserError(f"nothing to report: {EXPECTED}")
-    names = [(path if path.is_dir() else path.parent).resolve().name for path in paths]
+    names = list(map(name_of, paths))
     unique = len(set(names)) == len(names)
     sources = [read_input(path, name if unique else str(path)) for path, name in zip(paths, names, strict=True)]
     sections = comparison_sections(sources)
@@ -63,6 +64,10 @@ def write_report(paths: Sequence[Path], out: Path) -> None:
         own = results_sections(source.results) if source.results else []
         if len(sources) > 1:
             own = [replace(section, title=f"{source.name}: {section.title}") for section in own]
+        if source.study:
+            own += study_sections(source.study, source.name)
+        if source.ways:
+            own += way_sections(source.ways, source.name)
         if source.bench:
             own += bench_sections(source.bench, source.name)
         if source.records:
@@ -71,48 +76,6 @@ def write_report(paths: Sequence[Path], out: Path) -> None:
             own.append(Section(f"{source.name}: configuration", f"<pre>{escape(source.config)}</pre>"))
         sections += own
     write_page("paradraft report", sections, out)
-
-
-def read_input(path: Path, name: str) -> ReportInput:
-    """The run, the results or both under `path`."""
-    metrics, config = path / "metrics.jsonl", path / "config.yaml"
-    results = path / "results.json" if path.is_dir() else path
-    bench = path / BENCH_FILE if path.is_dir() else path
-    has_bench = bench.name == BENCH_FILE and bench.is_file()
-    has_results = results.suffix == ".json" and results.is_file() and results.name != BENCH_FILE
-    if not has_results and not has_bench and not metrics.is_file():
-        raise UserError(f"{path} {'holds no run or results' if path.exists() else 'does not exist'}; {EXPECTED}")
-    return ReportInput(
-        name,
-        read_records(metrics) if metrics.is_file() else [],
-        read_text(config) if config.is_file() else "",
-        read_results(results) if has_results else None,
-        read_bench(bench) if has_bench else None,
-    )
-
-
-def read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path} ({error}); {EXPECTED}") from error
-
-
-def read_records(path: Path) -> list[Record]:
-    """Records of metrics.jsonl; the last line may be incomplete, because the run may still be writing it."""
-    lines, records = read_text(path).splitlines(), []
-    for i, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if isinstance(record, dict) and "step" in record and ("loss" not in record or record.keys() >= STEP_KEYS):
-            records.append(record)
-        elif record is not None or i < len(lines):
-            raise UserError(f"line {i} of {path} is not a training record; {EXPECTED}")
-    if not records:
-        raise UserError(f"{path} holds no record yet; {EXPECTED}")
-    return records
 
 
 def results_sections(results: Results) -> list[Section]:
@@ -155,12 +118,39 @@ def bench_sections(results: BenchResults, name: str) -> list[Section]:
 
 
 def drafter_names(runs: Sequence[RunResult]) -> list[str]:
-    """A name for each run: its drafter, and those settings in which the runs of a drafter differ."""
-    marks = [(run.length_label, f"T={run.temperature:g}", f"B={run.batch_size}") for run in runs]
+    """A name for each run: its drafter, and those settings in which the runs of a drafter differ.
+
+    Runs that would still share name and prompts are numbered, so that none hides another in a chart.
+    """
+    marks = list(map(marks_of, runs))
     drafters = {run.title for run in runs}
-    spread = [{(run.title, own[i]) for run, own in zip(runs, marks, strict=True)} for i in range(3)]
-    differing = [i for i in range(3) if len(spread[i]) > len(drafters)]
-    return [" ".join([run.title, *(own[i] for i in differing)]) for run, own in zip(runs, marks, strict=True)]
+    spread = [{(run.title, own[i]) for run, own in zip(runs, marks, strict=True)} for i in range(len(marks[0]))]
+    differing = [i for i, found in enumerate(spread) if len(found) > len(drafters)]
+    names, seen = [], Counter[tuple[str, str]]()
+    for run, own in zip(runs, marks, strict=True):
+        name = " ".join([run.title, *(own[i] for i in differing if own[i])])
+        seen[name, run.prompts] += 1
+        count = seen[name, run.prompts]
+        names.append(name if count == 1 else f"{name} ({count})")
+    return names
+
+
+def marks_of(run: RunResult) -> tuple[str, ...]:
+    """Every setting that tells two runs of a drafter apart, as a name shows it."""
+    thinking = {None: "", True: "thinking", False: "no thinking"}
+    return (
+        run.target,
+        run.length_label,
+        "" if run.acceptance_rule in USUAL_RULES else run.acceptance_rule,
+        f"T={run.temperature:g}",
+        f"top-k {run.top_k}",
+        f"top-p {run.top_p:g}",
+        f"B={run.batch_size}",
+        f"{run.max_new_tokens} tokens",
+        f"seed {run.seed}",
+        thinking[run.thinking],
+        run.date or "",
+    )
 
 
 def results_table(runs: Sequence[RunResult]) -> str:
@@ -184,17 +174,18 @@ def acceptance_chart(runs: Sequence[RunResult], names: Sequence[str], prompts: s
                 y = getattr(run.acceptance, kind)
                 lines.append(Line(f"{name}, {kind}", range(1, len(y) + 1), y, colours[name], dash))
     chart = line_chart(lines, "draft position", "accepted", percent=True, marks=True)
-    explanation = "Conditional: given that all drafts before it were accepted. Unconditional: of all rounds."
-    return f"<h3>{escape(prompts)}</h3>{chart}{remark(explanation)}"
+    conditional = "Conditional: given that all drafts before it were accepted."
+    unconditional = "Unconditional: of all rounds that drafted that far."
+    return f"<h3>{escape(prompts)}</h3>{chart}{remark(f'{conditional} {unconditional}')}"
 
 
 def settings_table(runs: Sequence[RunResult], environment: Record) -> str:
     """All that is needed to repeat the figures; a setting that differs between runs shows all its values."""
     rows = [[name, str(value)] for name, value in environment.items()]
     for key in SETTINGS:
-        rows.append(
-            [NAMED.get(key, key.replace("_", " ")), ", ".join(dict.fromkeys(str(getattr(run, key)) for run in runs))]
-        )
+        values = [getattr(run, key) for run in runs]
+        shown = dict.fromkeys(UNSET.get(key, "-") if value is None else str(value) for value in values)
+        rows.append([NAMED.get(key, key.replace("_", " ")), ", ".join(shown)])
     marks: dict[str, str | None] = {}
     for run in runs:
         marks[f"hash of {run.prompts}"] = run.prompts_hash
@@ -237,14 +228,33 @@ def training_sections(records: list[Record], name: str) -> list[Section]:
 
 
 def kept(records: Sequence[Record], key: str) -> list[Record]:
-    """Records with `key`, each step once: a run resumed from an earlier step replaces what came after it."""
+    """Records with `key`, each step once: a run resumed from an earlier step replaces what came after it.
+
+    A log of several runs, each begun where the one before it ended, counts its steps on.
+    """
     found: list[Record] = []
-    for record in records:
-        if key in record:
-            while found and found[-1]["step"] >= record["step"]:
-                found.pop()
-            found.append(record)
+    before = 0
+    for part in parts_of(records):
+        own: list[Record] = []
+        for record in part:
+            if key in record:
+                while own and own[-1]["step"] >= record["step"]:
+                    own.pop()
+                own.append(record)
+        found += [record | {"step": before + record["step"]} for record in own]
+        before += part[-1]["step"]
     return found
+
+
+def parts_of(records: Sequence[Record]) -> list[list[Record]]:
+    """A log cut where steps begin anew after the last one of a run, which no resumed run does."""
+    parts: list[list[Record]] = []
+    for record in records:
+        last = parts[-1][-1] if parts else None
+        if last is None or record["step"] < last["step"] == last.get("steps"):
+            parts.append([])
+        parts[-1].append(record)
+    return parts
 
 
 def averaged(records: Sequence[Record]) -> Record:
@@ -273,7 +283,7 @@ def evaluation_html(evaluations: Sequence[Record]) -> str:
 
 
 def comparison_sections(sources: Sequence[ReportInput]) -> list[Section]:
-    """Emitted length of several runs in one chart."""
+    """Emitted length of several runs in one chart; speed over batch size, measured in a file for each size."""
     runs = [(source.name, kept(source.records, "emitted_length")) for source in sources]
     lines = [
         Line(name, [r["step"] for r in evaluations], [r["emitted_length"] for r in evaluations], colour_of(i))
@@ -281,4 +291,6 @@ def comparison_sections(sources: Sequence[ReportInput]) -> list[Section]:
         if evaluations
     ]
     chart = line_chart(lines, "step", "emitted length", marks=True)
-    return [Section("Runs: emitted length", chart)] if len(lines) > 1 else []
+    text = "Compare only runs that were evaluated on the same prompts of one target."
+    together = [Section("Runs: emitted length", chart + remark(text))] if len(lines) > 1 else []
+    return together + batch_sections([source.ways for source in sources if source.ways])

@@ -17,6 +17,7 @@ COLOURS = ("green", "cyan", "yellow", "magenta")
 
 
 EMITTED = ("prompts", "drafter", "temp.", "emitted length (95%)", "no loops", "macro", "loops")
+USUAL_RULES = ("chain", "tree_residual")  # of chains and of trees: what no table needs to name
 SPEED = ("prompts", "drafter", "plain tok/s", "tok/s", "speed-up", "draft/verify/other", "same text")
 
 
@@ -47,7 +48,7 @@ def cells(run: RunResult) -> dict[str, str]:
 def way_of(run: RunResult) -> str:
     """Such as K=7; K=auto (3.1) where rounds drafted 3.1 tokens on average; with a rule that is not the usual one."""
     length = f"{run.length_label} ({number(run.mean_draft_length, 1)})" if run.adaptive else run.length_label
-    return length if run.acceptance_rule in ("chain", "tree_residual") else f"{length} {run.acceptance_rule}"
+    return length if run.acceptance_rule in USUAL_RULES else f"{length} {run.acceptance_rule}"
 
 
 def rows_of(runs: Sequence[RunResult], columns: Sequence[str]) -> list[list[str]]:
@@ -87,9 +88,9 @@ def speed_table(runs: Sequence[RunResult]) -> Table:
 
 
 def acceptance_table(runs: Sequence[RunResult]) -> Table:
-    """Acceptance by draft position: conditional on all before it / out of all rounds."""
+    """Acceptance by draft position: conditional on all before it / out of all rounds that drafted that far."""
     longest = max(run.draft_length for run in runs)
-    table = Table(title="acceptance by position: given those before it / of all rounds")
+    table = Table(title="acceptance by position: given those before it / of all rounds that drafted that far")
     for column in ("prompts", "drafter"):
         table.add_column(column)
     for k in range(1, longest + 1):
@@ -101,8 +102,12 @@ def acceptance_table(runs: Sequence[RunResult]) -> Table:
 
 
 def markdown_table(runs: Sequence[RunResult], columns: Sequence[str]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows_of(runs, columns)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(columns, rows_of(runs, columns))
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, without the last newline."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows))
 
 
 @dataclass(frozen=True)

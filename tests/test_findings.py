@@ -1,0 +1,156 @@
+"""The findings name our figures as the committed results have them, and every file that they name is there."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+ROWS = [line for line in PAGE.splitlines() if line.startswith("| ")]
+DEMO = ("demo:math", "demo:code", "demo:chat")
+REAL = ("gsm8k", "math500", "humaneval", "mbpp", "mt-bench", "livecodebench")
+
+
+def read(name: str) -> Any:
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def runs_of(name: str, drafter: str, mode: str = "dependent") -> dict[str, dict[str, Any]]:
+    runs = read(name)["runs"]
+    return {run["prompts"]: run for run in runs if (run["drafter"], run["mode"]) == (drafter, mode)}
+
+
+def row_of(start: str) -> str:
+    (row,) = [row for row in ROWS if row.startswith(f"| {start}")]
+    return row
+
+
+def lengths(runs: dict[str, dict[str, Any]], sets: tuple[str, ...]) -> str:
+    return " / ".join(f"{runs[prompts]['emitted_length']['micro']:.2f}" for prompts in sets)
+
+
+def test_every_row_has_a_claim_a_finding_and_a_verdict() -> None:
+    claims = [row for row in ROWS if not row.startswith("| claim")]
+    assert len(claims) > 30 and all(row.count(" | ") == 2 for row in claims)
+    verdicts = ("holds", "fails", "open", "cannot be judged at this size", "no gain here", "gain holds")
+    assert all(row.split(" | ")[2].startswith(verdicts) for row in claims)
+
+
+def test_every_file_that_is_named_is_there() -> None:
+    named = set(re.findall(r"`([\w.-]+\.jsonl?)`", "".join(ROWS))) - {"t.jsonl.gz"}
+    assert len(named) > 12 and all((RESULTS / name).is_file() for name in named)
+    assert all((ROOT / recipe).is_file() for recipe in re.findall(r"`(recipes/[^`]+)`", PAGE))
+
+
+def test_dpace_against_decay() -> None:
+    begun, ended = row_of("ahead of fixed decay"), row_of("the gain stays")
+    for row in read("smollm2-weightings.json")["rows"]:
+        if "difference" in row:
+            gain = row["difference"] / (row["emitted_length"] - row["difference"])
+            interval = f"({row['low']:+.3f} to {row['high']:+.3f})"
+            assert f"{row['prompts']} {row['difference']:+.3f} {interval}, {gain:+.1%}" in begun
+    for name in ("dpace", "decay"):
+        assert lengths(runs_of("demo-t0-retrained.json", f"demo:dflash-{name}"), DEMO) in ended
+    for run in runs_of("demo-t0-retrained.json", "demo:dflash-decay").values():
+        against = run["against_first"]
+        found = f"{against['emitted_length_difference']:.2f} ({against['low']:.2f} to {against['high']:.2f})"
+        assert found in ended
+
+
+def test_the_grids_figures() -> None:
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for name in ("objective-grid-dflash.json", "objective-grid-pard.json", "objective-grid-pard-seed3.json"):
+        for cell in read(name)["cells"]:
+            key = cell["drafter"], cell["weighting"], cell["token_loss"]
+            found.setdefault(key, []).append(cell["emitted_length"])
+    means = {key: f"{sum(values) / len(values):.2f}" for key, values in found.items()}
+    assert f"{means['dflash', 'dpace', 'ce']} against {means['dflash', 'decay', 'ce']}" in row_of("ahead of fixed")
+    assert f"against {means['dflash', 'uniform', 'ce']} ±" in row_of("ahead of uniform weights")
+    for drafter, name in (("dflash", "DFlash"), ("pard", "PARD")):
+        both = " and ".join(means[drafter, "dpace", loss] for loss in ("ce", "ce_kd"))
+        assert f"{name} {both}" in row_of("loss 0.1 CE + 1.0 KD")
+
+
+def test_pard2_on_the_public_target() -> None:
+    pard2 = runs_of("smollm2-pard2-t0.json", "smollm2:pard2")
+    independent = runs_of("smollm2-pard2-t0.json", "smollm2:pard2", "independent")
+    dflash = runs_of("smollm2-t0.json", "smollm2:dflash-dpace")
+    against = row_of("ahead of DFlash")
+    assert lengths(pard2, REAL) in against and lengths(dflash, REAL) in against
+
+    def shares(ours: dict[str, dict[str, Any]], theirs: dict[str, dict[str, Any]]) -> list[float]:
+        return [ours[p]["emitted_length"]["micro"] / theirs[p]["emitted_length"]["micro"] for p in ours]
+
+    low, high = min(shares(pard2, dflash)), max(shares(pard2, dflash))
+    assert f"{low:.0%}"[:-1] + f" to {high:.0%}" in against
+    modes = row_of("one set of weights")
+    gains = shares(pard2, independent)
+    assert lengths(independent, REAL) in modes
+    assert f"{min(gains) - 1:.0%}"[:-1] + f" to {max(gains) - 1:.0%}" in modes
+    auto = runs_of("smollm2-auto.json", "smollm2:pard2")
+    shown = ", ".join(f"{prompts} {auto[prompts]['speedup']:.2f}" for prompts in ("humaneval", "gsm8k", "mt-bench"))
+    assert shown in row_of("Llama-3.1-8B, speed-up")
+
+
+def test_pard2_on_the_small_target() -> None:
+    pard2 = runs_of("demo-t0-retrained.json", "demo:pard2")
+    pard = runs_of("demo-t0-retrained.json", "demo:pard", "independent")
+    ahead = row_of("with features ahead of PARD")
+    for runs in (pard2, pard):
+        assert lengths(runs, DEMO) in ahead
+        assert " / ".join(f"{runs[prompts]['speedup']:.2f}" for prompts in DEMO) in ahead
+    dflash = runs_of("demo-t0-retrained.json", "demo:dflash-dpace")
+    shares = [pard2[p]["emitted_length"]["micro"] / dflash[p]["emitted_length"]["micro"] for p in DEMO]
+    assert ", ".join(f"{share:.0%}" for share in shares) in row_of("ahead of DFlash")
+    older = runs_of("demo-t0.json", "demo:pard2", "independent")
+    assert lengths(older, DEMO) in row_of("one set of weights")
+
+
+def test_trees_and_block_verification() -> None:
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for run in read("decoding-smollm2-b1.json")["runs"]:
+        found.setdefault(run["prompts"], {})[run["way"].partition(" ")[2]] = run
+
+    def over_chains(value: str) -> list[float]:
+        chains = [max(ways[f"K={k}"][value] for k in (2, 4, 7)) for ways in found.values()]
+        return [ways["tree of 8"][value] / best - 1 for ways, best in zip(found.values(), chains, strict=True)]
+
+    gains, faster = over_chains("emitted_length"), [gain for gain in over_chains("tokens_per_second") if gain > 0]
+    assert f"{min(gains):.0%}"[:-1] + f" to {max(gains):.0%} more tokens" in row_of("trees")
+    assert len(faster) == 3 and f"on three, by {min(faster):.0%}"[:-1] + f" to {max(faster):.0%}" in row_of("trees")
+    block: dict[str, dict[str, float]] = {}
+    for run in read("decoding-smollm2-b1-t1.json")["runs"]:
+        block.setdefault(run["prompts"], {})[run["way"].partition(" ")[2]] = run["emitted_length"]
+    differences = [ways["K=4 block"] - ways["K=4"] for ways in block.values()]
+    assert ", ".join(f"{d:+.2f}" for d in differences) + " on " + ", ".join(block) in row_of("block verification")
+
+
+@pytest.mark.parametrize(
+    ("start", "name", "figures"),
+    [
+        ("training costs", "objectives.json", "0.1% (-0.5 to +0.7%)"),
+        ("COD cuts", "pard-cost.json", "4,031 of 16,384 queries (25%), 12 of 101 seconds, 576 of 2,894 MiB"),
+        ("CAT weights", "cat-seeds.json", "+0.016, +0.004, +0.007"),
+    ],
+)
+def test_other_figures(start: str, name: str, figures: str) -> None:
+    found, row = read(name), row_of(start)
+    if name == "objectives.json":
+        ratio = found["dpace_to_decay"]
+        made = f"{ratio['ratio'] - 1:.1%} ({100 * (ratio['low'] - 1):.1f} to {ratio['high'] - 1:+.1%})"
+    elif name == "pard-cost.json":
+        cod, _, naive = found["runs"]
+        queries = f"{cod['queries']:,} of {naive['queries']:,} queries ({cod['queries'] / naive['queries']:.0%})"
+        seconds = f"{cod['seconds']:.0f} of {naive['seconds']:.0f} seconds"
+        memory = f"{cod['peak_mib_above_start']:,.0f} of {naive['peak_mib_above_start']:,.0f} MiB"
+        made = f"{queries}, {seconds}, {memory}"
+    else:
+        cells = {(cell["weighting"], cell["seed"]): cell["emitted_length"] for cell in found["cells"]}
+        made = ", ".join(f"{cells['cat', seed] - cells['uniform', seed]:+.3f}" for seed in (1, 2, 3))
+    assert made == figures and figures in row and f"`{name}`" in row
