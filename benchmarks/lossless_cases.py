@@ -37,7 +37,7 @@ from paradraft.errors import run_program
 from paradraft.evaluation.lossless import examine_divergence
 from paradraft.files import write_text
 from paradraft.models import Target
-from tests.conftest import FAMILIES, KINDS, make_drafter_of, make_model
+from tests.conftest import FAMILIES, KINDS, VARIANTS, make_drafter_of, make_model
 
 TEXTS = 12  # of a target, each decoded in several ways
 WAYS = 6
@@ -143,8 +143,9 @@ def random_pair(rng: random.Random, seed: int) -> tuple[Target, list[Drafter]]:
     sizes = {"vocab_size": rng.choice([5, 8, 12, 40]), "num_hidden_layers": rng.choice([2, 3])}
     target = Target(make_model(rng.choice(FAMILIES), seed, initializer_range=rng.choice([0.3, 0.6, 1.0]), **sizes))
     size = target.vocabulary_size
+    ways = rng.sample([*((kind, {}) for kind in KINDS), *VARIANTS], 2)
     drafters = [
-        make_drafter_of(kind, target, rng.choice([1, 3, 7]), rng.choice([1, 2]), seed) for kind in rng.sample(KINDS, 2)
+        make_drafter_of(kind, target, rng.choice([1, 3, 7]), rng.choice([1, 2]), seed, **own) for kind, own in ways
     ]
     for drafter in drafters:
         if rng.random() < 0.3:

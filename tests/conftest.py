@@ -126,8 +126,12 @@ def make_drafter(target: Target, block_size: int = 6, layers: int = 2, seed: int
     return drafter.eval()
 
 
-KINDS = ("dflash", "dflash2", "dspark", "eagle3", "pard", "pard2", "vanilla")
-BOUND = ("dflash", "dflash2", "dspark", "eagle3")  # read the target's features and embed with its embedding
+KINDS = tuple(DRAFTERS)
+BOUND = tuple(kind for kind in KINDS if DRAFTERS[kind].bound)  # read the target's features, embed with its embedding
+VARIANTS: list[tuple[str, dict[str, Any]]] = [  # other ways of a kind that draft differently
+    ("dflash", {"causal": True}),
+    *(("dspark", {"markov_head": name, "confidence_head": name == "rnn"}) for name in ("gated", "rnn")),
+]
 
 
 def make_drafter_of(

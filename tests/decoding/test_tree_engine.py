@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ from paradraft.errors import UserError
 from paradraft.models import Target
 from tests.conftest import make_drafter_of, make_model
 
-PARALLEL = ("dflash", "pard", "pard2")
+PARALLEL: list[tuple[str, dict[str, Any]]] = [("dflash", {}), ("dflash", {"causal": True}), ("pard", {}), ("pard2", {})]
 PROMPTS = [[4, 9, 2], [8], [1, 2, 3, 4, 5], [10, 10]]
 
 
@@ -42,16 +44,16 @@ def misremembered(target: Target, drafter: Drafter) -> tuple[int, int]:
     return wrong, moved
 
 
-@pytest.mark.parametrize("kind", PARALLEL)
-def test_what_was_kept_is_remembered_as_if_it_had_been_read(small: Target, kind: str) -> None:
-    wrong, moved = misremembered(small, make_drafter_of(kind, small))
+@pytest.mark.parametrize(("kind", "own"), PARALLEL)
+def test_what_was_kept_is_remembered_as_if_it_had_been_read(small: Target, kind: str, own: dict[str, Any]) -> None:
+    wrong, moved = misremembered(small, make_drafter_of(kind, small, **own))
     assert not wrong and moved > 2
 
 
-@pytest.mark.parametrize("kind", PARALLEL)
-def test_a_round_drafts_the_best_tree(small: Target, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "own"), PARALLEL)
+def test_a_round_drafts_the_best_tree(small: Target, kind: str, own: dict[str, Any]) -> None:
     """Of the logits that a chain's drafts are the argmax of; and no deeper than the answer may grow."""
-    drafter = make_drafter_of(kind, small)
+    drafter = make_drafter_of(kind, small, **own)
     seen: list[torch.Tensor] = []
 
     def watched(logits: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -82,12 +84,12 @@ def restricted(drafter: Drafter, ids: list[int]) -> Drafter:
     return drafter
 
 
-@pytest.mark.parametrize("kind", PARALLEL)
-def test_reduced_draft_vocabularies(small: Target, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "own"), PARALLEL)
+def test_reduced_draft_vocabularies(small: Target, kind: str, own: dict[str, Any]) -> None:
     """Few tokens make small trees; the text is the target's all the same, and only these tokens are drafted."""
     ids = [1, 4, 7, 9, 11]
     plain = Engine(small).generate(PROMPTS, 20, ())
-    drafter = restricted(make_drafter_of(kind, small), ids)
+    drafter = restricted(make_drafter_of(kind, small, **own), ids)
     for nodes, depth in ((3, 2), (16, 1), (16, 5)):
         for a, b in zip(
             plain, Engine(small, drafter, draft_length=depth, tree=nodes).generate(PROMPTS, 20, ()), strict=True

@@ -96,8 +96,17 @@ def test_training_scores_equal_drafting_scores_along_the_drafted_path(rows: int,
     drafter.prepare_decoding()
     with torch.inference_mode():
         state, cache = drafter.start(rows, 40), target.new_slots(rows, 40)
-        output = target.forward(ids[:, : int(anchors.max())], cache, drafter.feature_layers)
-        drafter.observe(state, range(rows), output.features, ids[:, : int(anchors.max())], anchors)
+        done = torch.zeros_like(anchors)
+        for until in (anchors - 3, anchors - 1, anchors):  # a prompt, then what two rounds committed
+            counts = until - done
+            places = (done[:, None] + torch.arange(int(counts.max()))).clamp(max=ids.shape[1] - 1)
+            tokens = ids.gather(1, places)
+            output = target.forward(tokens, cache, drafter.feature_layers)
+            cache.commit(counts)
+            drafter.observe(state, range(rows), output.features, tokens, counts)
+            done = until
+            if bool((until < anchors).all()):  # a draft in between, which must leave no trace
+                drafter.propose(state, range(rows), ids[row, until], 3, lambda logits: (logits.argmax(-1), None))
         proposal = drafter.propose(state, range(rows), ids[row, anchors], 5, sampler)
         places = anchors[:, None] + torch.arange(1, 6)
         text = ids.scatter(1, places, proposal.tokens)

@@ -12,15 +12,12 @@ import torch
 from torch import Tensor
 
 from paradraft.drafters import Batch, Drafter, Vanilla
+from paradraft.drafters.vocabulary import DraftVocabulary
 from paradraft.models import Target
-from tests.conftest import BOUND, make_drafter_of, make_model
+from tests.conftest import BOUND, VARIANTS, make_drafter_of, make_model
 
 WAYS = [("dflash", "dependent"), ("pard", "independent"), ("pard2", "dependent"), ("pard2", "independent")]
 WAYS += [("vanilla", "independent"), ("eagle3", "dependent"), ("dspark", "dependent")]
-VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    ("dflash", {"causal": True}),
-    *(("dspark", {"markov_head": name, "confidence_head": name == "rnn"}) for name in ("gated", "rnn")),
-]
 
 
 def drafting_logits(
@@ -37,6 +34,8 @@ def drafting_logits(
         seen.append(logits)
         places = torch.tensor(anchors)[:, None] + 1 + done + torch.arange(logits.shape[1])
         own = ids.gather(1, places.clamp(max=ids.shape[1] - 1))
+        if forced and drafter.vocabulary is not None:
+            own = drafter.vocabulary.to_draft[own]
         return own if forced else logits.argmax(-1), None
 
     with torch.no_grad():
@@ -75,12 +74,22 @@ def test_variants_too(kind: str, own: dict[str, Any], rows: int) -> None:
     check_parity(make_drafter_of(kind, Target(make_model("qwen3")), **own), "dependent", rows, True)
 
 
+@pytest.mark.parametrize("kind", ["dflash", "pard2", "eagle3", "dspark"])
+def test_with_a_reduced_vocabulary_too(kind: str) -> None:
+    """Tokens that are read are the target's, and those that are proposed are the drafter's, in both."""
+    drafter = make_drafter_of(kind, Target(make_model("qwen3")))
+    drafter.restrict(DraftVocabulary(torch.arange(1, 39, 3), 40))
+    check_parity(drafter, "dependent", 3, True)
+
+
 def check_parity(drafter: Drafter, mode: str, rows: int, lean: bool) -> None:
     target = drafter.target
     drafter.set_mode(mode)
     torch.manual_seed(5)
     lengths = torch.tensor([17, 12, 15])[:rows]
     ids = torch.randint(1, 39, (rows, 17))
+    if drafter.vocabulary is not None:
+        ids = drafter.vocabulary.ids[ids % len(drafter.vocabulary)]
     document_ids = torch.where(torch.arange(17) < lengths[:, None], 0, -1)
     mask = (torch.arange(17) >= 3) & (document_ids == 0)
     grid = drafter.grid(Batch(ids, mask, document_ids), anchors=17, seeds=range(rows))

@@ -18,7 +18,7 @@ from paradraft.drafters import DFlash
 from paradraft.errors import UserError
 from paradraft.evaluation.lossless import check_distribution, check_exact, likely_continuations, undecided_starts
 from paradraft.models import Target
-from tests.conftest import make_drafter, make_drafter_of, make_model
+from tests.conftest import KINDS, VARIANTS, make_drafter, make_drafter_of, make_model
 
 PROMPTS = [[1, 2, 3], [7]]
 
@@ -53,10 +53,13 @@ def test_every_rule_is_lossless_in_the_engine(small: tuple[Target, DFlash], rule
     assert result.passed and result.cells > 50, result
 
 
-@pytest.mark.parametrize("kind", ["pard", "pard2", "vanilla"])
-def test_every_drafter_is_lossless_as_a_distribution(small: tuple[Target, DFlash], kind: str) -> None:
+@pytest.mark.parametrize(("kind", "own"), [*((kind, {}) for kind in KINDS), *VARIANTS])
+def test_every_drafter_is_lossless_as_a_distribution(
+    small: tuple[Target, DFlash], kind: str, own: dict[str, Any]
+) -> None:
     target, _ = small
-    drafter = make_drafter_of(kind, target, draft_length=3)
+    own = own | ({"selector_top_k": 3} if kind == "dflash2" else {})
+    drafter = make_drafter_of(kind, target, draft_length=3, **own)
     for mode in drafter.modes:
         drafter.set_mode(mode)
         result = check_distribution(target, drafter, PROMPTS, 60_000, Sampling(1.0), batch_size=5000)

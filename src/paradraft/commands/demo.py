@@ -243,7 +243,7 @@ def train_fresh(console: Console, seconds: int) -> tuple[list[dict[str, Any]], s
 
     Returns the log, and in which precision the machine computed.
     """
-    from ..evaluation.report import read_records
+    from ..evaluation.report_input import read_records
     from ..training.loop import Trainer
 
     with tempfile.TemporaryDirectory() as directory:
