@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
@@ -19,6 +18,7 @@ from ..decoding import DraftLength, Engine, Generation, Sampling, Seconds
 from ..decoding.acceptance import leading
 from ..decoding.draft import Accepted, Draft, Noise
 from ..decoding.draft import drafted as is_drafted
+from ..decoding.timing import seconds_of
 from ..drafters import Drafter
 from ..errors import UserError
 from ..files import write_text
@@ -220,15 +220,7 @@ def weight_bytes(model: nn.Module, embedding: nn.Embedding, head: nn.Module) -> 
 def bandwidth(device: torch.device) -> float:
     """Bytes a second of summing up a tensor that no cache holds; the best of a few times."""
     memory = torch.ones(READ_BYTES["cuda" if device.type == "cuda" else "cpu"] // 4, device=device)
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    best = float("inf")
-    for _ in range(6):
-        wait()
-        started = time.perf_counter()
-        memory.sum()
-        wait()
-        best = min(best, time.perf_counter() - started)
-    return memory.numel() * 4 / best
+    return memory.numel() * 4 / min(seconds_of(memory.sum, device) for _ in range(6))
 
 
 # --- showing ------------------------------------------------------------------------------------------------------
