@@ -20,6 +20,7 @@ from paradraft.evaluation.bench import (
     bench_results,
     bench_run,
     bench_sentences,
+    lengths_of,
     paying_sentence,
     read_bench,
     weight_bytes,
@@ -73,8 +74,27 @@ def run_of(batch_size: int, speedup: float, way: str = "K=4") -> BenchRun:
 
 def test_where_drafting_stops_paying() -> None:
     assert paying_sentence("K=4", [run_of(1, 2.0), run_of(5, 1.5), run_of(15, 0.5)]).endswith("about 10.")
-    assert paying_sentence("K=4", [run_of(1, 2.0), run_of(4, 1.5)]).endswith("up to 4.")
-    assert "does not pay at a batch size of 1" in paying_sentence("K=4", [run_of(1, 0.9), run_of(4, 0.5)])
+    assert paying_sentence("K=4", [run_of(1, 2.0), run_of(4, 1.5)]).endswith("pays at batch sizes from 1 to 4.")
+    assert "does not pay at batch sizes from 1 to 4" in paying_sentence("K=4", [run_of(1, 0.9), run_of(4, 0.5)])
+    assert paying_sentence("K=4", [run_of(1, 0.9)]) == "K=4 does not pay at a batch size of 1."
+
+
+def test_every_batch_size_is_named_where_drafting_begins_or_stops_to_pay() -> None:
+    runs = [run_of(1, 0.95), run_of(4, 1.2)]
+    assert paying_sentence("K=4", runs) == "K=4 pays from a batch size of about 2."
+    assert paying_sentence("K=4", [*runs, run_of(16, 0.8), run_of(64, 1.1)]) == (
+        "K=4 pays from a batch size of about 2 and stops paying at a batch size of about 10 "
+        "and pays from a batch size of about 48."
+    )
+
+
+def test_the_usual_draft_lengths_are_those_that_the_drafter_can_draft(target: Target) -> None:
+    lengths = {most: lengths_of(make_drafter(target, most + 1), BenchSettings()) for most in (1, 4, 7)}
+    assert lengths == {1: ("auto",), 4: ("auto", 2, 4), 7: ("auto", 2, 4, 7)}
+    runs = bench(target, make_drafter(target, 4), [[1, 2]], BenchSettings((1,), max_new_tokens=4, repeats=1))
+    assert [run.way for run in runs] == ["plain", "K=auto", "K=2"]
+    with pytest.raises(UserError, match="draft length 7 is outside 1 to 3"):
+        bench(target, make_drafter(target, 4), [[1, 2]], BenchSettings((1,), ("auto", 7)))
 
 
 def test_results_come_back_and_are_drawn(target: Target, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
@@ -18,6 +19,7 @@ from ..decoding import DraftLength, Engine, Generation, Sampling, Seconds
 from ..decoding.acceptance import leading
 from ..decoding.draft import Accepted, Draft, Noise
 from ..decoding.draft import drafted as is_drafted
+from ..decoding.length import AUTO
 from ..decoding.timing import seconds_of
 from ..drafters import Drafter
 from ..errors import UserError
@@ -30,6 +32,7 @@ from .statistics import mean_draft_length, ratio, rounds_and_tokens
 
 PLAIN = "plain"
 BENCH_FILE = "bench.json"
+DRAFT_LENGTHS: tuple[DraftLength, ...] = (AUTO, 2, 4, 7)  # timed unless others are asked for
 READ_BYTES = {"cpu": 2**28, "cuda": 2**31}  # of one read for the bandwidth: more than caches hold
 
 
@@ -98,10 +101,13 @@ class BenchResults:
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """`repeats` batches at each size, the prompts repeated as far as they must be."""
+    """`repeats` batches at each size, the prompts repeated as far as they must be.
+
+    draft_lengths: None: those of DRAFT_LENGTHS that the drafter was trained for.
+    """
 
     batch_sizes: tuple[int, ...] = (1, 4, 16)
-    draft_lengths: tuple[DraftLength, ...] = ("auto", 2, 4, 7)
+    draft_lengths: tuple[DraftLength, ...] | None = None
     sampling: Sampling = field(default_factory=Sampling)
     max_new_tokens: int = 128
     repeats: int = 2
@@ -115,6 +121,12 @@ class BenchSettings:
             raise UserError(f"--synthetic-acceptance must lie in 0 to 1, not {self.synthetic_acceptance:g}")
 
 
+def lengths_of(drafter: Drafter, settings: BenchSettings) -> tuple[DraftLength, ...]:
+    if settings.draft_lengths is not None:
+        return settings.draft_lengths
+    return tuple(length for length in DRAFT_LENGTHS if length == AUTO or length <= drafter.max_draft)
+
+
 def engines_of(target: Target, drafter: Drafter, settings: BenchSettings) -> dict[str, Engine]:
     """One engine for each way of decoding, plain first."""
 
@@ -125,7 +137,7 @@ def engines_of(target: Target, drafter: Drafter, settings: BenchSettings) -> dic
         return SyntheticEngine(share, target, drafting, settings.sampling, length, settings.seed)
 
     ways = {PLAIN: engine(None, None)}
-    return ways | {f"K={length}": engine(drafter, length) for length in settings.draft_lengths}
+    return ways | {f"K={length}": engine(drafter, length) for length in lengths_of(drafter, settings)}
 
 
 def bench(
@@ -286,16 +298,19 @@ def bench_sentences(results: BenchResults) -> list[str]:
 
 
 def paying_sentence(way: str, runs: Sequence[BenchRun]) -> str:
-    """From which batch size on a way is slower than plain decoding, on a straight line between the measured ones."""
+    """At which batch sizes a way is faster than plain decoding, on straight lines between the measured ones."""
     runs = sorted(runs, key=lambda run: run.batch_size)
+    turns = []
     for before, after in pairwise(runs):
-        if before.speedup >= 1 > after.speedup:
+        if (before.speedup >= 1) != (after.speedup >= 1):
             share = (before.speedup - 1) / (before.speedup - after.speedup)
-            at = before.batch_size + share * (after.batch_size - before.batch_size)
-            return f"{way} stops paying at a batch size of about {at:.0f}."
-    if runs[0].speedup < 1:
-        return f"{way} does not pay at a batch size of {runs[0].batch_size}."
-    return f"{way} pays at every batch size up to {runs[-1].batch_size}."
+            at = math.ceil(before.batch_size + share * (after.batch_size - before.batch_size))
+            turns.append(f"{'pays from' if after.speedup >= 1 else 'stops paying at'} a batch size of about {at}")
+    if not turns:
+        first, last = runs[0].batch_size, runs[-1].batch_size
+        sizes = f"a batch size of {first}" if first == last else f"batch sizes from {first} to {last}"
+        return f"{way} {'pays' if runs[0].speedup >= 1 else 'does not pay'} at {sizes}."
+    return f"{way} {' and '.join(turns)}."
 
 
 # --- on disk ------------------------------------------------------------------------------------------------------
