@@ -30,7 +30,7 @@ from paradraft.evaluation.report import write_report
 from paradraft.evaluation.results import TimeSplit
 from paradraft.evaluation.shapes import SHAPES, random_pair
 from paradraft.models import Target
-from tests.conftest import make_drafter
+from tests.conftest import make_drafter, make_model
 
 
 def test_figures_of_a_run() -> None:
@@ -120,6 +120,15 @@ def test_bytes_and_bandwidth(target: Target) -> None:
     parameters = sum(p.numel() for p in target.model.parameters())
     assert weight_bytes(target.model, target.embedding, target.output_embedding) == 4 * (parameters - 40 * 32)
     assert 1e8 < bandwidth(torch.device("cpu")) < 1e13
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+def test_a_mixture_of_experts_has_no_limit_by_bytes(family: str) -> None:
+    target = Target(make_model(family))
+    drafter = make_drafter(target)
+    found = bench_results(target, drafter, ("T", "D"), BenchSettings(), [run_of(1, 1.0, "plain"), run_of(1, 2.0)])
+    assert found.limit_milliseconds is None
+    assert "no limit" in bench_sentences(found)[0] and "takes less than" not in bench_sentences(found)[0]
 
 
 def test_models_of_random_weights() -> None:

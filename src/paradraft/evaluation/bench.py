@@ -79,7 +79,8 @@ class BenchResults:
     """All that `paradraft bench` found. synthetic_acceptance: None if tokens were really accepted or rejected.
 
     bandwidth: bytes a second of reading memory, measured in the same run; target_bytes, drafter_bytes: weights that one
-    forward reads; limit_milliseconds: the target's, by this bandwidth.
+    forward reads; limit_milliseconds: the target's, by this bandwidth, None for a mixture of experts: a token reads some
+    of its weights only.
     """
 
     target: str
@@ -91,7 +92,7 @@ class BenchResults:
     bandwidth: float
     target_bytes: int
     drafter_bytes: int
-    limit_milliseconds: float
+    limit_milliseconds: float | None
     runs: list[BenchRun]
     environment: dict[str, Any]
 
@@ -216,7 +217,7 @@ def bench_results(
         speed,
         read,
         own,
-        1000 * read / speed,
+        None if has_experts(target.model) else 1000 * read / speed,
         runs,
         environment(target),
     )
@@ -227,6 +228,11 @@ def weight_bytes(model: nn.Module, embedding: nn.Embedding, head: nn.Module) -> 
     total = sum(p.numel() * p.element_size() for p in model.parameters())
     weight = embedding.weight
     return total if head.weight is weight else total - weight.numel() * weight.element_size()
+
+
+def has_experts(model: nn.Module) -> bool:
+    """Whether it is a mixture of experts, by the names of its weights."""
+    return any("experts" in name.split(".") for name, _ in model.named_parameters())
 
 
 def bandwidth(device: torch.device) -> float:
@@ -278,15 +284,10 @@ def bench_table(results: BenchResults) -> Table:
 
 def bench_sentences(results: BenchResults) -> list[str]:
     """What the table does not say: the memory's limit, where drafting stops paying, what the text is worth."""
-    plain = next((run for run in results.runs if run.way == PLAIN and run.batch_size == 1), None)
-    limit = (
+    found = [
         f"The target's weights are {size(results.target_bytes)}, the drafter's own {size(results.drafter_bytes)}. "
-        f"Memory is read at {size(results.bandwidth)} a second (measured in this run), so no step of the target takes "
-        f"less than {results.limit_milliseconds:.1f} ms"
-    )
-    if plain is not None and results.limit_milliseconds:
-        limit += f"; a plain token takes {plain.milliseconds_per_round / results.limit_milliseconds:.2f} times that"
-    found = [limit + "."]
+        f"Memory is read at {size(results.bandwidth)} a second (measured in this run){limit_clause(results)}."
+    ]
     for way in dict.fromkeys(run.way for run in results.runs if run.way != PLAIN):
         found.append(paying_sentence(way, [run for run in results.runs if run.way == way]))
     if results.synthetic_acceptance is not None:
@@ -294,6 +295,17 @@ def bench_sentences(results: BenchResults) -> list[str]:
             f"Each drafted token was accepted with probability {results.synthetic_acceptance:g}, whatever the target "
             "says: these are times, and the text is not the target's."
         )
+    return found
+
+
+def limit_clause(results: BenchResults) -> str:
+    """What the bandwidth says of the target's steps, to go on a sentence with."""
+    if results.limit_milliseconds is None:
+        return "; a token reads some of the target's experts only, so their bytes are no limit"
+    found = f", so no step of the target takes less than {results.limit_milliseconds:.1f} ms"
+    plain = next((run for run in results.runs if run.way == PLAIN and run.batch_size == 1), None)
+    if plain is not None and results.limit_milliseconds:
+        found += f"; a plain token takes {plain.milliseconds_per_round / results.limit_milliseconds:.2f} times that"
     return found
 
 
