@@ -138,6 +138,7 @@ def linears_to_pack(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
         for name, child in parent.named_children()
         if isinstance(child, nn.Linear)
         and not isinstance(child, PackedLinear)
+        and type(child.weight) in (nn.Parameter, Tensor)  # quantising libraries have types of their own
         and child.weight.dtype == torch.float32
         and child.weight.device.type == "cpu"
     ]
