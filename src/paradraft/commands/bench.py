@@ -92,7 +92,7 @@ def bench(
     from ..evaluation.bench import bench as run_bench
     from ..evaluation.measure import check_first_turns, interleaved
     from ..evaluation.prompts import load_prompts
-    from ..evaluation.shapes import PREFIX, is_random, random_pair
+    from ..evaluation.shapes import PREFIX, is_random, random_pair, synthetic_prompts
     from .pair import load_pair
 
     settings = BenchSettings(
@@ -118,7 +118,7 @@ def bench(
     if mode is not None:
         checked.set_mode(mode)
     if synthetic_acceptance is not None:
-        asked = [[(7 * i + n) % (loaded.vocabulary_size - 2) + 1 for n in range(context)] for i in range(64)]
+        asked = synthetic_prompts(loaded.vocabulary_size, context)
     else:
         sets = [load_prompts(name) for name in prompts or prompts_of(target)]
         for prompt_set in sets:

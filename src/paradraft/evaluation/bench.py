@@ -79,8 +79,8 @@ class BenchResults:
     """All that `paradraft bench` found. synthetic_acceptance: None if tokens were really accepted or rejected.
 
     bandwidth: bytes a second of reading memory, measured in the same run; target_bytes, drafter_bytes: weights that one
-    forward reads; limit_milliseconds: the target's, by this bandwidth, None for a mixture of experts: a token reads some
-    of its weights only.
+    forward reads; limit_milliseconds: the target's, by this bandwidth, None for a mixture of experts, of whose weights
+    a token reads some only.
     """
 
     target: str
