@@ -101,8 +101,17 @@ def random_way(rng: random.Random, drafter: Drafter) -> Way:
     return Way(drafter.kind, rng.choice(drafter.modes), rng.randint(1, drafter.max_draft), changing, tree, rule)
 
 
-def help_to_draft(drafter: Drafter, engine: Engine, texts: dict[int | None, list[int]], rng: random.Random) -> None:
-    """Let it draft most of the tokens that are to come: of its own accord a random drafter is seldom right for long."""
+def help_to_draft(
+    drafter: Drafter,
+    engine: Engine,
+    texts: dict[int | None, list[int]],
+    rng: random.Random,
+    by: Sequence[float] = (2, 10),
+) -> None:
+    """Let it draft most of the tokens that are to come: of its own accord a random drafter is seldom right for long.
+
+    by: what is added to their logits, one of these each time.
+    """
 
     whole = drafter.target.vocabulary_size if drafter.vocabulary is None else len(drafter.vocabulary)
 
@@ -120,7 +129,7 @@ def help_to_draft(drafter: Drafter, engine: Engine, texts: dict[int | None, list
                 for place, token in enumerate(coming[step : step + logits.shape[1]]):
                     own = token if drafter.vocabulary is None else int(drafter.vocabulary.to_draft[token])
                     if own >= 0 and rng.random() < 0.85:
-                        logits[row, place, own] += rng.choice([2, 10])
+                        logits[row, place, own] += rng.choice(by)
             step += logits.shape[1]
             return sampler(logits)
 

@@ -1,12 +1,15 @@
-"""The side-by-side benchmark runs, and all ways write the same greedy text."""
+"""The benchmarks run at toy sizes: side by side, and the decoding part of what is for a GPU."""
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks import decoding
-from paradraft.drafters import DFlash, Vanilla
+from paradraft.drafters import DRAFTERS, DFlash, Vanilla
 from paradraft.models import Target
 from tests.conftest import make_model
 
@@ -39,3 +42,25 @@ def test_all_ways_of_decoding_side_by_side(target_directory: Path, prompts: Path
         )
         assert runs[0]["over_transformers"] == 1.0 and runs[-2]["mean_draft_length"] is not None
         assert found["weights"]["target_fingerprint"] and found["environment"]["threads"] == 1
+
+
+def test_the_decoding_part_of_the_gpu_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that it checks is there, with its aim; how fast it was says nothing at these sizes."""
+    monkeypatch.syspath_prepend(str(Path(decoding.__file__).parent))  # it imports the files beside it
+    importlib.import_module("gpu").main(["--small", "--only", "decoding", "--out", str(tmp_path / "gpu.json")])
+    found = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["decoding"]
+    assert found["lean_equals_eager"]["passed"]
+    assert all(0 <= way["equal"] <= 1 for way in found["same_texts_bfloat16"]["ways"])
+    ways = found["same_texts"]["ways"]
+    assert {way["drafter"] for way in ways} == set(DRAFTERS)
+    assert {way["way"] for way in ways if way["drafter"] == "pard"} == {"chain", "auto", "tree"}
+    assert all(way["equal"] == 1.0 for way in ways)
+    assert all(way["emitted_length"] > 2 for way in ways if way["way"] != "auto" and way["drafter"] != "dflash2")
+    assert [pair["bench"]["drafter"] for pair in found["times"]] == ["random:dflash", "random:pard2"]
+    for pair, drafted in zip(found["times"], (7, 15), strict=True):
+        aims = [check["aim"] for check in pair["checks"]]
+        assert aims == ["at most 1.25", "at most 1.35", "at least 0.8", "at least 0.97", "at least 0.97"]
+        assert pair["checks"][0]["met"] is (pair["checks"][0]["value"] <= 1.25)
+        assert pair["checks"][2]["met"] is (pair["checks"][2]["value"] >= 0.8)
+        assert sum(pair["bench"]["synthetic_acceptance"] ** k for k in range(drafted + 1)) == pytest.approx(6)
+        assert {run["batch_size"] for run in pair["bench"]["runs"]} == {1, 4}

@@ -21,6 +21,14 @@ def test_distribution_equals_transformers_warpers() -> None:
         torch.testing.assert_close(distribution(logits, Sampling(temperature, top_k, top_p)), scores.softmax(-1))
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-39, 1e-320])
+def test_the_smallest_temperatures_are_as_good_as_greedy(temperature: float) -> None:
+    logits = torch.tensor([[3.0, -2.0, 9.0, 8.5], [0.0, 0.0, -1.0, float("-inf")]])
+    for top_k, top_p in ((0, 1.0), (3, 1.0), (0, 0.9)):
+        found = distribution(logits, Sampling(temperature, top_k, top_p))
+        torch.testing.assert_close(found, torch.tensor([[0.0, 0.0, 1.0, 0.0], [0.5, 0.5, 0.0, 0.0]]))
+
+
 def test_rows_have_settings_of_their_own() -> None:
     logits = torch.randn(4, 3, 20)
     settings = [Sampling(), Sampling(0.5), Sampling(2.0, top_k=3), Sampling(0.5)]

@@ -20,6 +20,7 @@ from paradraft.evaluation.bench import (
     bench_results,
     bench_run,
     bench_sentences,
+    lengths_of,
     paying_sentence,
     read_bench,
     weight_bytes,
@@ -29,7 +30,7 @@ from paradraft.evaluation.report import write_report
 from paradraft.evaluation.results import TimeSplit
 from paradraft.evaluation.shapes import SHAPES, random_pair
 from paradraft.models import Target
-from tests.conftest import make_drafter
+from tests.conftest import make_drafter, make_model
 
 
 def test_figures_of_a_run() -> None:
@@ -73,8 +74,27 @@ def run_of(batch_size: int, speedup: float, way: str = "K=4") -> BenchRun:
 
 def test_where_drafting_stops_paying() -> None:
     assert paying_sentence("K=4", [run_of(1, 2.0), run_of(5, 1.5), run_of(15, 0.5)]).endswith("about 10.")
-    assert paying_sentence("K=4", [run_of(1, 2.0), run_of(4, 1.5)]).endswith("up to 4.")
-    assert "does not pay at a batch size of 1" in paying_sentence("K=4", [run_of(1, 0.9), run_of(4, 0.5)])
+    assert paying_sentence("K=4", [run_of(1, 2.0), run_of(4, 1.5)]).endswith("pays at batch sizes from 1 to 4.")
+    assert "does not pay at batch sizes from 1 to 4" in paying_sentence("K=4", [run_of(1, 0.9), run_of(4, 0.5)])
+    assert paying_sentence("K=4", [run_of(1, 0.9)]) == "K=4 does not pay at a batch size of 1."
+
+
+def test_every_batch_size_is_named_where_drafting_begins_or_stops_to_pay() -> None:
+    runs = [run_of(1, 0.95), run_of(4, 1.2)]
+    assert paying_sentence("K=4", runs) == "K=4 pays from a batch size of about 2."
+    assert paying_sentence("K=4", [*runs, run_of(16, 0.8), run_of(64, 1.1)]) == (
+        "K=4 pays from a batch size of about 2 and stops paying at a batch size of about 10 "
+        "and pays from a batch size of about 48."
+    )
+
+
+def test_the_usual_draft_lengths_are_those_that_the_drafter_can_draft(target: Target) -> None:
+    lengths = {most: lengths_of(make_drafter(target, most + 1), BenchSettings()) for most in (1, 4, 7)}
+    assert lengths == {1: ("auto",), 4: ("auto", 2, 4), 7: ("auto", 2, 4, 7)}
+    runs = bench(target, make_drafter(target, 4), [[1, 2]], BenchSettings((1,), max_new_tokens=4, repeats=1))
+    assert [run.way for run in runs] == ["plain", "K=auto", "K=2"]
+    with pytest.raises(UserError, match="draft length 7 is outside 1 to 3"):
+        bench(target, make_drafter(target, 4), [[1, 2]], BenchSettings((1,), ("auto", 7)))
 
 
 def test_results_come_back_and_are_drawn(target: Target, tmp_path: Path) -> None:
@@ -100,6 +120,15 @@ def test_bytes_and_bandwidth(target: Target) -> None:
     parameters = sum(p.numel() for p in target.model.parameters())
     assert weight_bytes(target.model, target.embedding, target.output_embedding) == 4 * (parameters - 40 * 32)
     assert 1e8 < bandwidth(torch.device("cpu")) < 1e13
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+def test_a_mixture_of_experts_has_no_limit_by_bytes(family: str) -> None:
+    target = Target(make_model(family))
+    drafter = make_drafter(target)
+    found = bench_results(target, drafter, ("T", "D"), BenchSettings(), [run_of(1, 1.0, "plain"), run_of(1, 2.0)])
+    assert found.limit_milliseconds is None
+    assert "no limit" in bench_sentences(found)[0] and "takes less than" not in bench_sentences(found)[0]
 
 
 def test_models_of_random_weights() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from paradraft.models import Target, cpu_kernels
-from paradraft.models.cpu_kernels import PackedLinear, pack_for_decoding, packing_works
+from paradraft.models.cpu_kernels import PackedLinear, linears_to_pack, pack_for_decoding, packing_works
 
 from ..conftest import make_model
 
@@ -16,6 +16,22 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 @needs_onednn
 def test_the_product_is_tried_and_found_right() -> None:
     assert packing_works()
+
+
+@needs_onednn
+def test_the_trial_is_on_the_cpu_in_float32_whatever_is_made_around_it() -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            assert packing_works()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_where_nothing_is_to_be_packed_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_kernels, "packing_works", lambda: pytest.fail("tried"))
+    assert not linears_to_pack(nn.Sequential(nn.Linear(8, 8)).to(torch.bfloat16))
 
 
 @needs_onednn

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from paradraft.models import Target, lean
-from paradraft.models.cpu_kernels import Product
+from paradraft.models.cpu_kernels import Product, linears_to_pack
 from paradraft.models.lean import is_common
 from tests.conftest import make_model
 
@@ -106,6 +106,21 @@ def test_other_architectures_take_their_own_forward() -> None:
     adapted = make_model("llama")
     adapted.model.layers[1].self_attn.q_proj = torch.nn.Sequential(adapted.model.layers[1].self_attn.q_proj)
     assert not is_common(adapted)
+
+
+class CodedWeight(torch.Tensor):
+    """Stands for the weights of quantising libraries, which put tensors of their own into plain linear layers."""
+
+
+def test_quantised_models_take_their_own_forward() -> None:
+    coded, marked = make_model("llama"), make_model("llama")
+    projection = coded.model.layers[1].mlp.up_proj
+    projection.weight = torch.nn.Parameter(projection.weight.detach().as_subclass(CodedWeight), requires_grad=False)
+    assert type(projection) is torch.nn.Linear and not is_common(coded)
+    assert projection not in [linear for _, _, linear in linears_to_pack(coded)]
+    assert is_common(marked)
+    marked.hf_quantizer = object()
+    assert not is_common(marked)
 
 
 def test_products_take_their_rows_where_they_should(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -27,6 +27,9 @@ from .options import (
 )
 from .terminal import print_origin, progress_bar
 
+if TYPE_CHECKING:
+    from ..decoding import DraftLength
+
 
 def bench(
     target: Annotated[
@@ -39,8 +42,13 @@ def bench(
         str, typer.Option("--batch-sizes", metavar="N,N,...", help="answers at a time, each timed")
     ] = "1,4,16",
     draft_lengths: Annotated[
-        str, typer.Option("--draft-lengths", metavar="auto,K,...", help="drafted tokens per round, each timed")
-    ] = "auto,2,4,7",
+        str | None,
+        typer.Option(
+            "--draft-lengths",
+            metavar="auto,K,...",
+            help="drafted tokens per round, each timed; without it auto, 2, 4 and 7, as far as the drafter goes",
+        ),
+    ] = None,
     synthetic_acceptance: Annotated[
         float | None,
         typer.Option(
@@ -78,17 +86,18 @@ def bench(
         bench_results,
         bench_sentences,
         bench_table,
+        lengths_of,
         write_bench,
     )
     from ..evaluation.bench import bench as run_bench
     from ..evaluation.measure import check_first_turns, interleaved
     from ..evaluation.prompts import load_prompts
-    from ..evaluation.shapes import PREFIX, is_random, random_pair
+    from ..evaluation.shapes import PREFIX, is_random, random_pair, synthetic_prompts
     from .pair import load_pair
 
     settings = BenchSettings(
         whole_numbers(batch_sizes),
-        tuple(draft_length_of(part) or "auto" for part in parts_of(draft_lengths)),
+        lengths_in(draft_lengths),
         Sampling(temperature),
         max_new_tokens,
         repeats,
@@ -109,13 +118,13 @@ def bench(
     if mode is not None:
         checked.set_mode(mode)
     if synthetic_acceptance is not None:
-        asked = [[(7 * i + n) % (loaded.vocabulary_size - 2) + 1 for n in range(context)] for i in range(64)]
+        asked = synthetic_prompts(loaded.vocabulary_size, context)
     else:
         sets = [load_prompts(name) for name in prompts or prompts_of(target)]
         for prompt_set in sets:
             check_first_turns(loaded, prompt_set, max_new_tokens)
         asked = interleaved(loaded, sets, max(64, 2 * max(settings.batch_sizes)))
-    batches = len(settings.batch_sizes) * repeats * (1 + len(settings.draft_lengths))
+    batches = len(settings.batch_sizes) * repeats * (1 + len(lengths_of(checked, settings)))
     with progress_bar(console, "batches", batches) as advance:
         runs = run_bench(loaded, checked, asked, settings, advance)
     results = bench_results(loaded, checked, (target, named), settings, runs)
@@ -137,6 +146,13 @@ def parts_of(text: str) -> list[str]:
     if not parts:
         raise UserError("--batch-sizes and --draft-lengths name at least one, such as 1,4,16")
     return parts
+
+
+def lengths_in(text: str | None) -> tuple[DraftLength, ...] | None:
+    """What --draft-lengths says."""
+    if text is None:
+        return None
+    return tuple(length for part in parts_of(text) if (length := draft_length_of(part)) is not None)
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:

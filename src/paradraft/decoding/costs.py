@@ -10,7 +10,6 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from ..models.gguf import cache_directory
 from .acceptance import accept
 from .draft import LATER, ChainSampler, Draft, Noise
 from .sampling import Sampling
+from .timing import seconds_of
 
 log = logging.getLogger(__name__)
 
@@ -192,15 +192,6 @@ def over_lengths(seconds: dict[int, float], most: int) -> list[float]:
         slope = (y[-1] - y[-2]) / (x[-1] - x[-2])
         found = np.where(wanted > x[-1], y[-1] + slope * (wanted - x[-1]), found)
     return [float(value) for value in found]
-
-
-def seconds_of(call: Callable[[], None], device: torch.device) -> float:
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
-    started = time.perf_counter()
-    call()
-    wait()
-    return time.perf_counter() - started
 
 
 class Bench:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import UserError
 
+SMALLEST = torch.finfo(torch.float32).tiny  # below it, a temperature's reciprocal is infinite
 GOLDEN = 0x9E3779B97F4A7C15
 
 
@@ -45,7 +46,8 @@ def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
     """Probabilities [..., V] in float32 of logits [..., V]; a point mass on the largest at temperature 0."""
     if sampling.greedy:
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
-    scaled = logits.float() / sampling.temperature
+    below = logits.float() - logits.amax(-1, keepdim=True).float()  # what is divided by next to nothing is at most 0
+    scaled = below / max(sampling.temperature, SMALLEST)
     if 0 < sampling.top_k < scaled.shape[-1]:
         smallest = scaled.topk(sampling.top_k, dim=-1).values[..., -1:]
         scaled = scaled.masked_fill(scaled < smallest, float("-inf"))

@@ -31,7 +31,7 @@ class Clock:
     """Laps of wall-clock time; a GPU is waited for, so that a phase pays for its own work."""
 
     def __init__(self, device: torch.device) -> None:
-        self.wait: Callable[[], None] | None = torch.cuda.synchronize if device.type == "cuda" else None
+        self.device = device
         self.started = self.last = time.perf_counter()
 
     @property
@@ -40,8 +40,22 @@ class Clock:
         return time.perf_counter() - self.started
 
     def lap(self) -> float:
-        if self.wait is not None:
-            self.wait()
+        wait_for(self.device)
         now = time.perf_counter()
         elapsed, self.last = now - self.last, now
         return elapsed
+
+
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done all that it was asked for; a CPU is never behind."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """Wall-clock time of a call and of all that it asks of the device."""
+    wait_for(device)
+    started = time.perf_counter()
+    call()
+    wait_for(device)
+    return time.perf_counter() - started

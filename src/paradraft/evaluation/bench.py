@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
@@ -19,6 +19,8 @@ from ..decoding import DraftLength, Engine, Generation, Sampling, Seconds
 from ..decoding.acceptance import leading
 from ..decoding.draft import Accepted, Draft, Noise
 from ..decoding.draft import drafted as is_drafted
+from ..decoding.length import AUTO
+from ..decoding.timing import seconds_of
 from ..drafters import Drafter
 from ..errors import UserError
 from ..files import write_text
@@ -30,6 +32,7 @@ from .statistics import mean_draft_length, ratio, rounds_and_tokens
 
 PLAIN = "plain"
 BENCH_FILE = "bench.json"
+DRAFT_LENGTHS: tuple[DraftLength, ...] = (AUTO, 2, 4, 7)  # timed unless others are asked for
 READ_BYTES = {"cpu": 2**28, "cuda": 2**31}  # of one read for the bandwidth: more than caches hold
 
 
@@ -76,7 +79,8 @@ class BenchResults:
     """All that `paradraft bench` found. synthetic_acceptance: None if tokens were really accepted or rejected.
 
     bandwidth: bytes a second of reading memory, measured in the same run; target_bytes, drafter_bytes: weights that one
-    forward reads; limit_milliseconds: the target's, by this bandwidth.
+    forward reads; limit_milliseconds: the target's, by this bandwidth, None for a mixture of experts, of whose weights
+    a token reads some only.
     """
 
     target: str
@@ -88,7 +92,7 @@ class BenchResults:
     bandwidth: float
     target_bytes: int
     drafter_bytes: int
-    limit_milliseconds: float
+    limit_milliseconds: float | None
     runs: list[BenchRun]
     environment: dict[str, Any]
 
@@ -98,10 +102,13 @@ class BenchResults:
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """`repeats` batches at each size, the prompts repeated as far as they must be."""
+    """`repeats` batches at each size, the prompts repeated as far as they must be.
+
+    draft_lengths: None: those of DRAFT_LENGTHS that the drafter was trained for.
+    """
 
     batch_sizes: tuple[int, ...] = (1, 4, 16)
-    draft_lengths: tuple[DraftLength, ...] = ("auto", 2, 4, 7)
+    draft_lengths: tuple[DraftLength, ...] | None = None
     sampling: Sampling = field(default_factory=Sampling)
     max_new_tokens: int = 128
     repeats: int = 2
@@ -115,6 +122,12 @@ class BenchSettings:
             raise UserError(f"--synthetic-acceptance must lie in 0 to 1, not {self.synthetic_acceptance:g}")
 
 
+def lengths_of(drafter: Drafter, settings: BenchSettings) -> tuple[DraftLength, ...]:
+    if settings.draft_lengths is not None:
+        return settings.draft_lengths
+    return tuple(length for length in DRAFT_LENGTHS if length == AUTO or length <= drafter.max_draft)
+
+
 def engines_of(target: Target, drafter: Drafter, settings: BenchSettings) -> dict[str, Engine]:
     """One engine for each way of decoding, plain first."""
 
@@ -125,7 +138,7 @@ def engines_of(target: Target, drafter: Drafter, settings: BenchSettings) -> dic
         return SyntheticEngine(share, target, drafting, settings.sampling, length, settings.seed)
 
     ways = {PLAIN: engine(None, None)}
-    return ways | {f"K={length}": engine(drafter, length) for length in settings.draft_lengths}
+    return ways | {f"K={length}": engine(drafter, length) for length in lengths_of(drafter, settings)}
 
 
 def bench(
@@ -204,7 +217,7 @@ def bench_results(
         speed,
         read,
         own,
-        1000 * read / speed,
+        None if has_experts(target.model) else 1000 * read / speed,
         runs,
         environment(target),
     )
@@ -217,18 +230,15 @@ def weight_bytes(model: nn.Module, embedding: nn.Embedding, head: nn.Module) -> 
     return total if head.weight is weight else total - weight.numel() * weight.element_size()
 
 
+def has_experts(model: nn.Module) -> bool:
+    """Whether it is a mixture of experts, by the names of its weights."""
+    return any("experts" in name.split(".") for name, _ in model.named_parameters())
+
+
 def bandwidth(device: torch.device) -> float:
     """Bytes a second of summing up a tensor that no cache holds; the best of a few times."""
     memory = torch.ones(READ_BYTES["cuda" if device.type == "cuda" else "cpu"] // 4, device=device)
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    best = float("inf")
-    for _ in range(6):
-        wait()
-        started = time.perf_counter()
-        memory.sum()
-        wait()
-        best = min(best, time.perf_counter() - started)
-    return memory.numel() * 4 / best
+    return memory.numel() * 4 / min(seconds_of(memory.sum, device) for _ in range(6))
 
 
 # --- showing ------------------------------------------------------------------------------------------------------
@@ -274,15 +284,10 @@ def bench_table(results: BenchResults) -> Table:
 
 def bench_sentences(results: BenchResults) -> list[str]:
     """What the table does not say: the memory's limit, where drafting stops paying, what the text is worth."""
-    plain = next((run for run in results.runs if run.way == PLAIN and run.batch_size == 1), None)
-    limit = (
+    found = [
         f"The target's weights are {size(results.target_bytes)}, the drafter's own {size(results.drafter_bytes)}. "
-        f"Memory is read at {size(results.bandwidth)} a second (measured in this run), so no step of the target takes "
-        f"less than {results.limit_milliseconds:.1f} ms"
-    )
-    if plain is not None and results.limit_milliseconds:
-        limit += f"; a plain token takes {plain.milliseconds_per_round / results.limit_milliseconds:.2f} times that"
-    found = [limit + "."]
+        f"Memory is read at {size(results.bandwidth)} a second (measured in this run){limit_clause(results)}."
+    ]
     for way in dict.fromkeys(run.way for run in results.runs if run.way != PLAIN):
         found.append(paying_sentence(way, [run for run in results.runs if run.way == way]))
     if results.synthetic_acceptance is not None:
@@ -293,17 +298,31 @@ def bench_sentences(results: BenchResults) -> list[str]:
     return found
 
 
+def limit_clause(results: BenchResults) -> str:
+    """What the bandwidth says of the target's steps, to go on a sentence with."""
+    if results.limit_milliseconds is None:
+        return "; a token reads some of the target's experts only, so their bytes are no limit"
+    found = f", so no step of the target takes less than {results.limit_milliseconds:.1f} ms"
+    plain = next((run for run in results.runs if run.way == PLAIN and run.batch_size == 1), None)
+    if plain is not None and results.limit_milliseconds:
+        found += f"; a plain token takes {plain.milliseconds_per_round / results.limit_milliseconds:.2f} times that"
+    return found
+
+
 def paying_sentence(way: str, runs: Sequence[BenchRun]) -> str:
-    """From which batch size on a way is slower than plain decoding, on a straight line between the measured ones."""
+    """At which batch sizes a way is faster than plain decoding, on straight lines between the measured ones."""
     runs = sorted(runs, key=lambda run: run.batch_size)
+    turns = []
     for before, after in pairwise(runs):
-        if before.speedup >= 1 > after.speedup:
+        if (before.speedup >= 1) != (after.speedup >= 1):
             share = (before.speedup - 1) / (before.speedup - after.speedup)
-            at = before.batch_size + share * (after.batch_size - before.batch_size)
-            return f"{way} stops paying at a batch size of about {at:.0f}."
-    if runs[0].speedup < 1:
-        return f"{way} does not pay at a batch size of {runs[0].batch_size}."
-    return f"{way} pays at every batch size up to {runs[-1].batch_size}."
+            at = math.ceil(before.batch_size + share * (after.batch_size - before.batch_size))
+            turns.append(f"{'pays from' if after.speedup >= 1 else 'stops paying at'} a batch size of about {at}")
+    if not turns:
+        first, last = runs[0].batch_size, runs[-1].batch_size
+        sizes = f"a batch size of {first}" if first == last else f"batch sizes from {first} to {last}"
+        return f"{way} {'pays' if runs[0].speedup >= 1 else 'does not pay'} at {sizes}."
+    return f"{way} {' and '.join(turns)}."
 
 
 # --- on disk ------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ class Shape:
 
 
 def qwen3(layers: int, hidden: int, intermediate: int, heads: int, tied: bool, vocabulary: int = 151_936) -> Any:
+    """With fewer than 8 heads a toy, whose weights are large: its texts do not loop."""
     return Qwen3Config(
         vocab_size=vocabulary,
         hidden_size=hidden,
@@ -37,6 +38,7 @@ def qwen3(layers: int, hidden: int, intermediate: int, heads: int, tied: bool, v
         num_attention_heads=heads,
         num_key_value_heads=8 if heads >= 8 else 1,
         head_dim=128 if heads >= 8 else 16,
+        initializer_range=0.02 if heads >= 8 else 0.3,
         max_position_embeddings=40_960,
         tie_word_embeddings=tied,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
@@ -100,6 +102,11 @@ def random_drafter(name: str, shape: Shape, target: Target, dtype: torch.dtype) 
     drafter = drafter.to(dtype).eval()
     drafter.prepare_decoding()
     return drafter
+
+
+def synthetic_prompts(vocabulary: int, context: int, count: int = 64) -> list[list[int]]:
+    """Different prompts of `context` tokens each, which mean nothing."""
+    return [[(7 * i + n) % (vocabulary - 2) + 1 for n in range(context)] for i in range(count)]
 
 
 @contextmanager

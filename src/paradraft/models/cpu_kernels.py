@@ -92,7 +92,7 @@ _rows_to_pack: dict[tuple[int, ...], int] = {}
 
 def gain_of_copy(product: Product, rows: int) -> float:
     """How many times as fast as by layer so many rows are by the packed copy."""
-    x = torch.zeros(1, rows, product.inputs)
+    x = product.weight.new_zeros(1, rows, product.inputs)
     with torch.inference_mode():
         return shortest(lambda: product.by_layer(x)) / shortest(lambda: product.by_copy(x))
 
@@ -138,11 +138,12 @@ def linears_to_pack(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
         for name, child in parent.named_children()
         if isinstance(child, nn.Linear)
         and not isinstance(child, PackedLinear)
+        and type(child.weight) in (nn.Parameter, Tensor)  # quantising libraries have types of their own
         and child.weight.dtype == torch.float32
         and child.weight.device.type == "cpu"
     ]
     size = sum(child.weight.numel() * child.weight.element_size() for _, _, child in found)
-    return found if size <= MOST_BYTES and packing_works() else []
+    return found if found and size <= MOST_BYTES and packing_works() else []
 
 
 def pack_for_decoding(model: nn.Module, but: Collection[nn.Module] = ()) -> None:
@@ -154,12 +155,15 @@ def pack_for_decoding(model: nn.Module, but: Collection[nn.Module] = ()) -> None
 
 
 def packing_works() -> bool:
-    """oneDNN's packed product is PyTorch's own but not documented: it is tried against the plain one."""
+    """oneDNN's packed product is PyTorch's own but not documented: it is tried against the plain one.
+
+    On the CPU and in float32, whatever device and type the caller makes tensors of.
+    """
     if not torch.backends.mkldnn.is_available():
         return False
-    plain = nn.Linear(64, 48)
-    rows = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
     try:
+        plain = nn.Linear(64, 48, device="cpu", dtype=torch.float32)
+        rows = torch.linspace(-1, 1, 3 * 64, device="cpu", dtype=torch.float32).view(3, 64)
         with torch.inference_mode():
             return torch.allclose(PackedLinear(plain)(rows), plain(rows), atol=1e-5)
     except (RuntimeError, AttributeError, TypeError):

@@ -140,13 +140,15 @@ def run_mask(visible: Tensor, dtype: torch.dtype, group: int) -> Tensor | None:
 
 
 def is_common(model: Any) -> bool:
-    """Whether a lean forward says the same as the model's own: a known architecture, nothing added to it."""
+    """Whether a lean forward says the same as the model's own: a known architecture, nothing added, not quantised."""
+    if getattr(model, "hf_quantizer", None) is not None:
+        return False
     if type(model).__name__ not in COMMON or not type(model).__module__.startswith("transformers."):
         return False
     config, base = model.config, model.base_model
     dims = 2 * base.rotary_emb.inv_freq.shape[-1]
     plain = all(
-        type(module) in (nn.Linear, PackedLinear)
+        type(module) in (nn.Linear, PackedLinear) and type(module.weight) is nn.Parameter
         for layer in base.layers
         for name, module in layer.named_modules()
         if name.endswith("_proj")
