@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from paradraft.decoding.draft import TreeSampler
 from paradraft.decoding.sampling import Sampling, distribution, distributions, draw, key_of, noise
 from paradraft.errors import UserError
 
@@ -27,6 +28,12 @@ def test_the_smallest_temperatures_are_as_good_as_greedy(temperature: float) -> 
     for top_k, top_p in ((0, 1.0), (3, 1.0), (0, 0.9)):
         found = distribution(logits, Sampling(temperature, top_k, top_p))
         torch.testing.assert_close(found, torch.tensor([[0.0, 0.0, 1.0, 0.0], [0.5, 0.5, 0.0, 0.0]]))
+
+
+def test_trees_of_the_smallest_temperatures_are_those_of_the_likeliest_tokens() -> None:
+    logits = torch.randn(1, 3, 8)
+    sampler = TreeSampler([Sampling(1e-39)], [3], 3)
+    assert torch.equal(sampler(logits)[0], logits.argmax(-1))
 
 
 def test_rows_have_settings_of_their_own() -> None:

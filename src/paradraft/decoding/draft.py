@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..drafters import Drafter, DraftState
-from .sampling import Sampling, distributions, draw
+from .sampling import Sampling, distributions, draw, tempered
 from .tree import best_tree, depths_of, tree_size
 
 LATER = 64  # tokens of a row that a drafter may not have observed yet
@@ -116,7 +116,7 @@ class TreeSampler:
         self.parents = torch.empty(0)
 
     def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        scaled = logits.float() / self.temperatures.to(logits.device)[:, None, None]
+        scaled = tempered(logits, self.temperatures[:, None, None])
         tree = best_tree(scaled.log_softmax(-1), self.depths, self.nodes)
         self.parents = tree.parents
         return tree.tokens, None

@@ -46,8 +46,7 @@ def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
     """Probabilities [..., V] in float32 of logits [..., V]; a point mass on the largest at temperature 0."""
     if sampling.greedy:
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
-    below = logits.float() - logits.amax(-1, keepdim=True).float()  # what is divided by next to nothing is at most 0
-    scaled = below / max(sampling.temperature, SMALLEST)
+    scaled = tempered(logits, torch.tensor(sampling.temperature))
     if 0 < sampling.top_k < scaled.shape[-1]:
         smallest = scaled.topk(sampling.top_k, dim=-1).values[..., -1:]
         scaled = scaled.masked_fill(scaled < smallest, float("-inf"))
@@ -58,6 +57,12 @@ def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
         ordered = ordered.masked_fill(before >= sampling.top_p, float("-inf"))  # the first always stays
         scaled = torch.empty_like(scaled).scatter_(-1, order, ordered)
     return scaled.softmax(-1)
+
+
+def tempered(logits: Tensor, temperature: Tensor) -> Tensor:
+    """Logits [..., V] in float32 divided by a temperature above 0, with the largest at 0, so that none is infinite."""
+    below = logits.float() - logits.amax(-1, keepdim=True).float()
+    return below / temperature.to(logits.device, torch.float32).clamp(min=SMALLEST)
 
 
 def distributions(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
