@@ -39,8 +39,8 @@ from paradraft.evaluation.statistics import emitted_length, mean_draft_length
 from paradraft.evaluation.ways import COLUMNS, OWN, TRANSFORMERS, WayRun, way_cells
 from paradraft.files import write_text
 from paradraft.models import Target
+from paradraft.models.loading import load_causal_lm, moved
 from paradraft.models.names import drafter_directory, target_name
-from paradraft.models.target import load_causal_lm, moved
 
 Answers = list[list[int]]
 Way = Callable[[Sequence[list[int]], list[int]], Answers]

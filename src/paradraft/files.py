@@ -13,7 +13,7 @@ from .errors import UserError
 
 
 def make_directory(path: Path, named: Path | None = None) -> None:
-    """Make an output directory before long work begins; what stands in the way is said in a sentence, of `named`."""
+    """Make an output directory before long work begins. UserError, naming `named`, if it cannot be made."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

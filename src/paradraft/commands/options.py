@@ -69,8 +69,8 @@ PayingDraftLengthOption = Annotated[
     typer.Option(
         "--draft-length",
         metavar="K|auto",
-        help="drafted tokens per round; auto: as many as pay, none included. Default: auto at temperature 0, above it "
-        "as trained where a seed is to repeat the text",
+        help="drafted tokens per round; auto: as many as pay, none included. Default: auto; above temperature 0 "
+        "with a seed the trained length, so that the seed repeats the text",
     ),
 ]
 AcceptanceOption = Annotated[

@@ -57,7 +57,7 @@ class Accepted:
     path: Tensor | None = None
 
     def along(self, values: Tensor) -> Tensor:
-        """Of values [rows, 1 + N, ...] of the newest committed token and the drafts those that are kept, in order.
+        """Of values [rows, 1 + N, ...] of the newest committed token and the drafts, those of the kept ones, in order.
 
         What stands behind the kept ones means nothing.
         """
@@ -66,7 +66,7 @@ class Accepted:
         return values[torch.arange(len(values), device=values.device)[:, None], self.path]
 
     def shortened(self, length: int) -> Accepted:
-        """With no more of the path than the longest of the kept ones needs."""
+        """The same with each path cut to its first `length` places."""
         return self if self.path is None else replace(self, path=self.path[:, :length])
 
 
@@ -125,7 +125,7 @@ class TreeSampler:
 class Deferred:
     """Rounds without drafts, one token a row, which the drafter observes together: one by one they cost too much.
 
-    Nothing is copied before that; `first` says from which of the rounds on a slot belongs to its present sequence.
+    Nothing is copied before that. `first[slot]` is the first of the rounds that belongs to the slot's present sequence.
     """
 
     def __init__(self) -> None:

@@ -121,7 +121,7 @@ class Engine:
             self._leave([sequence for sequence in sequences if not sequence.finished])
 
     def step(self) -> list[Event]:
-        """Admit what has room, run one round of everything that runs; what every sequence went on by."""
+        """Admit what has room, run one round of all that runs. Returns the tokens that each sequence gained."""
         events: list[Event] = []
         with self.target.decoding():
             fresh = not self.scheduler.running

@@ -26,8 +26,8 @@ class Proposal:
     """Drafted tokens [rows, K], and the probabilities [rows, K, V] they were sampled from (None: without chance).
 
     From a sampler that builds trees, their nodes [rows, N]. lengths [rows]: how many tokens of a chain are worth
-    verifying, None: all. Whether token j is may depend on those before it, but not on j itself or later ones: else what
-    is kept would no longer have the target's distribution.
+    verifying, None: all. Whether token j counts may depend on the tokens before j, never on j or later ones; otherwise
+    what is kept would not have the target's distribution.
     """
 
     tokens: Tensor

@@ -191,8 +191,8 @@ class DFlash(Drafter):
     def draft_hidden(self, state: DraftState, slots: Sequence[int], anchors: Tensor, steps: int) -> Tensor:
         """Hidden states [rows, steps, H] of the slots that draft.
 
-        The block's keys stand behind what waits and the padding of rows where less waits; positions and mask leave that
-        padding out, and nothing of the block stays.
+        The block is written behind the pending tokens. Rows with fewer of them have padding between, which positions
+        and mask leave out. The block is not committed.
         """
         unused = self.config.unused_slots
         block, starts = unused + steps, state.starts(slots).to(anchors.device)

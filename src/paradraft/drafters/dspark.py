@@ -39,7 +39,9 @@ class DSparkSection(BlockSection):
     confidence_head: bool = Field(True, description="predict the chance that a draft is accepted")
     confidence_with_markov: bool = Field(True, description="from the slot and the token before; false: the slot alone")
     confidence_weight: float = Field(1.0, gt=0, description="of its loss beside the token loss")
-    cut: float = Field(0.0, ge=0, lt=1, description="end drafts before a lower chance; 0: never")
+    cut: float = Field(
+        0.0, ge=0, lt=1, description="end a draft before the first slot whose predicted chance is lower; 0: never"
+    )
 
     @property
     def needs_overlap(self) -> bool:

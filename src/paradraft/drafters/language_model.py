@@ -24,8 +24,9 @@ from ..models import KeyValueSlots, Target
 from ..models.attention import refuse_unsupported, sliding_window
 from ..models.cpu_kernels import head_is_plain, head_logits, soft_capped
 from ..models.lean import LeanDecoder, prepare_decoding
+from ..models.loading import load_causal_lm, moved
 from ..models.names import drafter_directory
-from ..models.target import load_causal_lm, moved, run_decoder
+from ..models.target import run_decoder
 from .base import FRESH_LAYERS, Drafter, DrafterSection, check_start
 from .directory import read_config
 from .state import DraftState, lay_behind

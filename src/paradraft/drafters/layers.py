@@ -163,7 +163,7 @@ class Layer(nn.Module):
         return after
 
     def fuse(self, pack: bool) -> list[nn.Module]:
-        """Run projections of one input as one product from now on; the layers that this takes the place of."""
+        """Fuse projections that share an input into one product. Returns the layers that were fused."""
         attention, mlp = self.self_attn, self.mlp
         attention.key_value = Product((attention.k_proj, attention.v_proj), pack)
         mlp.gate_up = Product((mlp.gate_proj, mlp.up_proj), pack)

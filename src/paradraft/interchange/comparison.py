@@ -34,7 +34,7 @@ def draft_logits(drafter: Drafter, target: Target, steps: int) -> Tensor:
 
 
 def compare_logits(ours: Path, other: Path, target: Target, mode: str | None = None) -> None:
-    """Refuse a directory whose drafts differ in any bit from ours; `mode` as both are asked to draft."""
+    """UserError unless both directories give the same draft logits, bit for bit. `mode` is set on both."""
     drafters = [DRAFTERS[kind_of(directory)].from_pretrained(directory, target) for directory in (ours, other)]
     for drafter in drafters:
         if mode in drafter.modes and mode is not None:

@@ -24,9 +24,9 @@ MANY_ROWS = 64  # beyond the rows of a draft every product is bound by arithmeti
 class Product:
     """The linear layers of one input as one product, the layers' outputs side by side.
 
-    With `pack` it reads a copy in oneDNN's own order, but for a single row, which PyTorch's matrix-vector product does
-    faster on layers in column order; weights that an embedding shares (`shared`) must keep their rows, so there even a
-    single row reads the copy. Without, several layers' weights are laid side by side, and the layers go on as views of
+    With `pack` several rows use a copy in oneDNN's own order. A single row uses the layers themselves, in column order,
+    which is faster; if an embedding shares the weight (`shared`), its rows must stay as they are, and a single row uses
+    the copy too. Without `pack` the weights of several layers are laid side by side, and the layers become views of
     that. Either way the weights must be final.
     """
 

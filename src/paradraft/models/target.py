@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import UserError, first_line
-from .attention import attention_implementation, document_attention, layer_masks, refuse_unsupported
+from ..errors import UserError
+from .attention import document_attention, layer_masks, refuse_unsupported
 from .chat import ChatText, context_length_of, load_tokenizer, no_tokenizer, stop_tokens_of
 from .cpu_kernels import bfloat16_is_fast, head_is_plain, head_logits
 from .gguf import origin
 from .lean import LeanDecoder, prepare_decoding
+from .loading import load_causal_lm, moved
 from .names import found_target, shown_name
 from .slots import KeyValueSlots
 
@@ -278,57 +277,6 @@ class Target:
         target.origin = origin(directory)
         target.prepare_decoding()
         return target
-
-
-def moved(model: Any, device: torch.device | str) -> Any:
-    """Transformers' own types of `to` do not know its arguments."""
-    return model.to(device)
-
-
-def load_causal_lm(
-    name: str, dtype: torch.dtype | None, what: str, trust_remote_code: bool, without_embedding: bool = False
-) -> PreTrainedModel:
-    """A complete causal language model of a kind that can be rolled back; `what` names it in errors.
-
-    `dtype` None is the checkpoint's own. `without_embedding`: its embedding and head may be missing.
-    """
-    if Path(name).exists() and not (Path(name) / "config.json").is_file():
-        raise UserError(f"{what} {name}: there is no config.json in it; give a Hugging Face model directory or id")
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-        refuse_unsupported(config.get_text_config(), None, f"{what} {name}")
-        with without_load_report() if without_embedding else nullcontext():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                name,
-                dtype=dtype or "auto",
-                trust_remote_code=trust_remote_code,
-                use_safetensors=True,
-                output_loading_info=True,
-                **attention_implementation(config),
-            )
-    except UserError:
-        raise
-    except Exception as error:  # damaged files surface as errors of many libraries
-        raise UserError(f"{what} {name} cannot be loaded: {first_line(error)}") from error
-    model: PreTrainedModel = loaded[0]
-    embedding = [m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None]
-    expendable = {n for n, p in model.named_parameters() if without_embedding and any(p is e for e in embedding)}
-    absent = sorted(loaded[1]["missing_keys"] - expendable - ({"lm_head.weight"} if without_embedding else set()))
-    absent += sorted(str(key) for key in loaded[1]["mismatched_keys"])
-    if absent:
-        raise UserError(f"{what} {name}: its weights lack {absent[0]}; the checkpoint is incomplete")
-    return model
-
-
-@contextmanager
-def without_load_report() -> Iterator[None]:
-    """Transformers warns of missing weights, and calls those that the target shares a corrupt checkpoint."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)
 
 
 def run_decoder(

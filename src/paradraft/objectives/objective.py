@@ -168,7 +168,7 @@ class Objective:
         blocks: Blocks,
         own: Callable[[Tensor, Tensor | None], Tensor | None] = lambda labels, overlap: None,
     ) -> QueryTerms:
-        """What `sums` needs of the logits [M, V] of the M valid queries in order; each query's is its own affair.
+        """What `sums` needs of the logits [M, V] of the M valid queries in order. Queries do not influence each other.
 
         `own`: the drafter's own loss at these queries, of their labels [M] and overlaps [M].
         """

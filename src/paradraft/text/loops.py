@@ -1,4 +1,4 @@
-"""Looping answers: trivially drafted, so training does without the loops and emitted lengths are told without them."""
+"""Answers that repeat themselves. They are drafted without effort: training leaves them out, and results say so."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def filtered(
 
 
 def why_skipped(section: DataSection, conversation: Conversation, examples: Sequence[Rendered]) -> str | None:
-    """Why a conversation is not trained on, in words; None where it is. A loop that is trimmed may have been cut."""
+    """Why a conversation is not trained on, in words; None where it is. A trimmed loop may also be cut."""
     if section.looping != "keep" and loops(conversation, examples):
         trimming = section.looping == "trim"
         return None if trimming else "an answer repeats itself (data.looping=trim keeps what stands before that)"

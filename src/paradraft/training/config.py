@@ -30,7 +30,7 @@ class TargetSection(Section):
 class ObjectiveSection(Section):
     """Beside its own fields, the parameters of the weighting and of the token loss (`PARAMETERS`), by name.
 
-    Those of other weightings and losses are left aside, so that a recipe may be run with another word.
+    Parameters of other weightings and losses are ignored, so that a recipe runs with another weighting.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
