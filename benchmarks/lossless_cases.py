@@ -95,7 +95,7 @@ class Way:
 
 
 def random_way(rng: random.Random, drafter: Drafter) -> Way:
-    tree = rng.choice([None, 1, 5, 13, 32]) if drafter.parallel else None
+    tree = rng.choice([None, 1, 5, 13, 32]) if drafter.parallel or drafter.branches else None
     rule = rng.choice(list(TREE_ACCEPTANCE if tree else ACCEPTANCE))
     changing = tree is None and rng.random() < 0.4
     return Way(drafter.kind, rng.choice(drafter.modes), rng.randint(1, drafter.max_draft), changing, tree, rule)

@@ -44,7 +44,7 @@ def misremembered(target: Target, drafter: Drafter) -> tuple[int, int]:
     return wrong, moved
 
 
-@pytest.mark.parametrize(("kind", "own"), PARALLEL)
+@pytest.mark.parametrize(("kind", "own"), [*PARALLEL, ("eagle3", {})])
 def test_what_was_kept_is_remembered_as_if_it_had_been_read(small: Target, kind: str, own: dict[str, Any]) -> None:
     wrong, moved = misremembered(small, make_drafter_of(kind, small, **own))
     assert not wrong and moved > 2
@@ -84,7 +84,7 @@ def restricted(drafter: Drafter, ids: list[int]) -> Drafter:
     return drafter
 
 
-@pytest.mark.parametrize(("kind", "own"), PARALLEL)
+@pytest.mark.parametrize(("kind", "own"), [*PARALLEL, ("eagle3", {})])
 def test_reduced_draft_vocabularies(small: Target, kind: str, own: dict[str, Any]) -> None:
     """Few tokens make small trees; the text is the target's all the same, and only these tokens are drafted."""
     ids = [1, 4, 7, 9, 11]
@@ -152,7 +152,7 @@ def test_trees_that_cannot_be(small: Target) -> None:
     with pytest.raises(UserError, match="a tree has at least one node, not 0"):
         Engine(small, make_drafter_of("dflash", small), tree=0)
     for drafter in (None, make_drafter_of("vanilla", small)):
-        with pytest.raises(UserError, match="drafts all its tokens in one pass"):
+        with pytest.raises(UserError, match="a tree needs a drafter that can draft one"):
             Engine(small, drafter, tree=4)
     with pytest.raises(UserError, match="draft length auto is for chains"):
         Engine(small, make_drafter_of("dflash", small), draft_length="auto", tree=4)

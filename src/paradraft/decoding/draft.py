@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..drafters import Drafter, DraftState
 from .sampling import Sampling, distributions, draw, tempered
-from .tree import best_tree, depths_of, tree_size
+from .tree import Growth, Tree, best_tree, depths_of, tree_size
 
 LATER = 64  # tokens of a row that a drafter may not have observed yet
 
@@ -122,6 +122,17 @@ class TreeSampler:
         return tree.tokens, None
 
 
+class LevelSampler:
+    """The same for a drafter that drafts step by step, from the draft logits [rows, P, V] behind its last nodes."""
+
+    def __init__(self, samplings: Sequence[Sampling], depths: Sequence[int], nodes: int) -> None:
+        self.temperatures = torch.tensor([sampling.temperature or 1.0 for sampling in samplings])
+        self.growth = Growth(depths, nodes)
+
+    def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        return self.growth.grow(tempered(logits, self.temperatures[:, None, None]).log_softmax(-1))
+
+
 class Deferred:
     """Rounds without drafts, one token a row, which the drafter observes together: one by one they cost too much.
 
@@ -160,11 +171,12 @@ class Drafting:
     """Everything that drafts: the drafter and what it remembers of `rows` sequences of at most `capacity` tokens.
 
     most: tokens that a parallel drafter drafts in any case; None: as many as the longest draft of the round needs.
+    nodes: how many a drafter that branches may look at to draft a tree.
     """
 
-    def __init__(self, drafter: Drafter, rows: int, capacity: int, most: int | None) -> None:
+    def __init__(self, drafter: Drafter, rows: int, capacity: int, most: int | None, nodes: int = 0) -> None:
         self.drafter, self.most = drafter, most
-        self.state: DraftState = drafter.start(rows, capacity + LATER)  # what is observed late is ragged
+        self.state: DraftState = drafter.start(rows, capacity + LATER + nodes)  # what is observed late is ragged
         self.margin = self.state.cache.capacity - capacity
         self.deferred = Deferred()
 
@@ -233,21 +245,30 @@ class Drafting:
     def tree(
         self, slots: Sequence[int], anchors: Tensor, depths: Sequence[int], samplings: Sequence[Sampling], nodes: int
     ) -> Draft:
-        """The best tree of at most `nodes` for each row, at most depths[r] deep, from one pass of the drafter.
-
-        One row must have a depth.
-        """
+        """The best tree of at most `nodes` for each row, at most depths[r] deep. One row must have a depth."""
         vocabulary = self.drafter.vocabulary
         known = self.drafter.target.vocabulary_size if vocabulary is None else len(vocabulary)
         counts = torch.tensor([tree_size(nodes, depth, known) for depth in depths])
         rows, longest = [row for row, depth in enumerate(depths) if depth], int(counts.max())
         self.catch_up()
-        sampler = TreeSampler([samplings[row] for row in rows], [depths[row] for row in rows], nodes)
-        # Masks read each other: what a row drafts must not depend on how deep the others' trees may be.
-        steps = self.most or max(depths)
-        proposal = self.drafter.propose(self.state, [slots[row] for row in rows], anchors[rows], steps, sampler)
-        tokens, parents = proposal.tokens[:, :longest], sampler.parents[:, :longest]
+        asked = [samplings[row] for row in rows], [depths[row] for row in rows], nodes
+        tree = self._grown([slots[row] for row in rows], anchors[rows], *asked)
+        tokens, parents = tree.tokens[:, :longest], tree.parents[:, :longest]
         return Draft(among(tokens, rows, len(slots)), counts, among(parents, rows, len(slots), -1))
+
+    def _grown(
+        self, slots: list[int], anchors: Tensor, samplings: list[Sampling], depths: list[int], nodes: int
+    ) -> Tree:
+        """In the target's ids: from one pass of the drafter, or step by step."""
+        if self.drafter.branches:
+            levels = LevelSampler(samplings, depths, nodes)
+            self.drafter.propose_tree(self.state, slots, anchors, max(depths), levels)
+            tree, vocabulary = levels.growth.tree, self.drafter.vocabulary
+            return tree if vocabulary is None else Tree(vocabulary.ids[tree.tokens], tree.parents)
+        sampler = TreeSampler(samplings, depths, nodes)
+        # Masks read each other: what a row drafts must not depend on how deep the others' trees may be.
+        proposal = self.drafter.propose(self.state, slots, anchors, self.most or max(depths), sampler)
+        return Tree(proposal.tokens, sampler.parents)
 
 
 def among(values: Tensor, rows: list[int], count: int, rest: int = 0) -> Tensor:

@@ -151,7 +151,8 @@ class Engine:
             if self.drafter is not None:
                 self._feature_layers = self.drafter.feature_layers
                 whole = self.draft_length if self.lengths.whole else None
-                self._drafting = Drafting(self.drafter, rows, capacity, whole)
+                nodes = self.tree * self.draft_length if self.tree and self.drafter.branches else 0
+                self._drafting = Drafting(self.drafter, rows, capacity, whole, nodes)
         elif capacity <= self._slots.capacity <= SPARE * capacity:
             capacity = self._slots.capacity
         for held in self._held():
@@ -304,10 +305,8 @@ def check_tree(drafter: Drafter | None, tree: int | None, draft_length: DraftLen
         return None
     if tree < 1:
         raise UserError(f"a tree has at least one node, not {tree}")
-    if drafter is None or not drafter.parallel:
-        raise UserError(
-            "a tree needs a drafter that drafts all its tokens in one pass (dflash, pard, pard2); leave --tree out"
-        )
+    if drafter is None or not (drafter.parallel or drafter.branches):
+        raise UserError("a tree needs a drafter that can draft one (dflash, pard, pard2, eagle3); leave --tree out")
     if draft_length == AUTO:
         raise UserError(f"the draft length {AUTO} is for chains; give a tree a number, or leave --tree out")
     return tree

@@ -53,21 +53,62 @@ def best_tree(log_probabilities: Tensor, depths: Sequence[int], nodes: int) -> T
     allowed = torch.arange(steps, device=device) < torch.tensor(depths, device=device)[:, None]
     values = values.clamp(max=0).masked_fill(~allowed[..., None], float("-inf"))
     scores, begin, parents_from = values.new_zeros(rows, 1), 0, -1
-    levels: list[tuple[Tensor, Tensor, Tensor]] = []  # scores, tokens, parents as places among the nodes of all levels
+    levels: list[Level] = []
     for step in range(min(steps, nodes)):
         parent, rank = candidates(scores.shape[1], values.shape[2], nodes - step, device)
         scores, order = (scores[:, parent] + values[:, step, rank]).sort(dim=-1, descending=True, stable=True)
         scores, order = scores[:, : nodes - step], order[:, : nodes - step]
         levels.append((scores, tokens[:, step].gather(1, rank[order]), parents_from + parent[order]))
         begin, parents_from = begin + scores.shape[1], begin
-    all_scores, all_tokens, all_parents = (torch.cat(part, dim=1) for part in zip(*levels, strict=True))
+    return likeliest(levels, nodes)
+
+
+Level = tuple[Tensor, Tensor, Tensor]
+"""Scores, tokens and parents [rows, W] of the nodes of one step; parents as places among the nodes of all levels."""
+
+
+def likeliest(levels: Sequence[Level], nodes: int) -> Tree:
+    """The tree of the best `nodes` of all levels."""
+    scores, tokens, parents = (torch.cat(part, dim=1) for part in zip(*levels, strict=True))
     # Stable: of equal scores the parent's comes first.
-    chosen = all_scores.argsort(dim=-1, descending=True, stable=True)[:, :nodes]
-    numbers = torch.arange(chosen.shape[1], device=device).expand_as(chosen)
-    number_of = torch.zeros_like(all_parents).scatter(1, chosen, numbers)
-    parents = all_parents.gather(1, chosen)
+    chosen = scores.argsort(dim=-1, descending=True, stable=True)[:, :nodes]
+    numbers = torch.arange(chosen.shape[1], device=chosen.device).expand_as(chosen)
+    number_of = torch.zeros_like(parents).scatter(1, chosen, numbers)
+    parents = parents.gather(1, chosen)
     parents = torch.where(parents < 0, -1, number_of.gather(1, parents.clamp(min=0)))
-    return Tree(all_tokens.gather(1, chosen), parents)
+    return Tree(tokens.gather(1, chosen), parents)
+
+
+class Growth:
+    """The best trees of a drafter whose distributions depend on the path, grown level by level.
+
+    Exact: a node is at most as likely as its parent, so of a level no node behind the best `nodes` can be in the tree.
+    """
+
+    def __init__(self, depths: Sequence[int], nodes: int) -> None:
+        self.depths, self.nodes = torch.tensor(depths), nodes
+        self.levels: list[Level] = []
+
+    def grow(self, log_probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        """The level's tokens [rows, W], and which node of the level before each of them follows, [rows, W].
+
+        log_probabilities [rows, P, V]: behind each of the P nodes of the level before, at first behind the root.
+        """
+        rows, step = len(log_probabilities), len(self.levels)
+        values, tokens = log_probabilities.topk(min(self.nodes, log_probabilities.shape[-1]), dim=-1)
+        before = self.levels[-1][0] if self.levels else values.new_zeros(rows, 1)
+        allowed = (self.depths > step).to(values.device)
+        reached = (before[..., None] + values.clamp(max=0)).flatten(1).masked_fill(~allowed[:, None], float("-inf"))
+        scores, order = reached.sort(dim=-1, descending=True, stable=True)
+        scores, order = scores[:, : self.nodes - step], order[:, : self.nodes - step]
+        parent, token = order // values.shape[-1], tokens.flatten(1).gather(1, order)
+        begin = sum(level[0].shape[1] for level in self.levels[:-1]) if self.levels else -1
+        self.levels.append((scores, token, begin + parent))
+        return token, parent
+
+    @property
+    def tree(self) -> Tree:
+        return likeliest(self.levels, self.nodes)
 
 
 @lru_cache(maxsize=4096)  # the same in every round

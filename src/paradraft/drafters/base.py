@@ -49,6 +49,13 @@ For a `parallel` drafter it may also give the nodes [rows, N] of a tree: all ste
 """
 
 
+Grow = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Draft logits [rows, P, V_d] behind each of P nodes -> the next nodes' draft tokens and their parents, [rows, W].
+
+For a drafter that `branches`: it is called once for each step.
+"""
+
+
 class DrafterSection(Section):
     """The configuration fields that every kind of drafter has; each kind adds its own and sets `kind`."""
 
@@ -82,11 +89,11 @@ class Drafter(nn.Module, ABC):
     `section`: its part of the configuration. `feature_layers`: 0-based target layers whose outputs it reads (empty:
     none). `max_draft`: the most tokens it was trained to draft in a round. `modes`: how it can draft, with the target's
     features (dependent) or without (independent), the one it prefers first. `parallel`: it drafts all tokens in one
-    forward. `vocabulary`: the tokens it may propose, None: all of the target's; its logits are over these.
+    forward. `branches`: it drafts trees step by step. `vocabulary`: the tokens it may propose, None: all of the
+    target's; its logits are over these.
 
-    `bound`: it has the target's width, and its embedding or head; language models do without (`LanguageModelDrafter`).
-
-    `usual_length`: `max_draft` of a directory that does not say.
+    `bound`: it has the target's width, and its embedding or head; language models have their own. `usual_length`:
+    `max_draft` of a directory that does not say.
 
     `table_names` and `head_names`: parts of the names of its matrices whose rows are looked up, or stand for one token
     each.
@@ -105,6 +112,7 @@ class Drafter(nn.Module, ABC):
     head_names: tuple[str, ...] = ("lm_head",)
     keeps_vocabulary: bool = False
     bound: bool = True
+    branches: bool = False
     usual_length: int = 4
 
     @property
@@ -198,6 +206,10 @@ class Drafter(nn.Module, ABC):
         self, state: DraftState, slots: Sequence[int], anchors: Tensor, steps: int, sampler: Sampler
     ) -> Proposal:
         """Draft `steps` tokens for `slots` behind their newest tokens `anchors` [rows], which have no features yet."""
+
+    def propose_tree(self, state: DraftState, slots: Sequence[int], anchors: Tensor, steps: int, grow: Grow) -> None:
+        """Let `grow` choose the nodes of trees behind `anchors` [rows], `steps` deep; for a drafter that `branches`."""
+        raise NotImplementedError
 
     @abstractmethod
     def save_pretrained(self, directory: Path) -> None:

@@ -24,7 +24,7 @@ from ..models.attention import document_positions
 from ..models.cpu_kernels import linears_to_pack, pack_for_decoding
 from ..models.names import drafter_directory
 from .attention import Predicate, attention_mask
-from .base import Drafter, DrafterSection, Proposal, Sampler, check_start
+from .base import Drafter, DrafterSection, Grow, Proposal, Sampler, check_start
 from .directory import check_feature_layers, dtype_name, read_config, read_weights, write_directory
 from .eagle3_config import DRAFT_LENGTH, Eagle3Config, published_layers
 from .grid import Batch, Grid, anchor_grid
@@ -94,6 +94,7 @@ class Eagle3(Drafter):
     section = Eagle3Section
     architecture = "LlamaForCausalLMEagle3"
     parallel = False
+    branches = True
     usual_length = DRAFT_LENGTH
 
     def __init__(self, config: Eagle3Config, target: Target) -> None:
@@ -210,13 +211,16 @@ class Eagle3(Drafter):
         state.cache.commit(counts)
 
     def _attend_to(
-        self, state: DraftState, slots: Sequence[int], inputs: Tensor
+        self, state: DraftState, slots: Sequence[int], inputs: Tensor, parents: Tensor | None = None
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Write keys and values of `inputs` [rows, T, 2 H]: their places, what they see, all keys and values."""
-        places, visible = state.cache.reserve(slots, inputs.shape[1])
-        keys, values = self.midlayer.self_attn.keys_values(inputs, self._rotation(places))
+        """Write keys and values of `inputs` [rows, T, 2 H]: their places, what they see, all keys and values.
+
+        `parents` as `reserve` takes them.
+        """
+        positions, visible = state.cache.reserve(slots, inputs.shape[1], parents)
+        keys, values = self.midlayer.self_attn.keys_values(inputs, self._rotation(positions))
         return (
-            places,
+            positions,
             visible & (torch.arange(visible.shape[-1], device=visible.device) > 0),
             state.cache.update(keys, values, 0),
         )
@@ -243,6 +247,27 @@ class Eagle3(Drafter):
             tokens = drafted[-1].tokens
         cache.lengths[slots] = committed
         return Proposal.joined(drafted)
+
+    @torch.no_grad()
+    def propose_tree(self, state: DraftState, slots: Sequence[int], anchors: Tensor, steps: int, grow: Grow) -> None:
+        slots, layer = list(slots), self.midlayer
+        features, tokens = state.last_features[slots][:, None], anchors[:, None]
+        pending, counts = state.flush(slots)
+        if counts.any():
+            self._consume(state, slots, pending, counts)
+        inputs, parents, begin = features.new_empty(len(slots), 0, 2 * features.shape[-1]), anchors[:, None][:, :0], 0
+        parent = torch.zeros_like(tokens)
+        for _ in range(steps):
+            parents = torch.cat((parents, begin + parent), dim=1)
+            inputs = torch.cat((inputs, layer.inputs(self._embed(tokens), features)), dim=1)
+            places, visible, keys_values = self._attend_to(state, slots, inputs, parents)
+            newest = slice(inputs.shape[1] - tokens.shape[1], None)
+            rotation = self._rotation(places[:, newest])
+            hidden = layer.step(features, inputs[:, newest], rotation, keys_values, visible[:, None, newest])
+            drafted, parent = grow(self.head(self.norm(hidden)))
+            begin = inputs.shape[1] - tokens.shape[1]
+            features = hidden.gather(1, parent[..., None].expand(-1, -1, hidden.shape[-1]))
+            tokens = drafted if self.vocabulary is None else self.vocabulary.ids[drafted]
 
     # --- on disk ----------------------------------------------------------------------------------------------------
 

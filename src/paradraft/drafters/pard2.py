@@ -43,7 +43,7 @@ class Pard2Section(ParallelSection):
     kind: Literal["pard2"] = "pard2"
     feature_layers: Literal["auto"] | tuple[int, ...] = Field(
         "auto",
-        description="0-based target layers whose outputs are read, never the last; auto: spread over the depth, as published",
+        description="0-based target layers whose outputs are read, never the last; auto: over the depth, as published",
     )
     feature_scale: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
         "auto", description="factor of the projected features; auto: makes features as large as the embeddings are"
