@@ -111,7 +111,10 @@ def test_a_study_that_was_stopped_counts_all_its_time(
         assert "stopped" in run(study_file, "seeds=[1]")
     spent = tmp_path / "study" / "runs" / "decay-1" / "seconds.txt"
     spent.write_text("1000")
+    section = load_section(StudySection, study_file, ["seeds=[1]"])
+    assert Study(section).steps_done("decay", 1) == 0
     run(study_file, "seeds=[1]")
+    assert Study(section).steps_done("decay", 1) == 4
     found = json.loads((tmp_path / "study" / "cells" / "decay-1.json").read_text())
     assert 1000 < found["seconds"]["training"] < 1100
 

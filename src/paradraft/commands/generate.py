@@ -90,7 +90,7 @@ def generate(
     for i, r in enumerate(generation.rounds, 1):
         drafts = [list(r.drafted)] if r.depth is None else [[token] for token in r.drafted]
         shown = " ".join(repr(tokenizer.decode(draft)) for draft in drafts)
-        console.print(Text(f"{i:4d}  kept {min(r.accepted, r.emitted)} of {len(r.drafted)}: {shown}"))
+        console.print(Text(f"{i:4d}  kept {r.kept} of {len(r.drafted)}: {shown}"))
     emitted = sum(r.emitted for r in generation.rounds)
     console.print(
         f"{len(generation.tokens)} tokens, {len(generation.rounds)} rounds, "

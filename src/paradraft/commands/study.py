@@ -63,8 +63,10 @@ def write_study(section: StudySection, trials: list[dict[str, Any]]) -> dict[str
 
 def run_trial(console: Console, whole: Study, cell: str, seed: int, place: str) -> dict[str, Any]:
     """Train and measure one cell with one seed, and print a line of what came out."""
-    with progress_bar(console, f"{cell}, seed {seed} ({place})", whole.runs[cell].training.max_steps or 1) as advance:
-        shown = 0
+    steps, shown = whole.runs[cell].training.max_steps or 1, 0
+    if not whole.file_of(cell, seed).is_file():
+        shown = whole.steps_done(cell, seed)
+    with progress_bar(console, f"{cell}, seed {seed} ({place})", steps, shown) as advance:
 
         def report(record: dict[str, Any]) -> None:
             nonlocal shown

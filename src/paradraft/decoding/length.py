@@ -112,8 +112,7 @@ class AcceptanceHistory:
 
     def add(self, sequence: Sequence, length: int, last: Round) -> None:
         """The newest round of a sequence, in which `length` tokens were drafted."""
-        kept = min(last.accepted, last.emitted)
-        rejected = kept < length and not last.clipped
+        kept, rejected = last.kept, last.kept < length and not last.clipped
         judged = kept + rejected
         own = self.rows.setdefault(sequence, Deviation(ROW_WEIGHT))
         own.add(float(rejected), float((1 - self.shares[:judged]).sum()))

@@ -41,6 +41,11 @@ class Round:
     depth: int | None = None
 
     @property
+    def kept(self) -> int:
+        """How many drafted tokens stand in the text."""
+        return min(self.accepted, self.emitted)
+
+    @property
     def reach(self) -> int:
         """How many tokens ahead the longest drafted text went."""
         return len(self.drafted) if self.depth is None else self.depth

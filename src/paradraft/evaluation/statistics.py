@@ -83,11 +83,10 @@ def acceptance(generations: Sequence[Generation], steps: int) -> Acceptance:
     drafted, reached, accepted = np.zeros(steps), np.zeros(steps), np.zeros(steps)
     for generation in generations:
         for r in generation.rounds:
-            kept = min(r.accepted, r.emitted)
-            judged = kept if r.clipped else r.reach
+            judged = r.kept if r.clipped else r.reach
             drafted[:judged] += 1
-            reached[: min(kept + 1, judged)] += 1
-            accepted[:kept] += 1
+            reached[: min(r.kept + 1, judged)] += 1
+            accepted[: r.kept] += 1
 
     def shares(of: np.ndarray) -> list[float | None]:
         return [float(a / n) if n else None for a, n in zip(accepted, of, strict=True)]

@@ -124,7 +124,7 @@ def round_pieces(tokenizer: Any, generation: Generation) -> list[RoundPiece]:
     found = [RoundPiece("", str(tokenizer.decode(generation.tokens[:1])), "")]
     start = 1
     for r in generation.rounds:
-        own, end = start + min(r.accepted, r.emitted), start + r.emitted
+        own, end = start + r.kept, start + r.emitted
         rejected = r.drafted[r.accepted :] if r.depth is None else ()  # a tree's are not one text
         texts = (generation.tokens[start:own], generation.tokens[own:end], list(rejected))
         found.append(RoundPiece(*(str(tokenizer.decode(tokens)) for tokens in texts)))

@@ -90,7 +90,7 @@ def shown_round(tokenizer: PreTrainedTokenizerBase, update: Update, texts: list[
     the prefill, of the steps that this answer was in. The first token, which the prefill brings, is `own` as well.
     """
     done = update.round or Round((), 0, 1)
-    kept = min(done.accepted, done.emitted)
+    kept = done.kept
     return {
         "accepted": texts[:kept],
         "own": "".join(texts[kept:]),

@@ -49,7 +49,7 @@ class Metrics:
         self.rounds.inc()
         if drafting:
             self.emitted.observe(done.emitted)
-        kept = min(done.accepted, done.emitted)
+        kept = done.kept
         for position in range(1, judged(done) + 1):
             self.drafted.labels(str(position)).inc()
             if position <= kept:
@@ -61,4 +61,4 @@ class Metrics:
 
 def judged(done: Round) -> int:
     """Drafts of a round that were kept or not; behind the end of a text no draft is."""
-    return min(done.accepted, done.emitted) if done.clipped else len(done.drafted)
+    return done.kept if done.clipped else len(done.drafted)

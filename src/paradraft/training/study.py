@@ -27,6 +27,7 @@ from ..evaluation.statistics import acceptance, ratio, resampled, rounds_and_tok
 from ..files import make_directory, write_text
 from ..models import Target
 from ..text.loops import is_looping
+from .checkpoint import find_checkpoint, step_of
 from .config import RunConfig, dump_config, load_config, means_the_same
 from .loop import Report, Trainer
 
@@ -112,6 +113,11 @@ class Study:
 
     def file_of(self, cell: str, seed: int) -> Path:
         return self.study.output / "cells" / f"{cell}-{seed}.json"
+
+    def steps_done(self, cell: str, seed: int) -> int:
+        """Steps of its training that an earlier call has behind it, of one that is not complete."""
+        found = find_checkpoint(self.study.run_of(cell, seed).output, "auto")
+        return 0 if found is None else step_of(found)
 
     def run(self, cell: str, seed: int, report: Report = lambda record: None) -> dict[str, Any]:
         """Train and measure, or read what an earlier call wrote."""
