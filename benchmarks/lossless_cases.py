@@ -115,8 +115,17 @@ def help_to_draft(
 
     whole = drafter.target.vocabulary_size if drafter.vocabulary is None else len(drafter.vocabulary)
 
+    def coming(slot: int) -> list[int]:
+        sequence = next(sequence for sequence in engine.scheduler.running if sequence.slot == slot)
+        return texts[sequence.request.seed][len(sequence.generation.tokens) :]
+
+    def help_at(logits: Tensor, token: int) -> None:
+        """Draft logits [..., V_d], in place."""
+        own = token if drafter.vocabulary is None else int(drafter.vocabulary.to_draft[token])
+        if own >= 0 and rng.random() < 0.85:
+            logits[..., own] += rng.choice(by)
+
     def propose(state: Any, slots: Sequence[int], anchors: Tensor, steps: int, sampler: Any) -> Any:
-        running = {sequence.slot: sequence for sequence in engine.scheduler.running}
         step = 0
 
         def helped(logits: Tensor) -> Any:
@@ -125,17 +134,28 @@ def help_to_draft(
                 return sampler(logits)
             logits = logits.clone()
             for row, slot in enumerate(slots):
-                coming = texts[running[slot].request.seed][len(running[slot].generation.tokens) :]
-                for place, token in enumerate(coming[step : step + logits.shape[1]]):
-                    own = token if drafter.vocabulary is None else int(drafter.vocabulary.to_draft[token])
-                    if own >= 0 and rng.random() < 0.85:
-                        logits[row, place, own] += rng.choice(by)
+                for place, token in enumerate(coming(slot)[step : step + logits.shape[1]]):
+                    help_at(logits[row, place], token)
             step += logits.shape[1]
             return sampler(logits)
 
         return type(drafter).propose(drafter, state, slots, anchors, steps, helped)
 
-    drafter.propose = propose
+    def propose_tree(state: Any, slots: Sequence[int], anchors: Tensor, steps: int, grow: Any) -> None:
+        step = 0
+
+        def helped(logits: Tensor) -> Any:
+            nonlocal step
+            logits = logits.clone()
+            for row, slot in enumerate(slots):
+                for token in coming(slot)[step : step + 1]:
+                    help_at(logits[row], token)
+            step += 1
+            return grow(logits)
+
+        type(drafter).propose_tree(drafter, state, slots, anchors, steps, helped)
+
+    drafter.propose, drafter.propose_tree = propose, propose_tree
 
 
 def engine_of(way: Way, target: Target, drafter: Drafter, rng: random.Random) -> Engine:

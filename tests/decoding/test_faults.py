@@ -176,7 +176,7 @@ def test_a_planted_fault_is_caught(fault: Fault, monkeypatch: pytest.MonkeyPatch
 
 def test_random_cases() -> None:
     """A sample of `python benchmarks/lossless_cases.py`, which runs 10,000."""
-    for seed in (1, 3):
+    for seed in (1, 5):  # of drafters that can be helped, and so keep drafts
         outcome = run_cases(seed, texts=4, ways=3)
         assert not outcome.mismatches and not outcome.ties
         assert outcome.cases.total() >= 12
