@@ -66,7 +66,7 @@ def same_texts(target: Target, drafters: dict[str, Drafter], new_tokens: int) ->
     found = []
     for kind, drafter in drafters.items():
         for way, (length, nodes) in WAYS.items():
-            if nodes is not None and not drafter.parallel:
+            if nodes is not None and not (drafter.parallel or drafter.branches):
                 continue
             texts = drafted(Engine(target, drafter, draft_length=length, tree=nodes), drafter, prompts, plain)
             apart = [
@@ -95,7 +95,7 @@ def drafted(
     try:
         return engine.generate(prompts, len(plain[0]), (), seeds=range(len(prompts)))
     finally:
-        del drafter.propose  # the class's own again
+        del drafter.propose, drafter.propose_tree  # the class's own again
 
 
 def lean_equals_eager(target: Target) -> dict[str, Any]:
