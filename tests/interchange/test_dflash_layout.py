@@ -95,5 +95,7 @@ def test_planted_differences_are_refused(changes: dict[str, Any], complaint: str
 def test_what_is_left_open_is_refused_until_the_user_decides(changes: dict[str, Any], assumption: str) -> None:
     with pytest.raises(UserError, match=f"--assume {assumption}"):
         understood(FOREIGN | changes, WHERE, ())
-    own, _ = understood(FOREIGN | changes, WHERE, (assumption,))
+    own, notes = understood(FOREIGN | changes, WHERE, (assumption,))
+    last = "reads the target's last layer before the final norm"
+    assert any(last in note for note in notes) == (assumption == "last-layer-before-norm")
     assert own["dflash_config"]["mask_token_id"] == 3

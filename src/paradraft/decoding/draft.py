@@ -186,9 +186,7 @@ class Drafting:
         """As `Drafter.observe`, of these `rows` alone; single tokens, of rounds that drafted nothing, may wait."""
         if len(rows) < len(slots):
             slots, features, tokens, counts = [slots[row] for row in rows], features[rows], tokens[rows], counts[rows]
-        if not rows:
-            self.deferred = Deferred()
-        elif tokens.shape[1] == 1:
+        if tokens.shape[1] == 1:
             self.deferred.add(slots, features, tokens)
             if len(self.deferred.rounds) < LATER:
                 return
