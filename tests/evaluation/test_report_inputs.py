@@ -84,12 +84,21 @@ def test_temperatures_and_modes_of_a_study_stay_apart(tmp_path: Path) -> None:
     assert shown == [[("pard2", [3.0], [None]), ("pard2 independent", [2.0], [None])], [("pard2", [2.5], [None])]]
 
 
-def test_the_committed_study_which_is_older_is_read() -> None:
-    study = read_study(COMMITTED / "smollm2-weightings.json")
+def test_a_study_of_an_older_version_is_read(tmp_path: Path) -> None:
+    """Without its baseline's name and its seconds."""
+    found = json.loads((COMMITTED / "smollm2-weightings.json").read_text())
+    older = tmp_path / "study.json"
+    older.write_text(json.dumps({"rows": found["rows"], "trials": found["trials"]}))
+    study = read_study(older)
     assert study.baseline == "decay" and study.seconds is None
-    found = json.loads((COMMITTED / "smollm2-weightings.json").read_text())["rows"]
-    assert [row.emitted_length for row in study.rows] == [row["emitted_length"] for row in found]
-    assert study_cells(study.rows[3])[4:] == ["1.518 ± 0.025", "+0.084 (+0.060 to +0.108)", "+5.8%"]
+    assert [row.emitted_length for row in study.rows] == [row["emitted_length"] for row in found["rows"]]
+    row = found["rows"][3]
+    length, spread, difference = (row[name] for name in ("emitted_length", "spread", "difference"))
+    assert study_cells(study.rows[3])[4:] == [
+        f"{length:.3f} ± {spread:.3f}",
+        f"{difference:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})",
+        f"{difference / (length - difference):+.1%}",
+    ]
     assert len(figures("".join(s.html for s in study_sections(study, "old")))) == 4
 
 
