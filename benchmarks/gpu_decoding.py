@@ -19,7 +19,7 @@ from torch import Tensor
 
 from paradraft.decoding import DraftLength, Engine, Generation
 from paradraft.decoding.length import AUTO
-from paradraft.drafters import DRAFTERS, Drafter
+from paradraft.drafters import DRAFTERS, BranchingDrafter, Drafter
 from paradraft.evaluation.bench import PLAIN, BenchResults, BenchSettings, bench, bench_results
 from paradraft.evaluation.lossless import examine_divergence
 from paradraft.evaluation.shapes import random_pair, synthetic_prompts
@@ -66,7 +66,7 @@ def same_texts(target: Target, drafters: dict[str, Drafter], new_tokens: int) ->
     found = []
     for kind, drafter in drafters.items():
         for way, (length, nodes) in WAYS.items():
-            if nodes is not None and not (drafter.parallel or drafter.branches):
+            if nodes is not None and not (drafter.parallel or isinstance(drafter, BranchingDrafter)):
                 continue
             texts = drafted(Engine(target, drafter, draft_length=length, tree=nodes), drafter, prompts, plain)
             apart = [

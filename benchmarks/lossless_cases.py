@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the tiny models are those 
 from paradraft.decoding import Engine, Request, Sampling
 from paradraft.decoding.acceptance import ACCEPTANCE, TREE_ACCEPTANCE
 from paradraft.decoding.request import Sequence as Running
-from paradraft.drafters import Drafter
+from paradraft.drafters import BranchingDrafter, Drafter
 from paradraft.drafters.vocabulary import DraftVocabulary
 from paradraft.errors import run_program
 from paradraft.evaluation.lossless import examine_divergence
@@ -95,7 +95,7 @@ class Way:
 
 
 def random_way(rng: random.Random, drafter: Drafter) -> Way:
-    tree = rng.choice([None, 1, 5, 13, 32]) if drafter.parallel or drafter.branches else None
+    tree = rng.choice([None, 1, 5, 13, 32]) if drafter.parallel or isinstance(drafter, BranchingDrafter) else None
     rule = rng.choice(list(TREE_ACCEPTANCE if tree else ACCEPTANCE))
     changing = tree is None and rng.random() < 0.4
     return Way(drafter.kind, rng.choice(drafter.modes), rng.randint(1, drafter.max_draft), changing, tree, rule)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..drafters import Drafter, DraftState
+from ..drafters import BranchingDrafter, Drafter, DraftState
 from .sampling import Sampling, distributions, draw, tempered
 from .tree import Growth, Tree, best_tree, depths_of, tree_size
 
@@ -258,7 +258,7 @@ class Drafting:
         self, slots: list[int], anchors: Tensor, samplings: list[Sampling], depths: list[int], nodes: int
     ) -> Tree:
         """In the target's ids: from one pass of the drafter, or step by step."""
-        if self.drafter.branches:
+        if isinstance(self.drafter, BranchingDrafter):
             levels = LevelSampler(samplings, depths, nodes)
             self.drafter.propose_tree(self.state, slots, anchors, max(depths), levels)
             tree, vocabulary = levels.growth.tree, self.drafter.vocabulary

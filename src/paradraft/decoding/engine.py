@@ -12,7 +12,7 @@ from collections.abc import Sequence as Tokens
 import torch
 from torch import Tensor
 
-from ..drafters import Drafter
+from ..drafters import BranchingDrafter, Drafter
 from ..errors import UserError
 from ..models import KeyValueSlots, Target
 from .acceptance import accept, check_acceptance
@@ -151,7 +151,7 @@ class Engine:
             if self.drafter is not None:
                 self._feature_layers = self.drafter.feature_layers
                 whole = self.draft_length if self.lengths.whole else None
-                nodes = self.tree * self.draft_length if self.tree and self.drafter.branches else 0
+                nodes = self.tree * self.draft_length if self.tree and not self.drafter.parallel else 0
                 self._drafting = Drafting(self.drafter, rows, capacity, whole, nodes)
         elif capacity <= self._slots.capacity <= SPARE * capacity:
             capacity = self._slots.capacity
@@ -305,7 +305,7 @@ def check_tree(drafter: Drafter | None, tree: int | None, draft_length: DraftLen
         return None
     if tree < 1:
         raise UserError(f"a tree has at least one node, not {tree}")
-    if drafter is None or not (drafter.parallel or drafter.branches):
+    if drafter is None or not (drafter.parallel or isinstance(drafter, BranchingDrafter)):
         raise UserError("a tree needs a drafter that can draft one (dflash, pard, pard2, eagle3); leave --tree out")
     if draft_length == AUTO:
         raise UserError(f"the draft length {AUTO} is for chains; give a tree a number, or leave --tree out")

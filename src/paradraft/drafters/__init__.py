@@ -10,7 +10,7 @@ from pydantic import Discriminator, Tag
 from ..errors import UserError
 from ..models import Target
 from ..models.names import drafter_directory
-from .base import Drafter, DrafterSection, Proposal, Sampler
+from .base import BranchingDrafter, Drafter, DrafterSection, Proposal, Sampler
 from .dflash import DFlash, DFlashSection
 from .dflash2 import DFlash2
 from .directory import read_config
@@ -72,6 +72,7 @@ __all__ = [
     "DRAFTERS",
     "AnyDrafterSection",
     "Batch",
+    "BranchingDrafter",
     "DFlash",
     "DFlash2",
     "DFlashSection",

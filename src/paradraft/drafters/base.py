@@ -52,7 +52,7 @@ For a `parallel` drafter it may also give the nodes [rows, N] of a tree: all ste
 Grow = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Draft logits [rows, P, V_d] behind each of P nodes -> the next nodes' draft tokens and their parents, [rows, W].
 
-For a drafter that `branches`: it is called once for each step.
+A BranchingDrafter calls it once for each step.
 """
 
 
@@ -89,8 +89,7 @@ class Drafter(nn.Module, ABC):
     `section`: its part of the configuration. `feature_layers`: 0-based target layers whose outputs it reads (empty:
     none). `max_draft`: the most tokens it was trained to draft in a round. `modes`: how it can draft, with the target's
     features (dependent) or without (independent), the one it prefers first. `parallel`: it drafts all tokens in one
-    forward. `branches`: it drafts trees step by step. `vocabulary`: the tokens it may propose, None: all of the
-    target's; its logits are over these.
+    forward. `vocabulary`: the tokens it may propose, None: all of the target's; its logits are over these.
 
     `bound`: it has the target's width, and its embedding or head; language models have their own. `usual_length`:
     `max_draft` of a directory that does not say.
@@ -112,7 +111,6 @@ class Drafter(nn.Module, ABC):
     head_names: tuple[str, ...] = ("lm_head",)
     keeps_vocabulary: bool = False
     bound: bool = True
-    branches: bool = False
     usual_length: int = 4
 
     @property
@@ -207,10 +205,6 @@ class Drafter(nn.Module, ABC):
     ) -> Proposal:
         """Draft `steps` tokens for `slots` behind their newest tokens `anchors` [rows], which have no features yet."""
 
-    def propose_tree(self, state: DraftState, slots: Sequence[int], anchors: Tensor, steps: int, grow: Grow) -> None:
-        """Let `grow` choose the nodes of trees behind `anchors` [rows], `steps` deep; for a drafter that `branches`."""
-        raise NotImplementedError
-
     @abstractmethod
     def save_pretrained(self, directory: Path) -> None:
         """Write the directory that serving engines read."""
@@ -234,3 +228,13 @@ class Drafter(nn.Module, ABC):
     @abstractmethod
     def from_pretrained(cls, directory: Path, target: Target, dtype: torch.dtype | None = None) -> Drafter:
         """Read it back on the target's device, in `dtype` or the target's; refuse a target it was not made for."""
+
+
+class BranchingDrafter(Drafter):
+    """A drafter that drafts step by step, and trees too."""
+
+    parallel = False
+
+    @abstractmethod
+    def propose_tree(self, state: DraftState, slots: Sequence[int], anchors: Tensor, steps: int, grow: Grow) -> None:
+        """Let `grow` choose the nodes of trees behind `anchors` [rows], `steps` deep."""

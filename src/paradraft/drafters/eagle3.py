@@ -24,7 +24,7 @@ from ..models.attention import document_positions
 from ..models.cpu_kernels import linears_to_pack, pack_for_decoding
 from ..models.names import drafter_directory
 from .attention import Predicate, attention_mask
-from .base import Drafter, DrafterSection, Grow, Proposal, Sampler, check_start
+from .base import BranchingDrafter, DrafterSection, Grow, Proposal, Sampler, check_start
 from .directory import check_feature_layers, dtype_name, read_config, read_weights, write_directory
 from .eagle3_config import DRAFT_LENGTH, Eagle3Config, published_layers
 from .grid import Batch, Grid, anchor_grid
@@ -88,13 +88,11 @@ def unrolled_predicate(anchors: Tensor, document_ids: Tensor) -> Predicate:
     return visible
 
 
-class Eagle3(Drafter):
+class Eagle3(BranchingDrafter):
     kind = "eagle3"
     keeps_vocabulary = True
     section = Eagle3Section
     architecture = "LlamaForCausalLMEagle3"
-    parallel = False
-    branches = True
     usual_length = DRAFT_LENGTH
 
     def __init__(self, config: Eagle3Config, target: Target) -> None:
