@@ -91,7 +91,7 @@ class Drafter(nn.Module, ABC):
     features (dependent) or without (independent), the one it prefers first. `parallel`: it drafts all tokens in one
     forward. `vocabulary`: the tokens it may propose, None: all of the target's; its logits are over these.
 
-    `bound`: it has the target's width, and its embedding or head; language models have their own. `usual_length`:
+    `bound`: it has the target's width and embedding, and its directory names the target's sizes. `usual_length`:
     `max_draft` of a directory that does not say.
 
     `table_names` and `head_names`: parts of the names of its matrices whose rows are looked up, or stand for one token
@@ -110,7 +110,7 @@ class Drafter(nn.Module, ABC):
     table_names: tuple[str, ...] = ("embed",)
     head_names: tuple[str, ...] = ("lm_head",)
     keeps_vocabulary: bool = False
-    bound: bool = True
+    bound: bool = False
     usual_length: int = 4
 
     @property

@@ -53,6 +53,7 @@ class DFlash(Drafter):
     kind = "dflash"
     section: type[BlockSection] = DFlashSection
     architecture = "DFlashDraftModel"
+    bound = True
     config_class: type[DFlashConfig] = DFlashConfig
     own_fields: tuple[str, ...] = ("causal",)  # of the section and the configuration, beside the sizes
 

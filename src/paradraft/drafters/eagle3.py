@@ -93,6 +93,7 @@ class Eagle3(BranchingDrafter):
     keeps_vocabulary = True
     section = Eagle3Section
     architecture = "LlamaForCausalLMEagle3"
+    bound = True
     usual_length = DRAFT_LENGTH
 
     def __init__(self, config: Eagle3Config, target: Target) -> None:
@@ -253,7 +254,7 @@ class Eagle3(BranchingDrafter):
         pending, counts = state.flush(slots)
         if counts.any():
             self._consume(state, slots, pending, counts)
-        inputs, parents, begin = features.new_empty(len(slots), 0, 2 * features.shape[-1]), anchors[:, None][:, :0], 0
+        inputs, parents, begin = features.new_empty(len(slots), 0, 2 * features.shape[-1]), tokens[:, :0], 0
         parent = torch.zeros_like(tokens)
         for _ in range(steps):
             parents = torch.cat((parents, begin + parent), dim=1)

@@ -57,8 +57,6 @@ class LanguageModelDrafter(Drafter):
     saved; its width is the target's.
     """
 
-    bound = False
-
     def __init__(self, model: PreTrainedModel, target: Target, max_draft: int, share_embedding: bool = False) -> None:
         super().__init__(target)
         config: Any = model.config.get_text_config()

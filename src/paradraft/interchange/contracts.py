@@ -97,10 +97,10 @@ def wrong_target(facts: Facts) -> str:
     if not facts.bound or not facts.target:
         return ""
     for own, theirs in mine.items():
-        if own not in facts.config:  # EAGLE-3 does not say how many layers its target has
+        if own not in facts.config and facts.kind == "eagle3":  # it does not say how many layers its target has
             continue
-        if facts.target.get(theirs) is not None and facts.config[own] != facts.target[theirs]:
-            return f"made for a target with {own} {facts.config[own]}; this one has {facts.target[theirs]}"
+        if facts.target.get(theirs) is not None and facts.config.get(own) != facts.target[theirs]:
+            return f"made for a target with {own} {facts.config.get(own)}; this one has {facts.target[theirs]}"
     return ""
 
 

@@ -31,13 +31,7 @@ from .checkpoint import find_checkpoint, step_of
 from .config import RunConfig, dump_config, load_config, means_the_same
 from .loop import Report, Trainer
 
-BUDGET = (
-    "max_steps",
-    "batch_size",
-    "epochs",
-)  # of `training`, the same in every cell, as are target, text and evaluation
-
-
+BUDGET = ("max_steps", "batch_size", "epochs")  # of `training`; as target and text the same in every cell
 OTHER = "is of another configuration; choose another output, or remove the cell's file and its run"
 
 
@@ -157,6 +151,7 @@ class Study:
         """To the end; returns the seconds that all sessions of this run took together."""
         spent, started = trainer.config.output / "seconds.txt", time.perf_counter()
         before = float(spent.read_text(encoding="utf-8")) if spent.is_file() else 0.0
+        make_directory(spent.parent)
         try:
             trainer.run()
         finally:
