@@ -20,13 +20,13 @@ from .costs import MeasuredCosts
 from .draft import Accepted, Draft, Drafting, Noise, no_draft, reach
 from .length import AUTO, Adaptive, DraftLength, Fixed, LengthRule, check_draft_length
 from .logprobs import logprobs_of
+from .prefill import read_prompts
 from .request import Event, Generation, Request, Sequence
 from .sampling import Sampling, key_of, noise
 from .scheduler import Scheduler
 from .timing import Clock, Seconds
 from .tree import behind_root
 
-PREFILL = 2**24  # pairs of a prompt's token and what it may see, in one forward: as much memory as masks may take
 SPARE = 2  # times the tokens that running sequences need may be held for each
 
 
@@ -169,7 +169,8 @@ class Engine:
         sharing: dict[tuple[int, ...], list[Sequence]] = {}
         for sequence in admitted:
             sharing.setdefault(tuple(sequence.request.prompt), []).append(sequence)
-        logits = self._consume(list(sharing), [slot_of(sequences[0]) for sequences in sharing.values()])
+        slots = [slot_of(sequences[0]) for sequences in sharing.values()]
+        logits = read_prompts(self.target, self._slots, self._drafting, list(sharing), slots)
         for first, *others in sharing.values():
             for held in self._held() if others else ():
                 held.copy(slot_of(first), [slot_of(sequence) for sequence in others])
@@ -183,25 +184,6 @@ class Engine:
         self._leave([sequence for sequence in sequences if sequence.finished])
         self.seconds.prefill += clock.lap()
         return events
-
-    def _consume(self, prompts: Tokens[Tokens[int]], slots: list[int]) -> Tensor:
-        """Logits [rows, 1, V] behind the prompts, which are padded on the right and read in pieces if they are long."""
-        assert self._slots is not None
-        longest, device, found = max(map(len, prompts)), self.target.device, dict[int, Tensor]()
-        width = max(1, PREFILL // (len(prompts) * longest))
-        for start in range(0, longest, width):
-            rows = [row for row, prompt in enumerate(prompts) if len(prompt) > start]
-            pieces = [prompts[row][start : start + width] for row in rows]
-            counts, here = torch.tensor([len(piece) for piece in pieces]), [slots[row] for row in rows]
-            most = int(counts.max())
-            tokens = torch.tensor([[*piece, *[0] * (most - len(piece))] for piece in pieces], device=device)
-            last = (counts - 1).to(device)
-            output = self.target.forward(tokens, self._slots, self._feature_layers, here, logits_at=last)
-            self._slots.commit(counts)
-            if self._drafting is not None:
-                self._drafting.drafter.observe(self._drafting.state, here, output.features, tokens, counts)
-            found |= dict(zip(rows, output.logits, strict=True))
-        return torch.stack([found[row] for row in range(len(prompts))])
 
     def _round(self, running: list[Sequence]) -> list[Event]:
         """One draft, one target forward, one accept or reject, one commit."""
