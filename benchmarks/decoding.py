@@ -6,11 +6,11 @@ python benchmarks/decoding.py --target demo --drafter demo:dflash-dpace --assist
 Transformers runs a copy of the target as it loads it: plain `generate`, assisted generation with a draft model, prompt
 lookup (the last two for single prompts only, and at its own default settings unless `--assistant-length` says
 otherwise). This engine decodes plainly, with each fixed draft length, with the length left to it, with block
-verification if `--block` asks for it, and with trees of `--tree` nodes. On every few prompts all ways run one after the
-other, beginning with another one each time, so that a machine that others use hurts all alike. Times are whole calls,
-prefill included, since Transformers does not tell them apart; speed-ups are therefore lower than those of `paradraft
-eval`. With batches the calls get PARTS times as many prompts: this engine takes the next one when a row is free,
-Transformers one batch after the other.
+verification if `--block` asks for it, with trees of `--tree` nodes and, where `--lengths` has auto, with trees of as
+many nodes as pay. On every few prompts all ways run one after the other, beginning with another one each time, so that a
+machine that others use hurts all alike. Times are whole calls, prefill included, since Transformers does not tell them
+apart; speed-ups are therefore lower than those of `paradraft eval`. With batches the calls get PARTS times as many
+prompts: this engine takes the next one when a row is free, Transformers one batch after the other.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from rich.table import Table
 from paradraft.commands.options import draft_length_of
 from paradraft.commands.pair import load_pair
 from paradraft.decoding import Engine, Generation, Sampling
+from paradraft.decoding.length import AUTO
 from paradraft.drafters import Drafter
 from paradraft.errors import run_program
 from paradraft.evaluation.measure import environment, first_turn_ids, fitting, weights_of
@@ -132,6 +133,10 @@ def ways_of(
                 )
         for nodes in arguments.tree or ():
             engines[f"{name} tree of {nodes}"] = Engine(target, drafter, sampling, max_rows=rows, tree=nodes)
+            if AUTO in arguments.lengths.split(","):
+                engines[f"{name} tree of up to {nodes}"] = Engine(
+                    target, drafter, sampling, AUTO, max_rows=rows, tree=nodes
+                )
     for way, engine in engines.items():
         ways[way] = engine_way(engine, new, written.setdefault(way, []))
     return ways

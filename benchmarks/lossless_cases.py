@@ -3,9 +3,9 @@
 python benchmarks/lossless_cases.py --cases 10000 --out benchmarks/results/lossless-cases.json
 
 A case is one text that is decoded with a random tiny target and drafter: any family and kind, a reduced draft
-vocabulary or not, lean or not; chains with every acceptance rule, with lengths that change from round to round, and
-trees; among other requests, greedy and sampled ones, that come and go. A text that differs where the target's two best
-logits are equal up to rounding is a tie and counted apart.
+vocabulary or not, lean or not; chains and trees with every acceptance rule, of one length or of lengths that change
+from round to round; among other requests, greedy and sampled ones, that come and go. A text that differs where the
+target's two best logits are equal up to rounding is a tie and counted apart.
 """
 
 from __future__ import annotations
@@ -90,14 +90,14 @@ class Way:
 
     @property
     def name(self) -> str:
-        drafts = "tree" if self.tree else "changing lengths" if self.changing else "chain"
+        drafts = f"{'changing ' * self.changing}{'tree' if self.tree else 'chain'}"
         return f"{self.kind}, {drafts}, {self.rule}"
 
 
 def random_way(rng: random.Random, drafter: Drafter) -> Way:
     tree = rng.choice([None, 1, 5, 13, 32]) if drafter.parallel or isinstance(drafter, BranchingDrafter) else None
     rule = rng.choice(list(TREE_ACCEPTANCE if tree else ACCEPTANCE))
-    changing = tree is None and rng.random() < 0.4
+    changing = rng.random() < 0.4
     return Way(drafter.kind, rng.choice(drafter.modes), rng.randint(1, drafter.max_draft), changing, tree, rule)
 
 
@@ -163,7 +163,7 @@ def engine_of(way: Way, target: Target, drafter: Drafter, rng: random.Random) ->
     most = rng.choice([None, 1, 3, 6])
     engine = Engine(target, drafter, None, way.length, rng.randrange(99), most, way.rule, way.tree)
     if way.changing:
-        engine.lengths = RandomLengths(way.length, rng)
+        engine.lengths = RandomLengths(way.tree or way.length, rng)
     return engine
 
 

@@ -36,7 +36,7 @@ def test_costs_are_measured_once(target: Target, monkeypatch: pytest.MonkeyPatch
     drafter = make_drafter(target)
     measured = []
 
-    def measure(target: Target, drafter: object, rows: int, most: int, sampled: bool) -> RowCosts:
+    def measure(target: Target, drafter: object, rows: int, most: int, sampled: bool, tree: int | None) -> RowCosts:
         measured.append(rows)
         return RowCosts([float(rows)] * (most + 1), [0.0] + [2.0 * rows] * most, 0.1)
 

@@ -9,6 +9,7 @@ import torch
 
 from paradraft.decoding import Engine, draft
 from paradraft.decoding.draft import Deferred
+from paradraft.decoding.history import ChainHistory
 from paradraft.decoding.length import Adaptive, Fixed
 from paradraft.decoding.request import Round, Sequence
 from paradraft.models import Target
@@ -22,7 +23,7 @@ class Scripted(Adaptive):
     """Lengths in turn, whatever they bring."""
 
     def __init__(self, lengths: list[int], most: int) -> None:
-        super().__init__(most, Given(most))
+        super().__init__(Given(most), ChainHistory(most))
         self.script = itertools.cycle(lengths)
 
     def choose(self, sequences: list[Sequence]) -> list[int]:
@@ -59,8 +60,8 @@ def test_a_resting_drafter_reads_as_many_rows_as_it_may(catch_up: float, kept: i
         for place, row in enumerate(rows):
             row.generation.rounds.append(Round((1,), int(place > 0), 1 + int(place > 0)))
             rule.history.add(row, 1, row.generation.rounds[-1])
-    rule.history.accepted[:] = 0
-    rule.history.reached[:] = 1000
+    rule.history.kept[:] = 0
+    rule.history.seen[:] = 1000
     rule.history.update()
     later = []
     for _ in range(400):

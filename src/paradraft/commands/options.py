@@ -78,7 +78,12 @@ AcceptanceOption = Annotated[
     typer.Option("--acceptance", help="chain or block, with --tree tree_residual or tree; differ above temperature 0"),
 ]
 TreeOption = Annotated[
-    int | None, typer.Option("--tree", min=1, help="draft so many nodes of a tree a round; default: a chain")
+    int | None,
+    typer.Option(
+        "--tree",
+        min=1,
+        help="draft so many nodes of a tree a round, with --draft-length auto at most; default: a chain",
+    ),
 ]
 ModeOption = Annotated[
     str | None, typer.Option("--mode", help="draft with the target's features (dependent) or without (independent)")

@@ -25,9 +25,10 @@ from ..files import write_text
 from ..models import Target
 from ..models.gguf import cache_directory
 from .acceptance import accept
-from .draft import LATER, ChainSampler, Draft, Noise
+from .draft import LATER, Draft, Drafting, Noise
 from .sampling import Sampling
 from .timing import seconds_of
+from .tree import behind_root
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RowCosts:
-    """Seconds for one number of rows: `verify` and `draft` of 0 to K tokens, `catch_up` of a token in one row."""
+    """Seconds for one number of rows: `verify` and `draft` of 0 to N tokens, `catch_up` of a token in one row."""
 
     verify: list[float]
     draft: list[float]
@@ -52,11 +53,12 @@ class RowCosts:
 class MeasuredCosts:
     """Costs that are measured when they are first asked for: of 1, 4, 16 and 64 rows, as far as so many are decoded.
 
-    Other numbers of rows are interpolated.
+    Other numbers of rows are interpolated. Chains of at most `most` tokens, or trees of at most `tree` nodes that go so
+    deep.
     """
 
-    def __init__(self, target: Target, drafter: Drafter, most: int) -> None:
-        self.target, self.drafter, self.most = target, drafter, most
+    def __init__(self, target: Target, drafter: Drafter, most: int, tree: int | None = None) -> None:
+        self.target, self.drafter, self.most, self.tree = target, drafter, most, tree
         self._keys: dict[tuple[str, int, bool], str] = {}
         self._known: dict[str, dict[int, RowCosts]] = {}
         self._now: dict[int, RowCosts] = {}
@@ -68,7 +70,7 @@ class MeasuredCosts:
     def prepare(self, rows: int, sampled: bool) -> None:
         asked = self.drafter.mode, torch.get_num_threads(), sampled
         if asked not in self._keys:
-            self._keys[asked] = identity(self.target, self.drafter, self.most, sampled)
+            self._keys[asked] = identity(self.target, self.drafter, self.most, sampled, self.tree)
         key = self._keys[asked]
         if key not in self._known:
             self._known[key] = read_costs(cost_path(key))
@@ -77,7 +79,7 @@ class MeasuredCosts:
         if missing:
             started = time.perf_counter()
             for n in missing:
-                self._now[n] = measure_costs(self.target, self.drafter, n, self.most, sampled)
+                self._now[n] = measure_costs(self.target, self.drafter, n, self.most, sampled, self.tree)
             write_costs(cost_path(key), self._now)
             log.info("measured what drafting costs here in %.1f s: %s", time.perf_counter() - started, cost_path(key))
 
@@ -103,11 +105,11 @@ class MeasuredCosts:
 # --- on disk ------------------------------------------------------------------------------------------------------
 
 
-def identity(target: Target, drafter: Drafter, most: int, sampled: bool) -> str:
+def identity(target: Target, drafter: Drafter, most: int, sampled: bool, tree: int | None = None) -> str:
     """16 hexadecimal digits over all that costs depend on: hardware, versions, threads, types and shapes."""
     facts = [
         *(FORMAT, device_name(target.device), torch.__version__, torch.get_num_threads()),
-        *(target.lean is None, getattr(drafter, "lean", None) is None, drafter.kind, drafter.mode, most, sampled),
+        *(target.lean is None, getattr(drafter, "lean", None) is None, drafter.kind, drafter.mode, most, sampled, tree),
         *(drafter.head_rows is None, target.config.to_json_string(use_diff=False)),
         *((name, str(p.dtype), *p.shape) for m in (target.model, drafter) for name, p in m.named_parameters()),
     ]
@@ -156,11 +158,13 @@ def write_costs(path: Path, known: dict[int, RowCosts]) -> None:
 # --- measuring ----------------------------------------------------------------------------------------------------
 
 
-def measure_costs(target: Target, drafter: Drafter, rows: int, most: int, sampled: bool) -> RowCosts:
+def measure_costs(
+    target: Target, drafter: Drafter, rows: int, most: int, sampled: bool, tree: int | None = None
+) -> RowCosts:
     """Time the parts of a round of so many rows for some draft lengths; the lengths between are interpolated."""
+    deepest, most = most, tree or most
     context = max(1, min(CONTEXT, target.context_length - most - LATER - 2))
-    capacity = context + most + 1 + LATER
-    bench = Bench(target, drafter, rows, sampled, context, capacity)
+    bench = Bench(target, drafter, rows, sampled, context, deepest, tree)
     points = sorted({0, 1, most, *(2**n - 1 for n in range(1, 12) if 2**n - 1 < most)})
     seconds: dict[tuple[str, int], float] = {}
     started = time.perf_counter()
@@ -195,15 +199,21 @@ def over_lengths(seconds: dict[int, float], most: int) -> list[float]:
 
 
 class Bench:
-    """A round in parts, as the engine runs it, on slots that always hold `context` tokens."""
+    """A round in parts, as the engine runs it, on slots that always hold `context` tokens.
 
-    def __init__(self, target: Target, drafter: Drafter, rows: int, sampled: bool, context: int, capacity: int) -> None:
-        self.target, self.drafter, self.rows, self.context = target, drafter, rows, context
+    Drafts are chains of at most `deepest` tokens, or trees of at most `tree` nodes that go so deep.
+    """
+
+    def __init__(
+        self, target: Target, drafter: Drafter, rows: int, sampled: bool, context: int, deepest: int, tree: int | None
+    ) -> None:
+        self.target, self.rows, self.context, self.deepest, self.tree = target, rows, context, deepest, tree
         self.slots = list(range(rows))
         self.samplings = [Sampling(1.0 if sampled else 0.0)] * rows
+        capacity = context + (tree or deepest) + 1
         self.noise = torch.full((rows, capacity), 0.5, dtype=torch.float64, device=target.device) if sampled else None
         self.cache = target.new_slots(rows, capacity)
-        self.state = drafter.start(rows, capacity)
+        self.drafting = Drafting(drafter, rows, capacity, None, (tree or 0) * deepest)
         self.anchors = torch.ones(rows, dtype=torch.long, device=target.device)
         width = len(drafter.feature_layers) * target.hidden_size
         self.features = torch.zeros(rows, LATER, width, dtype=target.dtype, device=target.device)
@@ -212,18 +222,29 @@ class Bench:
         return self.anchors[:, None].expand(-1, count)
 
     def verify(self, length: int) -> None:
+        """A tree costs the same whatever its shape is: here each node follows the one before."""
         self.cache.lengths[:] = self.context
-        output = self.target.forward(self.tokens(1 + length), self.cache, self.drafter.feature_layers, self.slots)
-        drafted = Draft(self.tokens(length), torch.full((self.rows,), length))
+        of_tree = self.tree is not None and length > 0
+        parents = torch.arange(-1, length - 1, device=self.anchors.device).expand(self.rows, -1) if of_tree else None
+        layers = self.drafting.drafter.feature_layers
+        seen = None if parents is None else behind_root(parents)
+        output = self.target.forward(self.tokens(1 + length), self.cache, layers, self.slots, seen)
+        drafted = Draft(self.tokens(length), torch.full((self.rows,), length), parents)
         noise = None if self.noise is None else Noise(self.noise[:, :length], self.noise[:, 0])
-        accept("chain", drafted, output.logits, self.samplings, noise).counts.cpu()
+        rule = "chain" if parents is None else "tree_residual"
+        accept(rule, drafted, output.logits, self.samplings, noise).counts.cpu()
 
     def draft(self, length: int) -> None:
         self.observe(SOME)
-        sampler = ChainSampler(self.samplings, None if self.noise is None else self.noise[:, :length])
-        self.drafter.propose(self.state, self.slots, self.anchors, length, sampler).tokens.cpu()
+        lengths = [min(length, self.deepest)] * self.rows
+        if self.tree is not None:
+            self.drafting.tree(self.slots, self.anchors, lengths, self.samplings, [length] * self.rows).tokens.cpu()
+            return
+        noise = None if self.noise is None else self.noise[:, :length]
+        self.drafting.chain(self.slots, self.anchors, lengths, self.samplings, noise).tokens.cpu()
 
     def observe(self, count: int) -> None:
-        self.state.cache.lengths[:], self.state.counts[:] = self.context, 0
+        state = self.drafting.state
+        state.cache.lengths[:], state.counts[:] = self.context, 0
         counts = torch.full((self.rows,), count)
-        self.drafter.observe(self.state, self.slots, self.features[:, :count], self.tokens(count), counts)
+        self.drafting.drafter.observe(state, self.slots, self.features[:, :count], self.tokens(count), counts)

@@ -31,10 +31,9 @@ class Draft:
     probabilities: Tensor | None = None
 
 
-def no_draft(anchors: Tensor, tree: bool = False) -> Draft:
-    """Nothing for every row of `anchors` [rows], a chain or a tree of it."""
-    nothing = anchors.new_zeros(len(anchors), 0)
-    return Draft(nothing, torch.zeros(len(anchors), dtype=torch.long), nothing if tree else None)
+def no_draft(anchors: Tensor) -> Draft:
+    """A chain of nothing for every row of `anchors` [rows]."""
+    return Draft(anchors.new_zeros(len(anchors), 0), torch.zeros(len(anchors), dtype=torch.long))
 
 
 @dataclass(frozen=True)
@@ -241,15 +240,23 @@ class Drafting:
         return Draft(among(tokens, rows, len(slots)), counts, None, probabilities)
 
     def tree(
-        self, slots: Sequence[int], anchors: Tensor, depths: Sequence[int], samplings: Sequence[Sampling], nodes: int
+        self,
+        slots: Sequence[int],
+        anchors: Tensor,
+        depths: Sequence[int],
+        samplings: Sequence[Sampling],
+        nodes: Sequence[int],
     ) -> Draft:
-        """The best tree of at most `nodes` for each row, at most depths[r] deep. One row must have a depth."""
+        """The best tree of at most nodes[r] for each row, at most depths[r] deep. One row must have a depth.
+
+        All rows get the trees of the largest size, of which the first nodes are the best smaller ones.
+        """
         vocabulary = self.drafter.vocabulary
         known = self.drafter.target.vocabulary_size if vocabulary is None else len(vocabulary)
-        counts = torch.tensor([tree_size(nodes, depth, known) for depth in depths])
+        counts = torch.tensor([tree_size(n, depth, known) for n, depth in zip(nodes, depths, strict=True)])
         rows, longest = [row for row, depth in enumerate(depths) if depth], int(counts.max())
         self.catch_up()
-        asked = [samplings[row] for row in rows], [depths[row] for row in rows], nodes
+        asked = [samplings[row] for row in rows], [depths[row] for row in rows], max(nodes)
         tree = self._grown([slots[row] for row in rows], anchors[rows], *asked)
         tokens, parents = tree.tokens[:, :longest], tree.parents[:, :longest]
         return Draft(among(tokens, rows, len(slots)), counts, among(parents, rows, len(slots), -1))

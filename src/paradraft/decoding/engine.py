@@ -18,7 +18,8 @@ from ..models import KeyValueSlots, Target
 from .acceptance import accept, check_acceptance
 from .costs import MeasuredCosts
 from .draft import Accepted, Draft, Drafting, Noise, no_draft, reach
-from .length import AUTO, Adaptive, DraftLength, Fixed, LengthRule, check_draft_length
+from .history import ChainHistory, TreeHistory
+from .length import AUTO, Adaptive, DraftLength, Fixed, FixedTree, LengthRule, check_draft_length
 from .logprobs import logprobs_of
 from .prefill import read_prompts
 from .request import Event, Generation, Request, Sequence
@@ -35,9 +36,9 @@ class Engine:
 
     `sampling` is what `generate` asks for; a Request has its own. `draft_length` K defaults to the drafter's trained
     maximum; "auto": each round drafts as many tokens as promise the highest speed, none included. `tree`: draft that
-    many nodes of a tree a round, at most K deep, instead of a chain. `acceptance`: the rule of ACCEPTANCE or
-    TREE_ACCEPTANCE that decides what is kept, None: `chain` or `tree_residual`. All of them keep the target's
-    distribution. At most `max_rows` sequences run at a time, the others wait; None: all at once.
+    many nodes of a tree a round, at most K deep, instead of a chain; with "auto" at most that many. `acceptance`: the
+    rule of ACCEPTANCE or TREE_ACCEPTANCE that decides what is kept, None: `chain` or `tree_residual`. All of them keep
+    the target's distribution. At most `max_rows` sequences run at a time, the others wait; None: all at once.
     """
 
     def __init__(
@@ -57,10 +58,12 @@ class Engine:
         self.drafter = drafter
         self.sampling = sampling or Sampling()
         self.draft_length = check_draft_length(drafter, draft_length)  # at most
-        self.lengths: LengthRule = Fixed(self.draft_length)
+        self.tree = check_tree(drafter, tree)
+        self.lengths: LengthRule = Fixed(self.draft_length) if tree is None else FixedTree(tree)
         if drafter is not None and draft_length == AUTO:
-            self.lengths = Adaptive(self.draft_length, MeasuredCosts(target, drafter, self.draft_length))
-        self.tree = check_tree(drafter, tree, draft_length)
+            costs = MeasuredCosts(target, drafter, self.draft_length, tree)
+            history = ChainHistory(self.draft_length) if tree is None else TreeHistory(tree)
+            self.lengths = Adaptive(costs, history)
         self.acceptance = check_acceptance(acceptance, of_trees=tree is not None)
         self.seed = seed
         self.seconds = Seconds()
@@ -205,7 +208,8 @@ class Engine:
         accepted = self.judge(draft, output.logits, samplings, deciding)
         kept_tokens = accepted.along(consumed)
         figures = torch.stack((accepted.counts, accepted.next, reach(draft)), dim=1)
-        found = torch.cat((figures, kept_tokens[:, 1:], draft.tokens), dim=1).cpu()
+        places = () if accepted.path is None else (accepted.path[:, 1:] - 1,)
+        found = torch.cat((figures, kept_tokens[:, 1:], draft.tokens, *places), dim=1).cpu()
         kept = found[:, 0] + 1
         accepted = accepted.shortened(int(kept.max()))
         self._slots.commit(kept, accepted.path)
@@ -218,9 +222,12 @@ class Engine:
 
         events = []
         for row, (sequence, (count, new, ahead, *tokens)) in enumerate(zip(running, found.tolist(), strict=True)):
-            drafted = tokens[draft.tokens.shape[1] :][: verified[row]]
+            width = draft.tokens.shape[1]
+            drafted, nodes = tokens[width:][: verified[row]], tokens[2 * width :][:count]
             path = None if accepted.path is None else accepted.path[row]
-            emitted = sequence.emit([*tokens[:count], new], drafted, None if path is None else ahead)
+            emitted = sequence.emit(
+                [*tokens[:count], new], drafted, ahead if drafted and path is not None else None, nodes
+            )
             events.append(event(sequence, emitted, output.logits[row], path))
         self.lengths.learn(running, lengths, clock.elapsed)
         self._leave([sequence for sequence in running if sequence.finished])
@@ -230,12 +237,13 @@ class Engine:
     def _draft(
         self, running: list[Sequence], slots: list[int], anchors: Tensor, lengths: list[int]
     ) -> tuple[Draft, Noise | None]:
-        """What is verified, at most lengths[r] positions ahead, and the noise that decides what is kept."""
+        """What is verified, at most lengths[r] tokens of each row, and the noise that decides what is kept."""
         samplings = [sequence.request.sampling for sequence in running]
         if self._drafting is None or not any(lengths):
-            draft = no_draft(anchors, self.tree is not None)
+            draft = no_draft(anchors)
         elif self.tree is not None:
-            draft = self._drafting.tree(slots, anchors, lengths, samplings, self.tree)
+            depths = [min(self.draft_length, n, s.room - 1) for s, n in zip(running, lengths, strict=True)]
+            draft = self._drafting.tree(slots, anchors, depths, samplings, lengths)
         else:
             choosing, deciding = self._noise(running, lengths)
             return self._drafting.chain(slots, anchors, lengths, samplings, choosing), deciding
@@ -243,7 +251,8 @@ class Engine:
 
     def judge(self, draft: Draft, logits: Tensor, samplings: Tokens[Sampling], noise: Noise | None) -> Accepted:
         """What of a draft is kept, by the target's logits [rows, N+1, V]."""
-        return accept(self.acceptance, draft, logits, samplings, noise)
+        of_trees = self.tree is not None and draft.parents is None  # nothing is drafted
+        return accept("chain" if of_trees else self.acceptance, draft, logits, samplings, noise)
 
     def _leave(self, sequences: list[Sequence]) -> None:
         slots = self.scheduler.leave(sequences)
@@ -281,7 +290,7 @@ def slot_of(sequence: Sequence) -> int:
     return sequence.slot
 
 
-def check_tree(drafter: Drafter | None, tree: int | None, draft_length: DraftLength | None) -> int | None:
+def check_tree(drafter: Drafter | None, tree: int | None) -> int | None:
     """A number of nodes for a drafter that can draft trees; None: chains."""
     if tree is None:
         return None
@@ -289,8 +298,6 @@ def check_tree(drafter: Drafter | None, tree: int | None, draft_length: DraftLen
         raise UserError(f"a tree has at least one node, not {tree}")
     if drafter is None or not (drafter.parallel or isinstance(drafter, BranchingDrafter)):
         raise UserError("a tree needs a drafter that can draft one (dflash, pard, pard2, eagle3); leave --tree out")
-    if draft_length == AUTO:
-        raise UserError(f"the draft length {AUTO} is for chains; give a tree a number, or leave --tree out")
     return tree
 
 

@@ -7,10 +7,7 @@ makes that token rarer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Tokens
-from dataclasses import dataclass
 from typing import Final, Literal, Protocol
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,27 +15,28 @@ from numpy.typing import NDArray
 from ..drafters import Drafter
 from ..errors import UserError
 from .draft import LATER
-from .request import Round, Sequence
+from .history import PRIOR, PRIOR_WEIGHT, Deviation, History
+from .request import Sequence
 
 AUTO: Final = "auto"
 DraftLength = int | Literal["auto"]
 Array = NDArray[np.float64]
 
-PRIOR = 0.8  # of a draft token being accepted, before any was seen
-PRIOR_WEIGHT = 6.0  # observations that the prior of a position is worth: a few rejections are no reason to stop
-HORIZON = 200  # drafts over which the acceptance of a position is averaged; steps for whether drafting pays
-ROW_WEIGHT = 10.0  # weight, in expected rejections, of the prior that a row is like the others
 COST_WEIGHT = 4.0  # weight, in comparisons, of the prior that the costs were measured well
-DEVIATION_HORIZON = 60  # drafts of a row, or comparisons of costs, over which a deviation is averaged
+STEPS = 200  # over which the share of those in which drafting pays is averaged
 OUTLIER = 2.0  # times too much or too little that one comparison may count for: the machine also does other things
 MARGIN = 1.02  # times as fast as plain decoding drafting must promise to be
 KEEPING = 0.015  # share of the time of plain steps that a resting drafter may take to read the text
 LOSS = 0.01  # share of the time of plain steps that is spent on asking whether drafting pays again
 COMPARING = 0.005  # share of the time of drafting rounds that is spent on plain steps to compare them with
+FIRST = 16  # tokens that all rows together draft in a round as long as nothing is known, but at least one each
 
 
 class LengthRule(Protocol):
-    """`whole`: a parallel drafter drafts `most` tokens in any case, so that rows do not influence each other."""
+    """How much to draft: so many tokens of a chain, or so many nodes of a tree.
+
+    `whole`: a parallel drafter drafts all that it can in any case, so that rows do not influence each other.
+    """
 
     most: int
     whole: bool
@@ -50,10 +48,7 @@ class LengthRule(Protocol):
         """How many tokens to draft for each; 0 for all is a plain step."""
 
     def learn(self, sequences: list[Sequence], lengths: list[int], seconds: float) -> None:
-        """The sequences have ended a round that took so long, for which `choose` gave these lengths.
-
-        A drafter that ends its draft sooner (DSpark's `cut`) has the next token rejected.
-        """
+        """The sequences have ended a round that took so long, for which `choose` gave these lengths."""
 
 
 class Fixed:
@@ -74,6 +69,13 @@ class Fixed:
         pass
 
 
+class FixedTree(Fixed):
+    """Trees of `most` nodes wherever a drafted token has room."""
+
+    def choose(self, sequences: list[Sequence]) -> list[int]:
+        return [self.most if sequence.room > 1 else 0 for sequence in sequences]
+
+
 class Costs(Protocol):
     """Seconds that the parts of a round take; `prepare` as in LengthRule."""
 
@@ -88,66 +90,6 @@ class Costs(Protocol):
 
     def draft(self, rows: int) -> Array:
         """[rows, K+1]: of drafting 0 to K tokens for 1, 2, ... rows."""
-
-
-class AcceptanceHistory:
-    """Shares of accepted tokens by position, and what is special about each row.
-
-    s_k, the share of accepted tokens at position k among the drafts that are right up to it, is an exponential average
-    over all rows. Its prior is s_{k-1}, so what is known of a position speaks for those behind it. A row multiplies all
-    rejection probabilities 1 - s_k by one factor: its rejections divided by those that the s_k lead one to expect.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.accepted, self.reached = np.zeros(most), np.zeros(most)
-        self.rows: WeakKeyDictionary[Sequence, Deviation] = WeakKeyDictionary()
-        self.shares = self._shares()
-
-    def survival(self, sequences: Tokens[Sequence]) -> Array:
-        """[rows, K]: probabilities that the first k drafts are all accepted."""
-        rows = self.rows
-        factors = np.array([rows[sequence].factor if sequence in rows else 1.0 for sequence in sequences])
-        kept: Array = (1 - factors[:, None] * (1 - self.shares)).clip(0, 1).cumprod(1)
-        return kept
-
-    def add(self, sequence: Sequence, length: int, last: Round) -> None:
-        """The newest round of a sequence, in which `length` tokens were drafted."""
-        kept, rejected = last.kept, last.kept < length and not last.clipped
-        judged = kept + rejected
-        own = self.rows.setdefault(sequence, Deviation(ROW_WEIGHT))
-        own.add(float(rejected), float((1 - self.shares[:judged]).sum()))
-        self.accepted *= 1 - 1 / HORIZON
-        self.reached *= 1 - 1 / HORIZON
-        self.accepted[:kept] += 1
-        self.reached[:judged] += 1
-
-    def update(self) -> None:
-        """After the rounds of all rows were added."""
-        self.shares = self._shares()
-
-    def _shares(self) -> Array:
-        share, shares = PRIOR, []
-        for accepted, reached in zip(self.accepted.tolist(), self.reached.tolist(), strict=True):
-            share = (accepted + PRIOR_WEIGHT * share) / (reached + PRIOR_WEIGHT)
-            shares.append(share)
-        return np.array(shares)
-
-
-@dataclass
-class Deviation:
-    """How many times as much is seen as was expected, by exponential sums; `weight`: of the prior, which is 1."""
-
-    weight: float
-    seen: float = 0.0
-    expected: float = 0.0
-
-    @property
-    def factor(self) -> float:
-        return (self.weight + self.seen) / (self.weight + self.expected)
-
-    def add(self, seen: float, expected: float) -> None:
-        self.seen += seen - self.seen / DEVIATION_HORIZON
-        self.expected += expected - self.expected / DEVIATION_HORIZON
 
 
 class Adaptive:
@@ -165,9 +107,8 @@ class Adaptive:
 
     whole = False
 
-    def __init__(self, most: int, costs: Costs) -> None:
-        self.most, self.costs = most, costs
-        self.history = AcceptanceHistory(most)
+    def __init__(self, costs: Costs, history: History) -> None:
+        self.costs, self.history, self.most = costs, history, len(history.shares)
         self._known: dict[int, tuple[Array, Array]] = {}
         self._deviations: dict[int, Deviation] = {}  # of the costs, by the size of the batch; see `_deviation`
         self._before: tuple[int, float] | None = None  # rows and relative seconds of the round before, if that drafted
@@ -184,21 +125,21 @@ class Adaptive:
     def choose(self, sequences: list[Sequence]) -> list[int]:
         if sequences == self._resting and self._credit < self._needed:
             self._credit += self._earned
-            self._paying *= 1 - 1 / HORIZON
+            self._paying *= 1 - 1 / STEPS
             return self._rest(sequences)
         rows = len(sequences)
-        rooms = np.array([sequence.room - 1 if sequence.followed else 0 for sequence in sequences])
-        survival = self.history.survival(sequences) * (np.arange(self.most) < rooms[:, None])
-        gains = survival.cumsum(1)  # [rows, K]: expected accepted tokens
+        rooms = np.array([self.history.room(sequence) if sequence.followed else 0 for sequence in sequences])
+        gains = self.history.gains(sequences) * (rooms > 0)[:, None]
         order = np.argsort(-gains, axis=0, kind="stable")
         best_first = np.take_along_axis(gains, order, 0).cumsum(0)  # for the best 1, 2, ... rows
         plain, drafted = self._seconds(rows)
-        rates = (rows + best_first) / drafted
-        drafting, length = divmod(int(rates.argmax()), self.most)
+        longest = self._longest(rows)
+        rates = ((rows + best_first) / drafted)[:, :longest]
+        drafting, length = divmod(int(rates.argmax()), longest)
         lengths = np.minimum(length + 1, rooms)
         gain = float(rates[drafting, length]) * plain / rows
         pays = gain > MARGIN
-        self._paying += (pays - self._paying) / HORIZON
+        self._paying += (pays - self._paying) / STEPS
         if pays:
             self._resting = []
             self._saved += COMPARING * float(drafted[drafting, length])
@@ -209,7 +150,7 @@ class Adaptive:
             return [int(n) for n in lengths]
         hoped = 1 + (PRIOR ** np.arange(1, self.most + 1)).cumsum()
         asked = drafted[np.count_nonzero(rooms) - 1]
-        length = int((hoped / asked).argmax())
+        length = int((hoped / asked)[:longest].argmax())
         loss = max(0.0, float(asked[length]) - plain)
         unknown = any(sequence not in self.history.rows for sequence in sequences)
         self._needed = loss * (1 - self._paying) if unknown else loss
@@ -222,12 +163,17 @@ class Adaptive:
         self._credit += self._earned
         return self._rest(sequences)
 
+    def _longest(self, rows: int) -> int:
+        """In a large batch one short draft of all rows tells enough, and a longer one may cost several plain steps."""
+        known = self.history.seen[0] >= PRIOR_WEIGHT
+        return self.most if known else min(self.most, max(1, FIRST // rows))
+
     def _rest(self, sequences: list[Sequence]) -> list[int]:
         """A plain step; before the drafter reads what it has not yet, the rows that cost too much are given up."""
         if self._behind == LATER - 1:
-            plain, token, known = float(self._measured(len(sequences))[0][0]), self.costs.catch_up, self.history.rows
+            plain, token = float(self._measured(len(sequences))[0][0]), self.costs.catch_up
             followed = [sequence for sequence in sequences if sequence.followed]
-            followed.sort(key=lambda sequence: known[sequence].factor if sequence in known else 1.0)
+            followed.sort(key=self.history.rejection)
             for sequence in followed[int(KEEPING * plain / token) :] if token else ():
                 sequence.followed = False
         return [0] * len(sequences)

@@ -44,7 +44,7 @@ def read(
 
 
 def alike(lengths: Sequence[int], padding: int) -> list[list[int]]:
-    """The places of the lengths in groups, longest first, in each of which at most so much is missing to its longest."""
+    """Places of the lengths in groups, longest first: padded to its longest, a group holds at most so much padding."""
     groups: list[list[int]] = []
     missing = 0
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):

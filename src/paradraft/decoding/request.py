@@ -31,14 +31,15 @@ class Request:
 class Round:
     """One row's part in one round: what was drafted, how many drafts were kept, how many tokens were emitted.
 
-    `emitted` is `accepted + 1` (the target's own token), but for a text that ended inside the round. `depth` of a tree
-    of drafts; None: they are a chain.
+    `emitted` is `accepted + 1` (the target's own token), but for a text that ended inside the round. Of a tree
+    `depth` is how deep it goes, None: a chain; `path` has the places of the accepted tokens in `drafted`.
     """
 
     drafted: tuple[int, ...]
     accepted: int
     emitted: int
     depth: int | None = None
+    path: tuple[int, ...] = ()
 
     @property
     def kept(self) -> int:
@@ -92,11 +93,17 @@ class Sequence:
         """Tokens that may still be emitted."""
         return self.request.max_new_tokens - len(self.generation.tokens)
 
-    def emit(self, tokens: list[int], drafted: Tokens[int] | None, depth: int | None = None) -> list[int]:
+    def emit(
+        self,
+        tokens: list[int],
+        drafted: Tokens[int] | None,
+        depth: int | None = None,
+        path: Tokens[int] = (),
+    ) -> list[int]:
         """Append what a round brought, up to the end of the answer; what was appended.
 
-        The answer ends at a stop token, at its limit, or with enough tokens. `drafted` and `depth`: of the round as
-        Round has them; without drafts (None) it is the prefill.
+        The answer ends at a stop token, at its limit, or with enough tokens. `drafted`, `depth` and `path`: of the
+        round as Round has them; without drafts (None) it is the prefill.
         """
         accepted, generation = len(tokens) - 1, self.generation
         tokens = tokens[: self.room]
@@ -105,7 +112,7 @@ class Sequence:
         generation.tokens += tokens
         generation.stopped = stop is not None
         if drafted is not None:
-            generation.rounds.append(Round(tuple(drafted), accepted, len(tokens), depth))
+            generation.rounds.append(Round(tuple(drafted), accepted, len(tokens), depth, tuple(path)))
         enough = min(self.request.enough or self.request.max_new_tokens, self.request.max_new_tokens)
         self.finished = generation.stopped or len(generation.tokens) >= enough
         return tokens

@@ -51,7 +51,7 @@ class Settings:
         check_acceptance(self.acceptance, of_trees=self.tree is not None)
         for drafter in drafters:
             check_draft_length(drafter, self.draft_length)
-            check_tree(drafter, self.tree, self.draft_length)
+            check_tree(drafter, self.tree)
         known = sorted({mode for drafter in drafters for mode in drafter.modes})
         for mode in self.modes:
             if mode not in known:

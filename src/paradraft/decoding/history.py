@@ -1,0 +1,156 @@
+"""What is known of drafts before they are made: how many tokens of them the target has kept so far."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .request import Round, Sequence
+
+Array = NDArray[np.float64]
+
+PRIOR = 0.8  # of a draft token being accepted, before any was seen
+PRIOR_WEIGHT = 6.0  # observations that the prior of a place is worth: a few rejections are no reason to stop
+HORIZON = 200  # drafts over which the share of a place is averaged
+ROW_WEIGHT = 10.0  # weight of the prior that a row is like the others, in expected rejections (of trees: kept tokens)
+DEVIATION_HORIZON = 60  # drafts of a row, or comparisons of costs, over which a deviation is averaged
+
+
+@dataclass
+class Deviation:
+    """How many times as much is seen as was expected, by exponential sums; `weight`: of the prior, which is 1."""
+
+    weight: float
+    seen: float = 0.0
+    expected: float = 0.0
+
+    @property
+    def factor(self) -> float:
+        return (self.weight + self.seen) / (self.weight + self.expected)
+
+    def add(self, seen: float, expected: float) -> None:
+        self.seen += seen - self.seen / DEVIATION_HORIZON
+        self.expected += expected - self.expected / DEVIATION_HORIZON
+
+
+class History(ABC):
+    """By place in the draft: `shares` [N] that were kept, and how often that was judged, `seen` [N].
+
+    The shares are exponential averages over all rows. The prior of a place is `fall` times the share of the place
+    before it, of the first one PRIOR, so what is known of a place speaks for those behind it. `rows`: what is special
+    about each sequence that has drafted.
+    """
+
+    fall: float
+
+    def __init__(self, most: int) -> None:
+        self.kept, self.seen, self.shares = np.zeros(most), np.zeros(most), np.zeros(most)
+        self.rows: WeakKeyDictionary[Sequence, Deviation] = WeakKeyDictionary()
+        self.update()
+
+    def update(self) -> None:
+        """After the rounds of all rows were added."""
+        prior = PRIOR
+        for place, (kept, seen) in enumerate(zip(self.kept.tolist(), self.seen.tolist(), strict=True)):
+            self.shares[place] = (kept + PRIOR_WEIGHT * prior) / (seen + PRIOR_WEIGHT)
+            prior = self.fall * self.shares[place]
+
+    def factor(self, sequence: Sequence) -> float:
+        return self.rows[sequence].factor if sequence in self.rows else 1.0
+
+    def count(self, kept: list[int] | slice, judged: int) -> None:
+        """One more draft, of which the first places were judged and some kept."""
+        self.kept *= 1 - 1 / HORIZON
+        self.seen *= 1 - 1 / HORIZON
+        self.kept[kept] += 1
+        self.seen[:judged] += 1
+
+    @abstractmethod
+    def room(self, sequence: Sequence) -> int:
+        """How many tokens may be drafted for it."""
+
+    @abstractmethod
+    def gains(self, sequences: Tokens[Sequence]) -> Array:
+        """[rows, N]: how many of 1 to N drafted tokens are expected to be kept."""
+
+    @abstractmethod
+    def rejection(self, sequence: Sequence) -> float:
+        """How many times as often as in other rows its tokens are rejected."""
+
+    @abstractmethod
+    def add(self, sequence: Sequence, length: int, last: Round) -> None:
+        """The newest round of a sequence, in which `length` tokens were to be drafted.
+
+        A drafter that ends its draft sooner (DSpark's `cut`) has the next token rejected.
+        """
+
+
+class ChainHistory(History):
+    """s_k: share of accepted tokens at position k among the drafts that are right up to it.
+
+    A row multiplies all rejection probabilities 1 - s_k by one factor: its rejections divided by those that the s_k
+    lead one to expect.
+    """
+
+    fall = 1.0
+
+    def room(self, sequence: Sequence) -> int:
+        return min(len(self.shares), sequence.room - 1)
+
+    def gains(self, sequences: Tokens[Sequence]) -> Array:
+        rooms = np.array([self.room(sequence) for sequence in sequences])
+        inside = np.arange(len(self.shares)) < rooms[:, None]
+        found: Array = (self.survival(sequences) * inside).cumsum(1)
+        return found
+
+    def survival(self, sequences: Tokens[Sequence]) -> Array:
+        """[rows, K]: probabilities that the first k drafts are all accepted."""
+        factors = np.array([self.rejection(sequence) for sequence in sequences])
+        kept: Array = (1 - factors[:, None] * (1 - self.shares)).clip(0, 1).cumprod(1)
+        return kept
+
+    def rejection(self, sequence: Sequence) -> float:
+        return self.factor(sequence)
+
+    def add(self, sequence: Sequence, length: int, last: Round) -> None:
+        kept, rejected = last.kept, last.kept < length and not last.clipped
+        judged = kept + rejected
+        own = self.rows.setdefault(sequence, Deviation(ROW_WEIGHT))
+        own.add(float(rejected), float((1 - self.shares[:judged]).sum()))
+        self.count(slice(kept), judged)
+
+
+class TreeHistory(History):
+    """The share of trees whose likeliest node was kept, whose second likeliest node was kept, and so on.
+
+    The best n nodes of a tree are the best tree of n nodes. So one round tells what every smaller tree would have kept,
+    and the sum of the first n shares is what n nodes are expected to bring. A row multiplies all shares by one factor:
+    its kept tokens divided by those that the shares lead one to expect.
+    """
+
+    fall = PRIOR
+
+    def room(self, sequence: Sequence) -> int:
+        return len(self.shares) if sequence.room > 1 else 0
+
+    def gains(self, sequences: Tokens[Sequence]) -> Array:
+        factors = np.array([self.factor(sequence) for sequence in sequences])
+        rooms = np.array([sequence.room - 1 for sequence in sequences])
+        found: Array = np.minimum((factors[:, None] * self.shares).clip(0, 1).cumsum(1), rooms[:, None])
+        return found
+
+    def rejection(self, sequence: Sequence) -> float:
+        return 1 / self.factor(sequence)
+
+    def add(self, sequence: Sequence, length: int, last: Round) -> None:
+        own = self.rows.setdefault(sequence, Deviation(ROW_WEIGHT))
+        if last.clipped:  # nobody knows what else would have been kept
+            return
+        judged = len(last.drafted)  # fewer than `length` where no more paths have room
+        own.add(last.kept, float(self.shares[:judged].sum()))
+        self.count(list(last.path), judged)
