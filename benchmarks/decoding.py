@@ -7,9 +7,9 @@ Transformers runs a copy of the target as it loads it: plain `generate`, assiste
 lookup (the last two for single prompts only, and at its own default settings unless `--assistant-length` says
 otherwise). This engine decodes plainly, with each fixed draft length, with the length left to it, with block
 verification if `--block` asks for it, with trees of `--tree` nodes and, where `--lengths` has auto, with trees of as
-many nodes as pay. On every few prompts all ways run one after the other, beginning with another one each time, so that a
-machine that others use hurts all alike. Times are whole calls, prefill included, since Transformers does not tell them
-apart; speed-ups are therefore lower than those of `paradraft eval`. With batches the calls get PARTS times as many
+many nodes as pay. On every few prompts all ways run one after the other, beginning with another one each time, so that
+a machine that others use hurts all alike. Times are whole calls, prefill included, since Transformers does not tell
+them apart; speed-ups are therefore lower than those of `paradraft eval`. With batches the calls get PARTS times as many
 prompts: this engine takes the next one when a row is free, Transformers one batch after the other.
 """
 
