@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from paradraft import Objective
 from paradraft.drafters import Batch, DFlash
@@ -33,8 +33,9 @@ from paradraft.objectives import Blocks
 from paradraft.objectives.chunked_head import chunked_head
 from paradraft.text.batches import batches_from
 from paradraft.training.config import RunConfig, load_config
+from paradraft.training.flops import step_flops
 from paradraft.training.loop import Trainer
-from paradraft.training.plan import make_plan, measure_steps, peak_memory, sequence_flops
+from paradraft.training.plan import make_plan, measure_steps, peak_memory
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 DEMOS = ("demo-dpace", "demo-decay", "demo-pard", "demo-pard2", "demo-vanilla")
@@ -136,14 +137,17 @@ def at_qwen3_4b(
         seconds.append(time.perf_counter() - started)
     best = min(seconds)
     config = RunConfig.model_validate({"training": {"anchors": anchors}})
-    work = sum(sequence_flops(config, target, drafter, length, 1.0))
+    with torch.device("meta"):
+        shapes = Target(AutoModelForCausalLM.from_config(target.model.config))
+        work = DFlash.fresh(shapes, layers=drafter_layers, block_size=16)
+    flops = sum(step_flops(config, work, length, length))
     return {
         "seconds": seconds,
         "tokens_per_second": length / best,
         "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
-        "flops": work,
+        "flops": flops,
         "matmul_flops_per_second": (rate := matmul_rate(device, half=on_gpu)),
-        "utilisation": work / best / rate,
+        "utilisation": flops / best / rate,
         "objective": [objective_memory(device, target, anchors, compiled=compiled) for compiled in (False, True)],
     }
 

@@ -34,7 +34,7 @@ drafter = load_drafter(Path(out) / "drafter", loaded)
 prompts = [[5, 6, 7], [9, 8]]
 plain, drafted = (Engine(loaded, d).generate(prompts, 12) for d in (None, drafter))
 assert [g.tokens for g in plain] == [g.tokens for g in drafted]
-from paradraft.commands.plan import print_plan
+from paradraft.commands.train import print_plan
 from paradraft.errors import UserError
 from paradraft.interchange.contracts import facts_of, verdicts
 from paradraft.interchange.exchange import export

@@ -26,7 +26,7 @@ from paradraft.models.names import (
     training_file,
 )
 from paradraft.training.config import RunConfig
-from paradraft.training.meta_models import meta_target
+from paradraft.training.plan import make_plan
 
 
 def test_shipped_names_stand_for_files_that_are_there() -> None:
@@ -67,7 +67,7 @@ def test_a_target_that_is_no_directory_and_no_id_does_not_exist(missing: str, tm
             ask(missing)
     section = RunConfig.model_validate({"target": {"model": missing}})
     with pytest.raises(UserError, match=expected):
-        meta_target(section)
+        make_plan(section, 1, "cpu")
     assert found_target(str(tmp_path)) == str(tmp_path)
 
 

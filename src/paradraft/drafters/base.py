@@ -94,8 +94,7 @@ class Drafter(nn.Module, ABC):
     `bound`: it has the target's width and embedding, and its directory names the target's sizes. `usual_length`:
     `max_draft` of a directory that does not say.
 
-    `table_names` and `head_names`: parts of the names of its matrices whose rows are looked up, or stand for one token
-    each.
+    `list_names`: parts of the names of its matrices that are lists of vectors, one for each token.
 
     Training uses `grid` and `forward`, decoding `start`, `observe`, `propose`; a test ties the two: logits at (anchor,
     step) equal the logits at decoding after the same prefix.
@@ -107,8 +106,7 @@ class Drafter(nn.Module, ABC):
     max_draft: int
     modes: tuple[str, ...] = ("dependent",)
     parallel: bool = True
-    table_names: tuple[str, ...] = ("embed",)
-    head_names: tuple[str, ...] = ("lm_head",)
+    list_names: tuple[str, ...] = ("embed", "lm_head")
     keeps_vocabulary: bool = False
     bound: bool = False
     usual_length: int = 4
@@ -159,18 +157,6 @@ class Drafter(nn.Module, ABC):
     def own_loss(self, hidden: Tensor, logits: Tensor, labels: Tensor, overlap: Tensor | None) -> Tensor | None:
         """What the drafter adds to the token loss, [M], or None; arguments as in `objectives.OwnLoss`."""
         return None
-
-    def slots(self, grid: Grid) -> tuple[int, int]:
-        """How many positions of a training grid run through the layers, and how many more are only attended to.
-
-        Here of a language model, which runs the whole text and the masks of the valid steps after the first.
-        """
-        return grid.batch.input_ids.numel() + int(grid.valid[:, 1:].sum()), 0
-
-    def pairs(self, grid: Grid) -> int:
-        """How many pairs of a query and a key attention computes for the grid of one text, masked or not."""
-        queries, context = self.slots(grid)
-        return queries * (queries + context)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states [..., H] by the target's head: [..., V], or [..., V_d] with a reduced vocabulary."""

@@ -129,10 +129,6 @@ class DFlash(Drafter):
     def grid(self, batch: Batch, anchors: int, seeds: Sequence[int]) -> Grid:
         return anchor_grid(batch, self.max_draft, anchors, seeds)
 
-    def slots(self, grid: Grid) -> tuple[int, int]:
-        block = grid.labels.shape[1] + self.config.unused_slots
-        return grid.labels.shape[0] * block, grid.batch.input_ids.numel()
-
     def forward(self, grid: Grid, features: Tensor) -> Tensor:
         rows, length = grid.batch.document_ids.shape
         unused = self.config.unused_slots

@@ -161,7 +161,7 @@ class DFlash2(DFlash):
     config_class = DFlash2Config
     config: DFlash2Config
     own_fields = ("conv_taps", "conv_group", "selector_rank", "selector_top_k", "selector_weight")
-    table_names = ("codebook",)
+    list_names = ("codebook",)
 
     def __init__(self, config: DFlash2Config, target: Target) -> None:
         super().__init__(config, target)

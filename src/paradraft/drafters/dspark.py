@@ -172,8 +172,7 @@ class DSpark(DFlash):
         *("markov_head", "markov_rank", "confidence_head", "confidence_with_markov"),
         *("confidence_weight", "cut"),
     )
-    table_names = ("markov_w1",)
-    head_names = ("markov_w2",)
+    list_names = ("markov_w1", "markov_w2")
     keeps_vocabulary = True
 
     @classmethod

@@ -153,13 +153,6 @@ class Eagle3(BranchingDrafter):
         known = document_positions(batch.document_ids)[grid.rows, grid.anchors] > 0
         return replace(grid, valid=grid.valid & known[:, None])
 
-    def slots(self, grid: Grid) -> tuple[int, int]:
-        return grid.labels.numel(), grid.batch.input_ids.numel() - len(grid.anchors)
-
-    def pairs(self, grid: Grid) -> int:
-        anchors, steps = grid.labels.shape
-        return anchors * steps * grid.batch.input_ids.numel() + anchors**2 * (steps * (steps - 1) // 2)
-
     def forward(self, grid: Grid, features: Tensor) -> Tensor:
         (rows, length), steps = grid.batch.input_ids.shape, grid.labels.shape[1]
         layer, anchors = self.midlayer, grid.anchors.view(rows, -1)

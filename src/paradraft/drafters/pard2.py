@@ -191,7 +191,7 @@ class Pard2(Pard):
                 f"drafter {directory}: its feature projection has width {weight.shape[0]}, its language model "
                 f"{drafter.target_proj.out_features}"
             )
-        drafter.target_proj.weight.data = weight.to(drafter.dtype)
+        drafter.target_proj.weight.data = weight.to(drafter.embedding.weight)
         if not fits:
             log.warning(
                 "drafter %s reads %d features, of hidden states %s; target %s has %d layers of width %d: drafting "

@@ -52,8 +52,8 @@ class DraftVocabulary(nn.Module):
         d2t, t2d = tensors.get("d2t"), tensors.get("t2d")
         if d2t is None or d2t.ndim != 1 or d2t.is_floating_point():
             raise UserError(f"{where}: its reduced draft vocabulary needs d2t, one whole number for each draft token")
-        ids = d2t.long() + torch.arange(len(d2t))
-        inside = torch.zeros(vocabulary_size, dtype=torch.bool)
+        ids = d2t.long() + torch.arange(len(d2t), device=d2t.device)
+        inside = torch.zeros(vocabulary_size, dtype=torch.bool, device=d2t.device)
         if not len(ids) or int(ids.min()) < 0 or int(ids.max()) >= vocabulary_size or bool((ids.diff() <= 0).any()):
             raise UserError(f"{where}: its d2t does not give ascending ids of a vocabulary of {vocabulary_size}")
         inside[ids] = True

@@ -25,13 +25,19 @@ def load_causal_lm(
 ) -> PreTrainedModel:
     """A complete causal language model of a kind that can be rolled back; `what` names it in errors.
 
-    `dtype` None is the checkpoint's own. `without_embedding`: its embedding and head may be missing.
+    `dtype` None is the checkpoint's own. `without_embedding`: its embedding and head may be missing. Inside
+    `with torch.device("meta")` only config.json is read, and the model has shapes alone.
     """
     if Path(name).exists() and not (Path(name) / "config.json").is_file():
         raise UserError(f"{what} {name}: there is no config.json in it; give a Hugging Face model directory or id")
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         refuse_unsupported(config.get_text_config(), None, f"{what} {name}")
+        if torch.get_default_device().type == "meta":
+            shapes: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, trust_remote_code=trust_remote_code, **attention_implementation(config)
+            )
+            return shapes
         with without_load_report() if without_embedding else nullcontext():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 name,

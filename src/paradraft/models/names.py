@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import torch
+
 from ..errors import UserError, first_line
 from .gguf import dequantized
 
@@ -62,6 +64,18 @@ def check_found(name: str, what: str) -> None:
         ) from None
 
 
+def weights_are_here(name: str) -> bool:
+    """Whether the weights of a target or a drafter lie in its directory, or, of a Hugging Face id, in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    directory = Path(target_name(name))
+    if is_shipped(name):
+        return True
+    if not directory.exists() and isinstance(cached := try_to_load_from_cache(name, "config.json"), str):
+        directory = Path(cached).parent
+    return any(directory.glob("*.safetensors"))
+
+
 def shown_name(name: str) -> str:
     """How results and files call a target: a shipped name or an id as it is, a path by its last part."""
     return name if name in TARGETS or not Path(name).exists() else Path(name).resolve().name
@@ -96,7 +110,10 @@ def is_shipped(name: str) -> bool:
 
 
 def drafter_directory(name: str | Path) -> Path:
-    """A directory, `demo:NAME`, `smollm2:NAME`, or a Hugging Face id (fetched into its cache)."""
+    """A directory, `demo:NAME`, `smollm2:NAME`, or a Hugging Face id (fetched into its cache).
+
+    Inside `with torch.device("meta")` its model's weights are not fetched.
+    """
     if is_shipped(str(name)):
         return shipped_file(str(name), "drafters")
     path = Path(name)
@@ -108,12 +125,10 @@ def drafter_directory(name: str | Path) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         check_found(name, "drafter")
+        weights = "pard2/*" if torch.get_default_device().type == "meta" else "*.safetensors"
+        wanted = ["*.json", "*.jinja", "*.txt", "*.model", "warp_model.bin", weights]
         try:
-            return Path(
-                snapshot_download(
-                    name, allow_patterns=["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "warp_model.bin"]
-                )
-            )
+            return Path(snapshot_download(name, allow_patterns=wanted))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
             first = first_line(error)
             raise UserError(f"drafter {name} is no directory here and cannot be fetched: {first}") from None

@@ -48,7 +48,7 @@ from .setup import (
     seeded_drafter,
     total_steps,
 )
-from .teacher import open_store, read_stored, read_teacher
+from .teacher import open_store, read_teacher, stored_layers
 from .trackers import open_trackers
 from .watch import Progress, Records, StopRequests, check_finite, check_progress
 
@@ -84,10 +84,8 @@ class Trainer:
         self.drafter = seeded_drafter(config, self.target, self.checkpoint, self.data)
         self.parallel = distribute_drafter(self.drafter, section.sharding, self.processes)
         self.store = open_store(config, self.target, self.data, self.drafter, self.objective)
-        lists = (*self.drafter.table_names, *self.drafter.head_names)
-        self.optimizer = make_optimizer(
-            section.optimizer, self.drafter.named_parameters(), section.learning_rate, section.weight_decay, lists
-        )
+        named, lists = self.drafter.named_parameters(), self.drafter.list_names
+        self.optimizer = make_optimizer(section.optimizer, named, section.learning_rate, section.weight_decay, lists)
         self.progress = Progress()
         if self.checkpoint is not None:
             progress, state = read_training_state(self.checkpoint)
@@ -133,12 +131,12 @@ class Trainer:
         seeds = [anchor_seed(section.seed, self.progress.step, i) for i in indices]
         grid = drafter.grid(batch, section.anchors, seeds)
         with torch.autocast(device.type, torch.bfloat16, enabled=reduced_precision(config, device.type)):
-            if self.store is None:
-                features, blocks = read_teacher(self.target, grid, drafter.feature_layers, objective)
-            else:
-                features, blocks = read_stored(
-                    self.store, self.target, grid, drafter.feature_layers, objective, indices
-                )
+            stored = None
+            if self.store is not None:
+                layers = stored_layers(self.target, drafter.feature_layers, objective)
+                found = self.store.batch(indices, layers, batch.input_ids.shape[1])
+                stored = found.to(device=device, dtype=self.target.dtype)
+            features, blocks = read_teacher(self.target, grid, drafter.feature_layers, objective, stored)
             if drafter.vocabulary is not None:
                 blocks = blocks.reduced(drafter.vocabulary.ids, drafter.vocabulary.to_draft)
             hidden = self.parallel.model(grid, features)

@@ -54,6 +54,12 @@ class Optimizers:
     def __init__(self, optimizers: list[torch.optim.Optimizer], scales: list[float]) -> None:
         self.optimizers, self.scales = optimizers, scales
 
+    @property
+    def state_bytes(self) -> int:
+        """Of the state after a step, in float32: two moments of each weight with AdamW, one momentum with Muon."""
+        kept = [(2 - isinstance(o, torch.optim.Muon), g["params"]) for o in self.optimizers for g in o.param_groups]
+        return sum(4 * count * weight.numel() for count, weights in kept for weight in weights)
+
     def step(self, rate: float) -> None:
         for optimizer, scale in zip(self.optimizers, self.scales, strict=True):
             for group in optimizer.param_groups:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -175,7 +176,8 @@ def make_drafter(config: RunConfig, target: Target, start_from: Path | None) -> 
     kind = DRAFTERS[config.drafter.kind]
     if start_from is not None:
         return kind.from_pretrained(start_from, target, torch.float32).train()
-    return kind.create(config.drafter, target).train()
+    with target.device if target.device.type == "meta" else nullcontext():  # a target of shapes gets such a drafter
+        return kind.create(config.drafter, target).train()
 
 
 def load_examples(config: RunConfig, target: Target) -> Examples:

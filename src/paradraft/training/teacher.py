@@ -30,14 +30,21 @@ def blocks_of(grid: Grid) -> Blocks:
 
 @torch.no_grad()
 def read_teacher(
-    target: Target, grid: Grid, feature_layers: Sequence[int], objective: Objective
+    target: Target, grid: Grid, feature_layers: Sequence[int], objective: Objective, stored: Tensor | None = None
 ) -> tuple[Tensor, Blocks]:
-    """Features [B, S, F] and the blocks for the objective, from at most one forward of the target."""
-    batch = grid.batch
+    """Features [B, S, F] and the blocks for the objective, from at most one forward of the target.
+
+    `stored` [B, S, layers * H]: the outputs of `stored_layers` as a store has them, in place of that forward.
+    """
+    ids, documents = grid.batch.input_ids, grid.batch.document_ids
+    if stored is not None:
+        features, hidden = stored.tensor_split([len(feature_layers) * target.hidden_size], dim=-1)
+    elif objective.needs_distribution:
+        hidden, features = target.read(ids, documents, feature_layers)
+    else:
+        features = hidden = target.features(ids, documents, feature_layers)
     if not objective.needs_distribution:
-        features = target.features(batch.input_ids, batch.document_ids, feature_layers)
         return features, blocks_of(grid)
-    hidden, features = target.read(batch.input_ids, batch.document_ids, feature_layers)
     return features, with_opinion(target, grid, hidden, objective)
 
 
@@ -105,22 +112,3 @@ def open_store(
 def stored_layers(target: Target, feature_layers: Sequence[int], objective: Objective) -> tuple[int, ...]:
     """Those that a run reads from a store: its feature layers, and the final-normed states for a distribution."""
     return (*feature_layers, *([len(target.layers)] if objective.needs_distribution else []))
-
-
-@torch.no_grad()
-def read_stored(
-    store: FeatureStore,
-    target: Target,
-    grid: Grid,
-    feature_layers: Sequence[int],
-    objective: Objective,
-    examples: Sequence[int],
-) -> tuple[Tensor, Blocks]:
-    """What `read_teacher` gives, but for the rounding of the store; `examples`: the numbers of the grid's rows."""
-    layers = stored_layers(target, feature_layers, objective)
-    found = store.batch(examples, layers, grid.batch.input_ids.shape[1])
-    found = found.to(device=target.device, dtype=target.dtype)
-    if not objective.needs_distribution:
-        return found, blocks_of(grid)
-    features, hidden = found.split([len(feature_layers) * target.hidden_size, target.hidden_size], dim=-1)
-    return features, with_opinion(target, grid, hidden, objective)
