@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from paradraft.drafters import DRAFTERS, kind_of
-from paradraft.files import new_directory
+from paradraft.files import whole_directory
 from paradraft.models import Target
 from paradraft.models.names import ASSETS, TARGETS
 
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     source, destination = asked.run / "drafter", ASSETS / asked.target / "drafters" / asked.name
     drafter = DRAFTERS[kind_of(source)].from_pretrained(source, Target.load(asked.target), torch.bfloat16)
     shutil.rmtree(destination, ignore_errors=True)
-    with new_directory(destination) as directory:
+    with whole_directory(destination) as directory:
         drafter.save_pretrained(directory)
     size = sum(path.stat().st_size for path in destination.rglob("*"))
     print(f"{destination}: {sum(p.numel() for p in drafter.parameters()):,} parameters, {size / 1e6:.1f} MB")

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from .errors import UserError
 
@@ -42,24 +43,43 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def new_directory(out: Path, shared: bool = False) -> Iterator[Path]:
+def whole_directory(out: Path, existing: Literal["refuse", "keep", "replace"] = "refuse") -> Iterator[Path]:
     """A directory to fill: renamed to `out` when all went well, removed otherwise.
 
-    Nothing may stand at `out` yet. `shared`: others may make the same directory at the same time, and the first one
-    to finish is kept.
+    `existing`: what stands at `out` is refused, but for an empty directory; or kept (others may make the same directory
+    at the same time, and the first to finish wins); or replaced (by the only process that writes it).
     """
-    if not shared and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if existing == "refuse" and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already; choose another output or remove it")
-    named, out = out, out.resolve()
+    named, out = out, out if existing == "replace" else out.resolve()
     temporary = out.with_name(f".{out.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    old = out.with_name(f".{out.name}.old")
+    for leftover in out.parent.glob(f".{out.name}.*") if existing == "replace" else [temporary]:
+        shutil.rmtree(leftover, ignore_errors=True)
     make_directory(temporary, named)
     try:
         yield temporary
         try:
+            if existing == "replace" and out.exists():
+                out.rename(old)
             os.replace(temporary, out)  # over an empty directory, too
         except OSError as error:
-            if not (shared and out.is_dir()):
+            if not (existing == "keep" and out.is_dir()):
                 raise UserError(f"{named} cannot be written ({error.strerror}); choose another output") from None
+        if existing == "replace":
+            flush(out.parent)
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """fsync; directories too, where the system has it."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows opens no directories
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

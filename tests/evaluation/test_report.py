@@ -12,7 +12,7 @@ import pytest
 from plotly.offline import get_plotlyjs  # type: ignore[attr-defined]
 
 from paradraft.errors import UserError
-from paradraft.evaluation.figures import Section, rounds_section, write_page
+from paradraft.evaluation.figures import PageSection, rounds_section, write_page
 from paradraft.evaluation.report import kept, results_sections, training_sections, write_report
 from paradraft.evaluation.results import Results, read_run
 from paradraft.evaluation.tables import RoundPiece, acceptance_table
@@ -308,4 +308,4 @@ def test_wrong_paths_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to report"):
         write_report([], tmp_path / "page.html")
     with pytest.raises(UserError, match="cannot be written"):
-        write_page("title", [Section("a", "b")], tmp_path)
+        write_page("title", [PageSection("a", "b")], tmp_path)

@@ -22,7 +22,7 @@ from .train import by_set
 if TYPE_CHECKING:
     from ..decoding import DraftLength
     from ..drafters import Drafter
-    from ..evaluation.figures import Section
+    from ..evaluation.figures import PageSection
     from ..evaluation.prompts import PromptSet
     from ..evaluation.results import RunResult
     from ..models import Target
@@ -77,7 +77,7 @@ def demo(
 
     Example: `paradraft demo --out demo-report.html --training-seconds 60`
     """
-    from ..evaluation.figures import Section, remark, write_page
+    from ..evaluation.figures import PageSection, remark, write_page
     from ..evaluation.measure import environment
     from ..evaluation.prompts import load_prompts
     from ..evaluation.report import results_sections, training_sections
@@ -100,7 +100,7 @@ def demo(
     console.rule(f"4. a fresh D-PACE drafter for the target `demo`, {training_seconds} seconds")
     records, how = train_fresh(console, training_seconds)
     sections += results_sections(Results(runs, environment(loaded)))
-    sections += [*training_sections(records, FRESH), Section(f"{FRESH}: machine", remark(f"{how}."))]
+    sections += [*training_sections(records, FRESH), PageSection(f"{FRESH}: machine", remark(f"{how}."))]
     write_page("paradraft demo", sections, out)
     console.rule()
     console.print(f"report: {out} (one file, opens offline)")
@@ -129,7 +129,9 @@ def introduce(console: Console, target: Target, drafter: Drafter) -> None:
     )
 
 
-def show_answer(console: Console, target: Target, drafter: Drafter, prompt_set: PromptSet, amount: Amount) -> Section:
+def show_answer(
+    console: Console, target: Target, drafter: Drafter, prompt_set: PromptSet, amount: Amount
+) -> PageSection:
     """The first prompt of a set answered both ways; returns the rounds for the report."""
     from ..decoding import Engine
     from ..evaluation.figures import rounds_section
@@ -188,10 +190,10 @@ def measure_sets(
     return runs
 
 
-def check(console: Console, target: Target, drafter: Drafter, sets: list[PromptSet], amount: Amount) -> Section:
+def check(console: Console, target: Target, drafter: Drafter, sets: list[PromptSet], amount: Amount) -> PageSection:
     """Compare token by token at temperature 0, and test the distribution of samples at 1."""
     from ..decoding import Sampling
-    from ..evaluation.figures import Section
+    from ..evaluation.figures import PageSection
     from ..evaluation.lossless import check_distribution, check_exact, undecided_starts
     from ..evaluation.measure import first_turn
 
@@ -211,7 +213,7 @@ def check(console: Console, target: Target, drafter: Drafter, sets: list[PromptS
     ]
     for line in lines:
         console.print(line)
-    return Section("Lossless", "".join(f"<p>{line}</p>" for line in lines))
+    return PageSection("Lossless", "".join(f"<p>{line}</p>" for line in lines))
 
 
 def fresh_config(output: Path, steps: int, prompts: tuple[str, ...], every: int) -> RunConfig:

@@ -159,10 +159,10 @@ class Pard(LanguageModelDrafter):
         """Hidden states [N, K, H]: step 1 from the anchor's own token, later ones from its masks, zero if dropped."""
         rows, later = len(text), grid.labels.shape[1] - 1
         first = text[grid.rows, grid.anchors][:, None]
-        spread = masks.new_zeros(rows, grid.labels.shape[0] // rows * later, masks.shape[-1])
+        placed = masks.new_zeros(rows, grid.labels.shape[0] // rows * later, masks.shape[-1])
         masks = torch.where(layout.present[..., None], masks, 0.0)
-        spread = spread.scatter(1, layout.place[..., None].expand_as(masks), masks)
-        return torch.cat((first, spread.view(len(first), later, masks.shape[-1])), dim=1)
+        placed = placed.scatter(1, layout.place[..., None].expand_as(masks), masks)
+        return torch.cat((first, placed.view(len(first), later, masks.shape[-1])), dim=1)
 
     # --- decoding -------------------------------------------------------------------------------------------------
 

@@ -76,7 +76,7 @@ dark.addEventListener("change", draw);
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A part of the page; `title` is plain text, `html` goes into the page as it is."""
 
     title: str
@@ -94,13 +94,13 @@ class Line:
     dash: str = "solid"
 
 
-def write_page(title: str, sections: Sequence[Section], out: Path) -> None:
+def write_page(title: str, sections: Sequence[PageSection], out: Path) -> None:
     """Write one HTML file that needs no other; `out` never holds an incomplete page."""
     make_directory(out.parent)
     write_text(out, page_html(title, sections))
 
 
-def page_html(title: str, sections: Sequence[Section]) -> str:
+def page_html(title: str, sections: Sequence[PageSection]) -> str:
     """The whole page, with plotly.js if there is a chart."""
     links = "".join(f'<a href="#s{i}">{escape(section.title)}</a>' for i, section in enumerate(sections))
     parts = [f'<section id="s{i}"><h2>{escape(s.title)}</h2>{s.html}</section>' for i, s in enumerate(sections)]
@@ -114,7 +114,7 @@ def page_html(title: str, sections: Sequence[Section]) -> str:
     )
 
 
-def rounds_section(title: str, prompt: str, pieces: Sequence[RoundPiece], note: str) -> Section:
+def rounds_section(title: str, prompt: str, pieces: Sequence[RoundPiece], note: str) -> PageSection:
     """An answer with one background a round; rejected drafts show on hover, or in the text when asked for."""
     answer = []
     for i, piece in enumerate(pieces):
@@ -129,7 +129,7 @@ def rounds_section(title: str, prompt: str, pieces: Sequence[RoundPiece], note: 
     )
     box = '<input type="checkbox" class="rejected"> show rejected drafts in the text, <del>struck through</del>'
     head = f'<h3>Prompt</h3><pre>{escape(prompt)}</pre><h3>Answer</h3>{legend}<label class="note">{box}</label>'
-    return Section(title, f'{head}<div class="answer">{"".join(answer)}</div>{remark(note)}')
+    return PageSection(title, f'{head}<div class="answer">{"".join(answer)}</div>{remark(note)}')
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int) -> str:

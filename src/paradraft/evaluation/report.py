@@ -13,8 +13,8 @@ from .bench import COLUMNS as BENCH_COLUMNS
 from .bench import PLAIN, BenchResults, bench_cells, bench_sentences
 from .figures import (
     Line,
+    PageSection,
     Record,
-    Section,
     bar_chart,
     colour_of,
     line_chart,
@@ -73,12 +73,12 @@ def write_report(paths: Sequence[Path], out: Path) -> None:
         if source.records:
             own += training_sections(source.records, source.name)
         if source.config:
-            own.append(Section(f"{source.name}: configuration", f"<pre>{escape(source.config)}</pre>"))
+            own.append(PageSection(f"{source.name}: configuration", f"<pre>{escape(source.config)}</pre>"))
         sections += own
     write_page("paradraft report", sections, out)
 
 
-def results_sections(results: Results) -> list[Section]:
+def results_sections(results: Results) -> list[PageSection]:
     """Table, speed-up, acceptance by position, time split and settings of one results.json."""
     runs = results.runs
     names = drafter_names(runs)
@@ -89,15 +89,15 @@ def results_sections(results: Results) -> list[Section]:
         speedups[name][run.prompts] = run.speedup
         times[f"{name}\n{run.prompts}"] = asdict(run.seconds)
     return [
-        Section("Results", results_table(runs)),
-        Section("Speed-up", bar_chart(speedups, "times as fast as plain decoding", reference=1.0)),
-        Section("Acceptance by position", "".join(acceptance_chart(runs, names, prompts) for prompts in sets)),
-        Section("Where decoding time goes", share_chart(times, "s")),
-        Section("Environment and settings", settings_table(runs, results.environment)),
+        PageSection("Results", results_table(runs)),
+        PageSection("Speed-up", bar_chart(speedups, "times as fast as plain decoding", reference=1.0)),
+        PageSection("Acceptance by position", "".join(acceptance_chart(runs, names, prompts) for prompts in sets)),
+        PageSection("Where decoding time goes", share_chart(times, "s")),
+        PageSection("Environment and settings", settings_table(runs, results.environment)),
     ]
 
 
-def bench_sections(results: BenchResults, name: str) -> list[Section]:
+def bench_sections(results: BenchResults, name: str) -> list[PageSection]:
     """Tokens a second over batch size, plain and drafted, with the table behind it."""
     sizes = sorted({run.batch_size for run in results.runs})
     lines = []
@@ -110,8 +110,8 @@ def bench_sections(results: BenchResults, name: str) -> list[Section]:
     facts = [["target", results.target], ["drafter", results.drafter], ["mode", results.mode]]
     facts += [[key, str(value)] for key, value in results.environment.items()]
     return [
-        Section(f"{name}: speed over batch size", chart + explained),
-        Section(
+        PageSection(f"{name}: speed over batch size", chart + explained),
+        PageSection(
             f"{name}: times", table(BENCH_COLUMNS, bench_cells(results.runs), numbers_from=2) + table([], facts, 2)
         ),
     ]
@@ -198,10 +198,10 @@ def settings_table(runs: Sequence[RunResult], environment: Record) -> str:
     return table([], rows, numbers_from=2)
 
 
-def training_sections(records: list[Record], name: str) -> list[Section]:
+def training_sections(records: list[Record], name: str) -> list[PageSection]:
     """How one run went: emitted length of real decoding, loss, and what happens at each draft position."""
     evaluations, logged = kept(records, "emitted_length"), kept(records, "loss")
-    sections = [Section(f"{name}: emitted length", evaluation_html(evaluations))] if evaluations else []
+    sections = [PageSection(f"{name}: emitted length", evaluation_html(evaluations))] if evaluations else []
     if not logged:
         return sections
     size = -(-len(logged) // POINTS)
@@ -221,9 +221,9 @@ def training_sections(records: list[Record], name: str) -> list[Section]:
     )
     return [
         *sections,
-        Section(f"{name}: loss", pair(losses, entropies) + remark(divided + means + ended)),
-        Section(f"{name}: weights by draft position", weights),
-        Section(f"{name}: reached by draft position", pair(reached, accuracy) + remark(explained)),
+        PageSection(f"{name}: loss", pair(losses, entropies) + remark(divided + means + ended)),
+        PageSection(f"{name}: weights by draft position", weights),
+        PageSection(f"{name}: reached by draft position", pair(reached, accuracy) + remark(explained)),
     ]
 
 
@@ -282,7 +282,7 @@ def evaluation_html(evaluations: Sequence[Record]) -> str:
     return line_chart(lines, "step", "emitted length", marks=True) + remark(text)
 
 
-def comparison_sections(sources: Sequence[ReportInput]) -> list[Section]:
+def comparison_sections(sources: Sequence[ReportInput]) -> list[PageSection]:
     """Emitted length of several runs in one chart; speed over batch size, measured in a file for each size."""
     runs = [(source.name, kept(source.records, "emitted_length")) for source in sources]
     lines = [
@@ -292,5 +292,5 @@ def comparison_sections(sources: Sequence[ReportInput]) -> list[Section]:
     ]
     chart = line_chart(lines, "step", "emitted length", marks=True)
     text = "Compare only runs that were evaluated on the same prompts of one target."
-    together = [Section("Runs: emitted length", chart + remark(text))] if len(lines) > 1 else []
+    together = [PageSection("Runs: emitted length", chart + remark(text))] if len(lines) > 1 else []
     return together + batch_sections([source.ways for source in sources if source.ways])

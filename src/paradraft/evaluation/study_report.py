@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..numbers import duration, number
-from .figures import Line, Section, bar_chart, colour_of, line_chart, remark, table
+from .figures import Line, PageSection, bar_chart, colour_of, line_chart, remark, table
 from .results import title_of
 
 COLUMNS = ("cell", "prompts", "temp.", "seeds", "emitted length", "against the baseline (95%)", "in %")
@@ -86,7 +86,7 @@ def study_cells(row: StudyRow) -> list[str]:
     return [row.title, row.prompts, f"{row.temperature:g}", str(row.seeds), emitted, against, gain]
 
 
-def study_sections(study: StudyResults, name: str) -> list[Section]:
+def study_sections(study: StudyResults, name: str) -> list[PageSection]:
     """Emitted length of every cell as bars, by temperature; the table; acceptance by position."""
     spent = "" if study.seconds is None else f" {duration(study.seconds)} of training and measuring."
     explained = (
@@ -98,9 +98,9 @@ def study_sections(study: StudyResults, name: str) -> list[Section]:
     bars = "".join(f"<h3>temperature {t:g}</h3>{study_bars(study.rows, t)}" for t in temperatures)
     cells = table(COLUMNS, list(map(study_cells, study.rows)), numbers_from=2)
     return [
-        Section(f"{name}: emitted length by cell", bars + remark("The whiskers are the spread over the seeds.")),
-        Section(f"{name}: table", cells + remark(explained)),
-        Section(f"{name}: acceptance by position", study_acceptance(study.trials)),
+        PageSection(f"{name}: emitted length by cell", bars + remark("The whiskers are the spread over the seeds.")),
+        PageSection(f"{name}: table", cells + remark(explained)),
+        PageSection(f"{name}: acceptance by position", study_acceptance(study.trials)),
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..numbers import number
-from .figures import Line, Section, bar_chart, colour_of, line_chart, remark, table
+from .figures import Line, PageSection, bar_chart, colour_of, line_chart, remark, table
 
 TRANSFORMERS, OWN = "transformers plain", "paradraft plain"
 COLUMNS = ("way", "tok/s", "over Transformers", "over own plain", "same text", "emitted", "drafted")
@@ -72,7 +72,7 @@ def way_cells(run: WayRun) -> list[str]:
     return [run.way, number(run.tokens_per_second, 1), *ratios, same, *drafts]
 
 
-def way_sections(results: WayResults, name: str) -> list[Section]:
+def way_sections(results: WayResults, name: str) -> list[PageSection]:
     """Speed-up by prompt set and way, and the table behind it."""
     speedups: dict[str, dict[str, float | None]] = {}
     for run in results.runs:
@@ -87,10 +87,10 @@ def way_sections(results: WayResults, name: str) -> list[Section]:
         "included, so a speed-up is lower here than `paradraft eval` has it. In brackets: how many prompts."
     )
     tables = table(("prompts", *COLUMNS), rows, numbers_from=2) + table([], facts, 2)
-    return [Section(f"{name}: speed-up by way", chart + remark(text)), Section(f"{name}: ways", tables)]
+    return [PageSection(f"{name}: speed-up by way", chart + remark(text)), PageSection(f"{name}: ways", tables)]
 
 
-def batch_sections(files: Sequence[WayResults]) -> list[Section]:
+def batch_sections(files: Sequence[WayResults]) -> list[PageSection]:
     """Tokens a second over the batch size, where files differ in it and in nothing else."""
     groups: dict[str, list[WayResults]] = {}
     for found in files:
@@ -103,7 +103,7 @@ def batch_sections(files: Sequence[WayResults]) -> list[Section]:
             title = f"{facts['target']} at temperature {facts['temperature']:g}: tokens a second over batch size"
             drafters = ", ".join(facts["drafter"])
             text = f"Drafted by {drafters}. Dotted: without a drafter. Larger batches answered more prompts."
-            sections.append(Section(title, "".join(charts) + remark(text)))
+            sections.append(PageSection(title, "".join(charts) + remark(text)))
     return sections
 
 

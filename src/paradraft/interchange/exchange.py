@@ -13,7 +13,7 @@ from ..drafters import DRAFTERS, kind_of
 from ..drafters.directory import read_config
 from ..drafters.pard2 import read_projection
 from ..errors import UserError
-from ..files import new_directory
+from ..files import whole_directory
 from ..models.names import drafter_directory, is_shipped
 from . import dflash2_layout, dspark_layout, eagle3_layout, gguf, published, sglang, speculators, transformers, vllm
 from .comparison import compare_logits
@@ -60,7 +60,7 @@ def export(drafter: str, to: str, out: Path, target: str | None = None) -> Excha
     side = None if name is None else TargetSide(name)
     source = read_drafter_files(drafter_directory(drafter))
     check_layout(source.kind)
-    with new_directory(out) as directory:
+    with whole_directory(out) as directory:
         notes = WRITERS[to](source, directory, side)
         compared = f"{len(source.weights)} tensors"
         if side is not None and drafts_the_same(source, to, directory, side):
@@ -106,7 +106,7 @@ def import_directory(where: Path, out: Path, side: TargetSide | None, assume: Co
     kind = "dflash" if "speculators_model_type" in config else kind_of(where)
     check_layout(kind)
     tensors = read_tensors(where)
-    with new_directory(out) as directory:
+    with whole_directory(out) as directory:
         if kind in ("dflash", "dflash2", "dspark"):
             if "speculators_model_type" in config:
                 config, notes = speculators.read(config, tensors, where, side, assume)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, first_line
-from ..files import new_directory
+from ..files import whole_directory
 
 NOTE = "paradraft.json"
 FORMAT = "2"  # of what is written; part of the directory's name, so that an older cache is left alone
@@ -44,7 +44,7 @@ def dequantized(path: Path) -> Path:
             f"the cache {directory.parent} cannot be made ({error.strerror}); set PARADRAFT_CACHE to another directory"
         ) from None
     if not directory.is_dir():
-        with new_directory(directory, shared=True) as out:
+        with whole_directory(directory, "keep") as out:
             write_dequantized(path, out)
     return directory
 

@@ -90,6 +90,6 @@ class QueryTerms(NamedTuple):
         return QueryTerms._make(None if column[0] is None else torch.cat(column) for column in columns)
 
 
-def spread(values: Tensor, valid: Tensor) -> Tensor:
+def to_blocks(values: Tensor, valid: Tensor) -> Tensor:
     """Put the [M] numbers into the valid places of [N, K], zero elsewhere."""
     return torch.zeros(valid.shape, device=values.device, dtype=values.dtype).masked_scatter(valid, values)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .blocks import Blocks, QueryTerms, spread
+from .blocks import Blocks, QueryTerms, to_blocks
 from .parameters import complete
 from .token_losses import TOKEN_LOSSES, Opinion, TokenLoss, compiled_token_terms, token_terms
 from .visits import ANCHOR_WEIGHTINGS, walk
@@ -154,7 +154,7 @@ class Objective:
             return weights[:, None]
         if blocks.anchors is None or blocks.starts is None:
             raise ValueError(f"the weighting of anchors {self.anchor_weighting} needs to know where they stand")
-        confidence = spread(terms.log_probs.exp(), blocks.valid)
+        confidence = to_blocks(terms.log_probs.exp(), blocks.valid)
         for row in blocks.rows[present].unique():
             mine = present & (blocks.rows == row)
             of_blocks = confidence[mine], blocks.valid[mine], blocks.anchors[mine], blocks.starts[mine]
@@ -193,7 +193,7 @@ class Objective:
         trusted = blocks.gold
         if weighting.confidence != "target":
             of_queries = terms.overlaps if weighting.confidence == "overlap" else terms.log_probs.exp()
-            trusted = None if of_queries is None else spread(of_queries, valid)
+            trusted = None if of_queries is None else to_blocks(of_queries, valid)
         if trusted is None:
             raise ValueError(f"the weighting {self.weighting} needs the target's probabilities of the labels")
         weights = weighting.weights(trusted, learned, **self.part(weighting)) * self.anchor_weights(terms, blocks)
@@ -204,9 +204,9 @@ class Objective:
             "tokens": learned.sum().float(),
             "weights": weights.sum(),
         }
-        of_blocks = (weights * spread(terms.losses, valid)).sum(-1)
+        of_blocks = (weights * to_blocks(terms.losses, valid)).sum(-1)
         inside = blocks.labels[valid] >= 0
-        hits, rounds, accepted = spread(terms.hits, valid), 0, 0
+        hits, rounds, accepted = to_blocks(terms.hits, valid), 0, 0
         reached = hits.cumprod(-1)
         if blocks.anchors is not None:
             rounds, accepted = walk(reached.sum(-1), valid, blocks.rows, blocks.anchors)
@@ -215,7 +215,7 @@ class Objective:
             denominator=denominators[self.denominator],
             count=valid.float().sum(0),
             weight=weights.sum(0),
-            cross_entropy=spread(-terms.log_probs.where(inside, 0.0), valid).sum(0),
+            cross_entropy=to_blocks(-terms.log_probs.where(inside, 0.0), valid).sum(0),
             correct=hits.sum(0),
             reached=reached.sum(0),
             outside=(valid & (blocks.labels < 0)).float().sum(0),

@@ -18,6 +18,7 @@ import torch
 
 from ..drafters import Drafter
 from ..errors import UserError
+from ..files import flush, whole_directory
 
 MARKER = "COMPLETE"  # lists the files of the directory with their sizes
 METRICS = "metrics.jsonl"
@@ -29,21 +30,11 @@ log = logging.getLogger(__name__)
 # --- directories --------------------------------------------------------------------------------------------------
 
 
-def replace_directory(path: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a directory under a temporary name beside `path`, mark it complete, and put it in place of the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    old = path.with_name(f".{path.name}.old")
-    for leftover in (temporary, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary.mkdir()
-    fill(temporary)
-    mark_complete(temporary)
-    if path.exists():
-        path.rename(old)
-    temporary.rename(path)
-    flush(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+def write_complete(path: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a directory, mark it complete, and put it in place of the old one."""
+    with whole_directory(path, "replace") as temporary:
+        fill(temporary)
+        mark_complete(temporary)
 
 
 def mark_complete(directory: Path) -> None:
@@ -55,18 +46,6 @@ def mark_complete(directory: Path) -> None:
     (directory / MARKER).write_text(json.dumps(sizes, indent=0) + "\n", encoding="utf-8")
     flush(directory / MARKER)
     flush(directory)
-
-
-def flush(path: Path) -> None:
-    """fsync; directories too, where the system has it."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:  # Windows opens no directories
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def torn(directory: Path) -> str:
@@ -107,7 +86,7 @@ def link_directory(source: Path, copy: Path) -> None:
 
 
 def save_drafter(drafter: Drafter, path: Path) -> None:
-    replace_directory(path, drafter.save_pretrained)
+    write_complete(path, drafter.save_pretrained)
 
 
 def save_checkpoint(
@@ -123,7 +102,7 @@ def save_checkpoint(
             link_directory(run / "drafter", path / BEST)
 
     path = run / "checkpoints" / f"step-{progress['step']}"
-    replace_directory(path, fill)
+    write_complete(path, fill)
     for old in complete_checkpoints(path.parent)[:-keep]:
         remove_directory(old)
     return path
@@ -135,7 +114,7 @@ def restore_best_drafter(run: Path, checkpoint: Path | None) -> None:
     A later step that the kill threw away, or an older run in the same directory, may have left another one.
     """
     if checkpoint is not None and (checkpoint / BEST).is_dir():
-        replace_directory(run / "drafter", lambda path: link_directory(checkpoint / BEST, path))
+        write_complete(run / "drafter", lambda path: link_directory(checkpoint / BEST, path))
     elif (run / "drafter").is_dir():
         remove_directory(run / "drafter")
 

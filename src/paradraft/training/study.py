@@ -139,7 +139,7 @@ class Study:
             "seed": seed,
             "asked": asked,
             "parameters": sum(p.numel() for p in trainer.drafter.parameters()),
-            "measured": self.measure(drafter),
+            "measured": self.decode_all(drafter),
             "seconds": {"training": seconds, "measuring": time.perf_counter() - started},
             "environment": environment(self.target),
         }
@@ -159,7 +159,7 @@ class Study:
             write_text(spent, f"{seconds}\n")
         return seconds
 
-    def measure(self, drafter: Drafter) -> list[dict[str, Any]]:
+    def decode_all(self, drafter: Drafter) -> list[dict[str, Any]]:
         """Rounds and tokens of every prompt, for each set, temperature and mode of the drafter."""
         return [
             {"prompts": prompts.name, "prompts_hash": prompts.hash, "temperature": temperature, "mode": mode}
