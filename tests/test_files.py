@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from paradraft.errors import UserError
-from paradraft.files import replaced_file, whole_directory, write_text
+from paradraft.files import parse_json, read_json, reading, replaced_file, whole_directory, write_text
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (b"", r"^not JSON: Expecting value \(character 0\)$"),
+        (b'{"a": 1,}', "^not JSON: .*character 8"),
+        (b'"\xff"', r"^not UTF-8 \(byte 1\)$"),
+        (b"[" * 100_000, "^nested too deep$"),
+        (b"[" * 101 + b"]" * 101, "^nested too deep$"),
+        (b'{"a": ' * 200 + b"1" + b"}" * 200, "^nested too deep$"),
+        (b"9" * 9000, "^not JSON that can be read: a number is too long$"),
+        (rb'{"a": "\uD83d"}', "half of a surrogate pair"),
+        (rb'["\udc00\ud83d"]', "half of a surrogate pair"),
+    ],
+)
+def test_what_is_no_json_is_said_in_one_way(text: bytes, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        parse_json(text, strict=True)
+
+
+def test_json_that_can_be_worked_with() -> None:
+    assert parse_json(rb'{"a": "\ud83d\ude00 \u00e9 \\ud"}') == {"a": "\U0001f600 \u00e9 \\ud"}
+    assert parse_json(b"\xef\xbb\xbf[1]") == [1] == parse_json("[1]")
+    deep = parse_json(b"[" * 100 + b"]" * 100)
+    assert json.loads(json.dumps(deep)) == deep and len(parse_json(b"[" + b"[]," * 500 + b"[]]")) == 501
+    assert parse_json("NaN") != parse_json("NaN")
+    with pytest.raises(ValueError, match="NaN is no number"):
+        parse_json("NaN", strict=True)
+
+
+def test_a_file_that_is_not_what_it_should_be_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"b": 1}')
+    wanted = r"x.json is not a list \(KeyError: 'a'\); make one"
+    with pytest.raises(UserError, match=wanted), reading(path, "a list", "make one"):
+        read_json(path)["a"]
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -1,16 +1,80 @@
-"""Writing files: directories that can be made, and files that are whole or absent."""
+"""Files: JSON that can be worked with, directories that can be made, and what is written is whole or absent."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from .errors import UserError
+
+DEEPEST = 100  # lists and objects in one another; far below what Python's recursion can do
+HALF = re.compile(r"\\u[dD]")  # how JSON writes a character beyond 16 bits, in two halves
+
+
+# --- reading JSON -------------------------------------------------------------------------------------------------
+
+
+def parse_json(text: str | bytes, strict: bool = False) -> Any:
+    """The value of JSON in UTF-8. A ValueError says what is wrong with other text, in words that follow "this is".
+
+    Also wrong are values more than DEEPEST deep. `strict`: and numbers that are none, such as NaN, and halves of
+    surrogate pairs, which nothing could write again.
+    """
+    no_numbers: list[str] = []
+    try:
+        text = text if isinstance(text, str) else text.decode("utf-8-sig")
+        value = json.loads(text, parse_constant=no_numbers.append if strict else None)
+        if text.count("[") + text.count("{") > DEEPEST:
+            check_depth(value)
+        if strict and HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 (byte {error.start})") from None
+    except UnicodeEncodeError:
+        raise ValueError("not text: it holds half of a surrogate pair") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} (character {error.pos})") from None
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    except ValueError:
+        raise ValueError("not JSON that can be read: a number is too long") from None
+    if no_numbers:
+        raise ValueError(f"not JSON: {no_numbers[0]} is no number there")
+    return value
+
+
+def check_depth(value: Any) -> None:
+    """RecursionError for a value that later code could not walk through."""
+    level: list[list[Any] | dict[str, Any]] = [[value]]
+    for _ in range(DEEPEST + 1):
+        inner = (held for one in level for held in (one.values() if isinstance(one, dict) else one))
+        level = [held for held in inner if isinstance(held, list | dict)]
+    if level:
+        raise RecursionError
+
+
+def read_json(path: Path) -> Any:
+    """The value of a file. OSError or ValueError where there is none."""
+    return parse_json(path.read_bytes())
+
+
+@contextmanager
+def reading(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """UserError where a file turns out not to be `what`: it cannot be read, or lacks what is taken from it."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not {what} ({type(error).__name__}: {error}); {remedy}") from None
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
 
 
 def make_directory(path: Path, named: Path | None = None) -> None:

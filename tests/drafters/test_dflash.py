@@ -223,7 +223,7 @@ def test_broken_directories_are_named(target: Target, drafter: DFlash, tmp_path:
     with pytest.raises(UserError, match=r"no config\.json"):
         load_drafter(config, target)
     config.write_text(original[:40])
-    with pytest.raises(UserError, match="not readable JSON"):
+    with pytest.raises(UserError, match=r"config\.json cannot be read \(not JSON"):
         load_drafter(tmp_path, target)
     config.write_text(json.dumps({"architectures": ["DFlashDraftModel"]}))
     with pytest.raises(UserError, match="lacks 'hidden_size'"):

@@ -126,7 +126,7 @@ def test_a_json_list_is_read_record_by_record(tmp_path: Path) -> None:
         assert asked(reading) == ["c", "e"]
         assert [b.place for b in reading.bad] == [f"{tmp_path / name}, record 2"]
     (tmp_path / "x.json").write_text(text[:-9])
-    with pytest.raises(UserError, match="begins as a JSON list but is none"):
+    with pytest.raises(UserError, match="begins as a JSON list but is not JSON: "):
         read_source(str(tmp_path / "x.json"))
     write_lines(tmp_path / "lines.json", [PAIR, PAIR])
     write_lines(tmp_path / "x.jsonl", [[PAIR], PAIR])  # lines all the same: a list is one bad record of them
@@ -209,9 +209,9 @@ def test_bad_records_are_named_and_tolerated_in_small_numbers(tmp_path: Path) ->
     assert len(reading.conversations) == 297
     assert [b.place for b in reading.bad] == [f"{path}, line {n}" for n in (2, 8, 10)]
     notes = check_bad_share([reading], 0.01, ["x"])
-    assert notes[0].startswith("3 of 300 records were left out") and "line 2: this is not JSON in UTF-8" in notes[0]
-    assert "line 8: this is not JSON in UTF-8" in notes[1] and "line 10: there is no assistant message" in notes[2]
-    with pytest.raises(UserError, match=r"line 2: this is not JSON in UTF-8.*3 of 300 records are bad"):
+    assert notes[0].startswith("3 of 300 records were left out") and "line 2: this is not JSON: " in notes[0]
+    assert "line 8: this is not UTF-8 (byte 12)" in notes[1] and "line 10: there is no assistant message" in notes[2]
+    with pytest.raises(UserError, match=r"line 2: this is not JSON: .*3 of 300 records are bad"):
         check_bad_share([reading], 0.009, ["x"])
     assert len(read_source(str(path), prompts=True).conversations) == 298
     with pytest.raises(UserError, match="y holds no conversation"):

@@ -162,7 +162,7 @@ def test_a_store_of_something_else_is_refused(target_directory: Path, conversati
             store.check(replace(held, **changes))
     manifest = json.loads((out / "manifest.json").read_text())
     (out / "manifest.json").write_text(json.dumps({"identity": manifest["identity"]}))
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match="is not what paradraft data features writes"):
         FeatureStore(out)
     (out / "manifest.json").write_text(json.dumps(manifest))
     shard = out / "shard-00001.safetensors"

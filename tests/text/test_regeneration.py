@@ -327,5 +327,5 @@ def test_what_cannot_go_on_is_refused(
             request_for(target_directory, many_prompts, **({"out": out} | changes))()
     assert out.read_bytes() == before
     provenance_path(out).write_text("{}")
-    with pytest.raises(UserError, match="is no provenance file"):
+    with pytest.raises(UserError, match="is not a provenance file"):
         request_for(target_directory, many_prompts, out, limit=3)()

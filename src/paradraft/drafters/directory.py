@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import UserError
+from ..files import read_json
 from ..models import Target
 from .base import Drafter
 from .vocabulary import VOCABULARY_MAPS, DraftVocabulary
@@ -22,11 +23,11 @@ RESERVED = re.compile(r"[<\[].*(reserved|unused).*[>\]]")  # such as <|reserved_
 def read_config(directory: Path) -> dict[str, Any]:
     """config.json of a drafter directory."""
     try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        config = read_json(directory / "config.json")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"drafter {directory}: there is no config.json in it; give a drafter's directory") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"drafter {directory}: config.json is not readable JSON ({error})") from None
+        raise UserError(f"drafter {directory}: config.json cannot be read ({error})") from None
     if not isinstance(config, dict):
         raise UserError(f"drafter {directory}: config.json does not hold an object")
     return config

@@ -23,7 +23,7 @@ from ..decoding.length import AUTO
 from ..decoding.timing import seconds_of
 from ..drafters import Drafter
 from ..errors import UserError
-from ..files import write_text
+from ..files import read_json, reading, write_text
 from ..models import Target
 from ..numbers import number, size
 from .measure import environment
@@ -338,10 +338,8 @@ def bench_json(results: BenchResults) -> str:
 
 def read_bench(path: Path) -> BenchResults:
     """UserError if the file is not what `write_bench` writes."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["bench"]
+    with reading(path, "what `paradraft bench --out` writes", "run it again"):
+        found = read_json(path)["bench"]
         values = {name: found[name] for name in (each.name for each in fields(BenchResults))}
         values["runs"] = [BenchRun(**{**run, "seconds": TimeSplit(**run["seconds"])}) for run in found["runs"]]
         return BenchResults(**values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not what `paradraft bench --out` writes ({error}); run it again") from None

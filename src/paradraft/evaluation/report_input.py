@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import parse_json
 from .bench import BENCH_FILE, BenchResults, read_bench
 from .figures import Record
 from .results import Results, read_results
@@ -65,7 +65,7 @@ def kind_of(path: Path) -> str | None:
     if path.name in FILES or path.suffix != ".json":
         return FILES.get(path.name, "records" if path.suffix == ".jsonl" else None)
     try:
-        found = json.loads(read_text(path))
+        found = parse_json(read_text(path))
     except ValueError:
         return "results"
     if not isinstance(found, dict):
@@ -88,7 +88,7 @@ def read_records(path: Path) -> list[Record]:
     lines, records = read_text(path).splitlines(), []
     for i, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             record = None
         if isinstance(record, dict) and "step" in record and ("loss" not in record or record.keys() >= STEP_KEYS):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import read_json, write_text
 from .statistics import Acceptance, EmittedLength
 
 
@@ -127,11 +127,11 @@ def write_results(path: Path, runs: Sequence[RunResult], environment: dict[str, 
 def read_results(path: Path) -> Results:
     """Read a results.json of this version or an older one; a UserError names the run and the field that is wrong."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        found = read_json(path)
+    except OSError as error:
         raise UserError(f"cannot read {path} ({error}); give a results.json of paradraft eval --out") from None
-    except ValueError:
-        raise UserError(f"{path} is not JSON; give a results.json of paradraft eval --out") from None
+    except ValueError as error:
+        raise UserError(f"{path} is {error}; give a results.json of paradraft eval --out") from None
     runs = found.get("runs") if isinstance(found, dict) else None
     if not isinstance(runs, list) or not runs:
         raise UserError(f"{path} has no list of `runs`, or an empty one; give a results.json of paradraft eval --out")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from html import escape
@@ -10,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from ..errors import UserError
+from ..files import read_json, reading
 from ..numbers import duration, number
 from .figures import Line, PageSection, bar_chart, colour_of, line_chart, remark, table
 from .results import title_of
@@ -64,15 +63,14 @@ def read_rows(rows: Sequence[dict[str, Any]]) -> list[StudyRow]:
 
 def read_study(path: Path) -> StudyResults:
     """UserError if the file is not what `paradraft study` writes. Older files do not name the baseline."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+    with reading(path, "what `paradraft study` writes", "run the study again"):
+        found = read_json(path)
         rows = read_rows(found["rows"])
         compared = {row.cell for row in rows if row.difference is not None}
-        baseline = found.get("baseline") or next(row.cell for row in rows if row.cell not in compared)
-        return StudyResults(baseline, rows, found["trials"], found.get("seconds"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
-        problem = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path} is not what `paradraft study` writes ({problem}); run the study again") from None
+        baselines = [row.cell for row in rows if row.cell not in compared]
+        if not baselines:
+            raise ValueError("no row is the baseline")
+        return StudyResults(found.get("baseline") or baselines[0], rows, found["trials"], found.get("seconds"))
 
 
 def study_cells(row: StudyRow) -> list[str]:

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..files import read_json, reading
 from ..numbers import number
 from .figures import Line, PageSection, bar_chart, colour_of, line_chart, remark, table
 
@@ -54,14 +54,11 @@ class WayResults:
 def read_ways(path: Path) -> WayResults:
     """UserError if the file is not what benchmarks/decoding.py writes; fields that are not known are dropped."""
     known = {field.name for field in fields(WayRun)}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+    with reading(path, "what benchmarks/decoding.py writes", "run it again"):
+        found = read_json(path)
         runs = [WayRun(**{name: value for name, value in run.items() if name in known}) for run in found["runs"]]
         facts = {fact: found[fact] for fact in FACTS}
         return WayResults(found["batch_size"], facts, runs, found["environment"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path} is not what benchmarks/decoding.py writes ({problem}); run it again") from None
 
 
 def way_cells(run: WayRun) -> list[str]:

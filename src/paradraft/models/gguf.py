@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, first_line
-from ..files import whole_directory
+from ..files import read_json, whole_directory
 
 NOTE = "paradraft.json"
 FORMAT = "2"  # of what is written; part of the directory's name, so that an older cache is left alone
@@ -54,7 +54,7 @@ def origin(directory: str | Path) -> str | None:
     note = Path(directory) / NOTE
     if not note.is_file():
         return None
-    found = json.loads(note.read_text(encoding="utf-8"))
+    found = read_json(note)
     return f"{found['weights']} weights of {found['file']}, dequantised"
 
 

@@ -41,7 +41,6 @@ def kind_of(status: int) -> str:
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """ASCII only: a client may have sent half of a surrogate pair, which UTF-8 cannot write."""
     return Response(json.dumps(content), status, headers, "application/json")
 
 

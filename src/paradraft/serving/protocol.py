@@ -5,12 +5,12 @@ A field that this server has no use for is refused unless it holds the value tha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from ..files import parse_json
 from .errors import ApiError
 
 MOST_STOPS = 16
@@ -158,13 +158,9 @@ Kind = TypeVar("Kind", bound=Asked)
 def read_request(kind: type[Kind], body: bytes) -> Kind:
     """ApiError 400 with a sentence for everything that is not such a request."""
     try:
-        found = json.loads(body.decode("utf-8"), parse_constant=no_number)
-    except UnicodeDecodeError as error:
-        raise ApiError(400, f"the body is not UTF-8 (byte {error.start})") from None
-    except json.JSONDecodeError as error:
-        raise ApiError(400, f"the body is not JSON: {error.msg} (character {error.pos})") from None
-    except (ValueError, RecursionError):
-        raise ApiError(400, "the body is not JSON that can be read: a number too long, or lists too deep") from None
+        found = parse_json(body, strict=True)
+    except ValueError as error:
+        raise ApiError(400, f"the body is {error}") from None
     if not isinstance(found, dict):
         raise ApiError(400, "the body must be a JSON object")
     found = without_neutral(found, NEUTRAL, "")
@@ -175,14 +171,10 @@ def read_request(kind: type[Kind], body: bytes) -> Kind:
         ]
     try:
         asked = kind.model_validate(found)
-    except (ValidationError, RecursionError) as error:
+    except ValidationError as error:
         raise complaint(error) from None
     check_together(asked)
     return asked
-
-
-def no_number(name: str) -> NoReturn:
-    raise ApiError(400, f"the body is not JSON: {name} is no number there")
 
 
 def without_neutral(found: dict[str, Any], neutral: Mapping[str, tuple[Any, ...]], where: str) -> dict[str, Any]:
@@ -198,10 +190,8 @@ def is_bool(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-def complaint(error: ValidationError | RecursionError) -> ApiError:
+def complaint(error: ValidationError) -> ApiError:
     """The first thing that is wrong, as a sentence."""
-    if isinstance(error, RecursionError):
-        return ApiError(400, "the body's lists are too deep")
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))[:100]
     if first["type"] == "extra_forbidden":

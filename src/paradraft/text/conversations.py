@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import parse_json
 
 Message = dict[str, Any]  # role, content (text), perhaps reasoning_content, tool_calls, name, tool_call_id
 ROLES = ("system", "user", "assistant", "tool")
@@ -139,18 +140,18 @@ def parse_call(call: Any) -> dict[str, Any]:
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments or "{}")
-        except (ValueError, RecursionError):
+            arguments = parse_json(arguments or "{}")
+        except ValueError:
             raise BadRecord(f'the arguments of the call of "{function["name"][:40]}" are not JSON') from None
     return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
 
 
 def check_writable(conversation: Conversation) -> None:
-    """Refuse what is no JSON in UTF-8: Parquet holds dates and bytes, JSON half surrogate pairs and deep nesting."""
+    """Refuse what is no JSON in UTF-8: tables hold dates and bytes, Python's own texts half surrogate pairs."""
     try:
         held = [conversation.id, conversation.messages, conversation.tools, conversation.text]
         json.dumps(held, ensure_ascii=False).encode("utf-8")
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError) as error:
         raise BadRecord(f"it cannot be written as JSON in UTF-8 ({error})") from None
 
 
@@ -182,9 +183,8 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         with opener(path, "rb") as lines:
             for number, line in enumerate(lines, 1):
-                content = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if content.strip():
-                    yield number, json_value(content)
+                if line.strip():
+                    yield number, json_value(line)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
 
@@ -200,19 +200,16 @@ def json_array(path: Path) -> list[Any] | None:
             if not start.startswith(b"["):
                 return None
             file.seek(0)
-            found = json.loads(file.read().decode("utf-8-sig"))
+            return list(parse_json(file.read()))
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} begins as a JSON list but is none ({error}); mend it, or give one record a line"
-        ) from None
-    return list(found)
+    except ValueError as error:
+        raise UserError(f"{path} begins as a JSON list but is {error}; mend it, or give one record a line") from None
 
 
 def json_value(line: bytes) -> Any:
     """The value of a line, or a BadRecord (returned, not raised) that says why it has none."""
     try:
-        return json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        return BadRecord(f"this is not JSON in UTF-8 ({error}); mend the line")
+        return parse_json(line)
+    except ValueError as error:
+        return BadRecord(f"this is {error}; mend the line")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..config import DataSection
 from ..errors import UserError
-from ..files import replaced_file, write_text
+from ..files import read_json, reading, replaced_file, write_text
 from ..models import Target
 from .prepare import Examples, hash_texts
 from .provenance import TargetIdentity
@@ -222,13 +222,12 @@ def read_manifest(directory: Path) -> tuple[StoreIdentity, list[dict[str, Any]]]
     path = directory / MANIFEST
     if not path.is_file():
         raise UserError(f"{directory} holds no finished feature store; run paradraft data features to the end")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+    with reading(path, "what paradraft data features writes", "write the store anew"):
+        found = read_json(path)
         identity = dict(found["identity"])
         identity["target"] = TargetIdentity(**identity["target"])
         identity["layers"] = tuple(identity["layers"])
         shards = found["shards"]
-        assert all(isinstance(s["bytes"], int) and isinstance(s["lengths"], list) and s["file"] for s in shards)
+        if not all(isinstance(s["bytes"], int) and isinstance(s["lengths"], list) and s["file"] for s in shards):
+            raise ValueError("a shard without its file, bytes or lengths")
         return StoreIdentity(**identity), shards
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise UserError(f"{path} is damaged ({error}); write the store anew") from None

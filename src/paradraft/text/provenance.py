@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import read_json, reading, write_text
 from ..models.names import shown_name, target_name, training_file
 
 SUFFIX = ".provenance.json"
@@ -120,12 +120,10 @@ def read_provenance(path: Path) -> Provenance | None:
     beside = provenance_path(path)
     if not beside.is_file():
         return None
-    try:
-        found = json.loads(beside.read_text(encoding="utf-8"))
+    with reading(beside, "a provenance file", "remove it or regenerate the answers"):
+        found = read_json(beside)
         target, details = TargetIdentity(**found["target"]), found.get("details", {})
         return Provenance(target, found["template_hash"], found["thinking"], details, found.get("content"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{beside} is no provenance file ({error}); remove it or regenerate the answers") from None
 
 
 def provenance_notes(source: str, target: TargetIdentity, template: str, thinking: bool | None) -> list[str]:

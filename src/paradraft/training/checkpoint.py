@@ -18,7 +18,7 @@ import torch
 
 from ..drafters import Drafter
 from ..errors import UserError
-from ..files import flush, whole_directory
+from ..files import flush, parse_json, read_json, whole_directory
 
 MARKER = "COMPLETE"  # lists the files of the directory with their sizes
 METRICS = "metrics.jsonl"
@@ -54,7 +54,7 @@ def torn(directory: Path) -> str:
     if not marker.is_file():
         return f"it has no {MARKER} marker"
     try:
-        sizes = dict(json.loads(marker.read_text(encoding="utf-8")))
+        sizes = dict(read_json(marker))
     except (ValueError, TypeError):
         return f"its {MARKER} marker is cut off"
     for name, size in sizes.items():
@@ -160,7 +160,7 @@ def is_finished(run: Path) -> bool:
     if not (run / "drafter").is_dir() or not (run / METRICS).is_file():
         return False
     try:
-        last = json.loads((run / METRICS).read_text(encoding="utf-8").splitlines()[-1])
+        last = parse_json((run / METRICS).read_text(encoding="utf-8").splitlines()[-1])
     except (IndexError, ValueError):  # empty, or torn by a kill
         return False
     return bool(last["step"] >= last["steps"])
@@ -178,7 +178,7 @@ def forget_later_checkpoints(directory: Path, step: int) -> None:
 def read_training_state(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The saved progress, and the state of the optimisers on the CPU."""
     try:
-        progress: dict[str, Any] = json.loads((path / "progress.json").read_text(encoding="utf-8"))
+        progress: dict[str, Any] = read_json(path / "progress.json")
         return progress, torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
     except Exception as error:  # of json, pickle and zip; its files have the right sizes
         raise UserError(

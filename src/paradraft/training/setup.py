@@ -11,6 +11,7 @@ import torch
 from ..drafters import DRAFTERS, Drafter
 from ..drafters.vocabulary import DraftVocabulary, most_frequent
 from ..errors import UserError, first_line
+from ..files import read_json
 from ..models import Target
 from ..models.cpu_kernels import bfloat16_is_fast
 from ..objectives import Objective
@@ -134,7 +135,7 @@ def check_same_data(data: Examples, saved: Path) -> None:
     """The order of a run's batches follows from its text: a file that has changed since would change it in silence."""
     if not saved.is_file():
         return
-    before, now = json.loads(saved.read_text(encoding="utf-8")), json.loads(data.description())
+    before, now = read_json(saved), json.loads(data.description())
     compared = ("examples", "learned_tokens", "texts")  # of the last, a hash, older runs know nothing
     changed = [name for name in compared if name in before and before[name] != now[name]]
     if changed:

@@ -24,7 +24,7 @@ from ..errors import UserError
 from ..evaluation.measure import check_first_turns, environment, first_turn_ids
 from ..evaluation.prompts import PromptSet, load_prompts
 from ..evaluation.statistics import acceptance, ratio, resampled, rounds_and_tokens
-from ..files import make_directory, write_text
+from ..files import make_directory, read_json, write_text
 from ..models import Target
 from ..text.loops import is_looping
 from .checkpoint import find_checkpoint, step_of
@@ -118,7 +118,7 @@ class Study:
         config, path = self.study.run_of(cell, seed), self.file_of(cell, seed)
         asked = {"run": dump_config(config), "measure": self.study.measure.model_dump(mode="json")}
         if path.is_file():
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            found: dict[str, Any] = read_json(path)
             before = found["asked"]
             if before["measure"] != asked["measure"] or not means_the_same(before["run"], config):
                 raise UserError(f"{path} {OTHER}")

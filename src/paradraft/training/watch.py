@@ -12,7 +12,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import parse_json, write_text
 from .checkpoint import METRICS, complete_checkpoints, step_of
 from .config import TrainingSection
 from .trackers import Tracker, scalars
@@ -121,6 +121,6 @@ class Records:
 def step_in(line: str) -> float:
     """The step of a line of metrics.jsonl; infinity for a line that a crash cut off."""
     try:
-        return int(json.loads(line)["step"])
+        return int(parse_json(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
