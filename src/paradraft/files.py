@@ -1,4 +1,4 @@
-"""Files: JSON that can be worked with, directories that can be made, and what is written is whole or absent."""
+"""Files: JSON that can be worked with, and files and directories that are whole or absent."""
 
 from __future__ import annotations
 

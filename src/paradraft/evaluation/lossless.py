@@ -20,6 +20,9 @@ from ..errors import UserError
 from ..models import Target
 
 REJECT_BELOW = 1e-4
+BATCH = 8  # prompts that are decoded together at temperature 0
+DEPTH = 3  # tokens whose joint distribution is tested
+MOST_CONTINUATIONS = 4000  # of so many tokens; the rest share a cell
 SMALLEST_EXPECTED = 5.0  # of a cell of the chi-square test; rarer outcomes are pooled
 # Relative rounding of logits by dtype: a gap of the two best below this share of their size is a tie.
 TIE_GAP = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
@@ -53,7 +56,6 @@ def check_exact(
     drafter: Drafter,
     prompts: Sequence[list[int]],
     max_new_tokens: int,
-    batch_size: int = 8,
     draft_length: DraftLength | None = None,
     acceptance: str | None = None,
     tree: int | None = None,
@@ -61,8 +63,8 @@ def check_exact(
 ) -> ExactResult:
     """Greedy decoding of `prompts` (ids) with and without the drafter, token by token."""
     tokens, divergences = 0, []
-    for start in range(0, len(prompts), batch_size):
-        part = prompts[start : start + batch_size]
+    for start in range(0, len(prompts), BATCH):
+        part = prompts[start : start + BATCH]
         plain = Engine(target).generate(part, max_new_tokens)
         engine = Engine(target, drafter, draft_length=draft_length, acceptance=acceptance, tree=tree)
         drafted = engine.generate(part, max_new_tokens)
@@ -104,9 +106,9 @@ class DistributionResult:
 
 
 def likely_continuations(
-    target: Target, prompt: list[int], depth: int, sampling: Sampling, smallest: float, most: int = 4000
+    target: Target, prompt: list[int], depth: int, sampling: Sampling, smallest: float
 ) -> dict[tuple[int, ...], float]:
-    """Every continuation of `depth` tokens with probability >= `smallest` (the `most` likeliest), computed exactly."""
+    """Every continuation of `depth` tokens with probability >= `smallest`, computed exactly; the likeliest alone."""
     level: dict[tuple[int, ...], float] = {(): 1.0}
     for _ in range(depth):
         following: dict[tuple[int, ...], float] = {}
@@ -119,12 +121,12 @@ def likely_continuations(
                 likely = (row * level[prefix] >= smallest).nonzero().flatten()
                 for token, p in zip(likely.tolist(), row[likely].tolist(), strict=True):
                     following[(*prefix, token)] = p * level[prefix]
-        level = dict(sorted(following.items(), key=lambda item: -item[1])[:most])
+        level = dict(sorted(following.items(), key=lambda item: -item[1])[:MOST_CONTINUATIONS])
     return level
 
 
 def undecided_starts(
-    target: Target, prompts: Sequence[list[int]], sampling: Sampling, tokens: int = 48, seed: int = 0
+    target: Target, prompts: Sequence[list[int]], sampling: Sampling, tokens: int = 48
 ) -> list[list[int]]:
     """Each prompt with the start of an answer, up to the place where the target is least sure of its next token.
 
@@ -132,7 +134,7 @@ def undecided_starts(
     place does not depend on what is tested.
     """
     starts = []
-    answers = Engine(target, sampling=sampling, seed=seed).generate(prompts, tokens)
+    answers = Engine(target, sampling=sampling).generate(prompts, tokens)
     for prompt, answer in zip(prompts, answers, strict=True):
         written = answer.tokens[: len(answer.tokens) - answer.stopped]
         ids = torch.tensor([[*prompt, *written]], device=target.device)
@@ -148,29 +150,27 @@ def check_distribution(
     prompts: Sequence[list[int]],
     samples: int,
     sampling: Sampling,
-    depth: int = 3,
     batch_size: int = 512,
     draft_length: DraftLength | None = None,
-    seed: int = 0,
     acceptance: str | None = None,
     tree: int | None = None,
     advance: Advance = lambda samples: None,
 ) -> DistributionResult:
-    """Sample `samples` continuations over all `prompts` and compare the first `depth` tokens with the target's own.
+    """Sample `samples` continuations over all `prompts` and compare the first DEPTH tokens with the target's own.
 
     Cells are chosen from the target's probabilities alone, before any sample is seen.
     """
     each = samples // len(prompts)
-    engine = Engine(target, drafter, sampling, draft_length, seed, acceptance=acceptance, tree=tree)
+    engine = Engine(target, drafter, sampling, draft_length, acceptance=acceptance, tree=tree)
     statistic, degrees, cells = 0.0, 0, 0
     for prompt in prompts:
-        expected = likely_continuations(target, prompt, depth, sampling, SMALLEST_EXPECTED / each)
+        expected = likely_continuations(target, prompt, DEPTH, sampling, SMALLEST_EXPECTED / each)
         counts = dict.fromkeys(expected, 0)
         for start in range(0, each, batch_size):
             rows = min(batch_size, each - start)
-            # Room for whole rounds: a limit at `depth` would shorten the drafts that are to be tested.
-            for generation in engine.generate([prompt], depth + engine.draft_length, (), rows, enough=depth):
-                found = tuple(generation.tokens[:depth])
+            # Room for whole rounds: a limit at DEPTH would shorten the drafts that are to be tested.
+            for generation in engine.generate([prompt], DEPTH + engine.draft_length, (), rows, enough=DEPTH):
+                found = tuple(generation.tokens[:DEPTH])
                 if found in counts:
                     counts[found] += 1
             advance(rows)

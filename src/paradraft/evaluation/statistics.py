@@ -43,9 +43,9 @@ def ratio(tokens: np.ndarray, rounds: np.ndarray) -> float | None:
     return float(tokens.sum() / rounds.sum()) if rounds.sum() else None
 
 
-def resampled(count: int, seed: int = 0) -> np.ndarray:
+def resampled(count: int) -> np.ndarray:
     """[RESAMPLES, count] indices of a bootstrap over prompts."""
-    return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+    return np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
 
 
 def emitted_length(generations: Sequence[Generation]) -> EmittedLength:

@@ -39,14 +39,13 @@ def visible(text: str) -> str:
     return "".join(VISIBLE.get(character, character) for character in text)
 
 
-def terminal_text(tokens: Sequence[Token], ids: bool = True) -> Text:
+def terminal_text(tokens: Sequence[Token]) -> Text:
     """Learned tokens on green, special ones in bold magenta, each id dim behind its token."""
     shown = Text()
     for token in tokens:
         style = " ".join(["bold magenta"] * token.special + ["on dark_green"] * token.learned)
         shown.append(visible(token.text), style)
-        if ids:
-            shown.append(f"{str(token.id).translate(SUBSCRIPT)} ", "dim")  # not to be read as digits of the text
+        shown.append(f"{str(token.id).translate(SUBSCRIPT)} ", "dim")  # not to be read as digits of the text
         if token.text.endswith("\n"):
             shown.append("\n")
     return shown
