@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from paradraft.training.study import summary
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
@@ -48,6 +50,17 @@ def test_every_file_that_is_named_is_there() -> None:
     assert all((ROOT / recipe).is_file() for recipe in re.findall(r"`(recipes/[^`]+)`", PAGE))
 
 
+def test_cat_against_equal_weights() -> None:
+    trials = [trial for trial in read("smollm2-drafters.json")["trials"] if trial["cell"].startswith("pard2")]
+    rows = [row for row in summary(trials, "pard2-uniform") if (row["cell"], row["mode"]) == ("pard2", "dependent")]
+    assert len(rows) == 3
+    for row in rows:
+        interval = f"({row['low']:.3f} to {row['high']:.3f})"
+        assert f"{row['difference']:+.3f} {interval} on {row['prompts']}" in row_of("CAT weights")
+    gains = [row["difference"] / (row["emitted_length"] - row["difference"]) for row in rows]
+    assert f"{min(gains):.1%} to {max(gains):.1%}".replace("%", "", 1) in row_of("CAT weights")
+
+
 def test_dpace_against_decay() -> None:
     begun, ended = row_of("ahead of fixed decay"), row_of("the gain stays")
     for row in read("smollm2-weightings.json")["rows"]:
@@ -55,6 +68,10 @@ def test_dpace_against_decay() -> None:
             gain = row["difference"] / (row["emitted_length"] - row["difference"])
             interval = f"({row['low']:+.3f} to {row['high']:+.3f})"
             assert f"{row['prompts']} {row['difference']:+.3f} {interval}, {gain:+.1%}" in begun
+    found = {(row["cell"], row["prompts"]): row["emitted_length"] for row in read("smollm2-depths.json")["rows"]}
+    for layers, words in ((2, "two layers"), (4, "four")):
+        gains = [found[f"dpace-{layers}-layers", name] / found[f"decay-{layers}-layers", name] - 1 for name in REAL]
+        assert f"{min(gains):+.1%} to {max(gains):+.1%} with {words}".replace("%", "", 1) in ended
     for name in ("dpace", "decay"):
         assert lengths(runs_of("demo-t0-retrained.json", f"demo:dflash-{name}"), DEMO) in ended
     for run in runs_of("demo-t0-retrained.json", "demo:dflash-decay").values():
