@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from paradraft.interchange.contracts import Facts, facts_of, verdicts
+from paradraft.interchange.contracts import facts_of, verdicts
+from paradraft.interchange.layout import Facts
 from paradraft.models import Target
 from tests.conftest import KINDS
 from tests.interchange.test_exchange import saved, target

@@ -41,7 +41,7 @@ def compare_logits(ours: Path, other: Path, target: Target, mode: str | None = N
             drafter.set_mode(mode)
     steps, vocabulary = min(drafter.max_draft for drafter in drafters), drafters[0].vocabulary
     whole = vocabulary is not None and drafters[1].vocabulary is None
-    if whole and drafters[0].kind == "vanilla":
+    if whole and not drafters[0].parallel:
         steps = 1  # what it drafts next depends on which tokens it could have drafted
     first, second = (draft_logits(drafter, target, steps) for drafter in drafters)
     if whole and vocabulary is not None:  # a head of other size sums in another order

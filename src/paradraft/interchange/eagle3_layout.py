@@ -17,8 +17,9 @@ from torch import Tensor
 from ..drafters.directory import check_rope
 from ..drafters.eagle3_config import LAYER_KEY, published_layers
 from ..errors import UserError
-from .dflash_layout import Foreign, rope_theta
-from .drafter_files import DrafterFiles, inside, only, write_drafter_files
+from . import gguf, transformers
+from .drafter_files import DrafterFiles, inside, only, rope_theta, with_settings, write_drafter_files
+from .layout import Facts, Foreign, Layout, Use
 from .target_side import TargetSide, needed
 
 SIZES = (
@@ -60,14 +61,15 @@ def native_config(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
         LAYER_KEY: layers,
         "eagle_config": {LAYER_KEY: [i - 1 for i in layers], "use_aux_hidden_state": True},
         "dtype": config["dtype"],
-        **({"paradraft": config["paradraft"]} if "paradraft" in config else {}),
+        **with_settings(config),
     }
 
 
-def write(source: DrafterFiles, out: Path) -> None:
+def write(source: DrafterFiles, out: Path, side: TargetSide | None) -> list[str]:
     """The directory that vLLM, SGLang and EAGLE's own code read; a whole vocabulary comes without d2t."""
     maps = {"d2t": source.own["d2t"].long(), "t2d": source.own["t2d"].bool()} if source.reduced else {}
     write_drafter_files(out, native_config(source.config, source.directory), source.weights | maps)
+    return []
 
 
 def understood(
@@ -138,3 +140,68 @@ def own_tensors(tensors: Mapping[str, Tensor], config: dict[str, Any], where: Pa
         raise UserError(f"drafter {where}: its head has {size} rows, its d2t {len(d2t)}; the checkpoint is damaged")
     config["draft_vocab_size"] = size
     return kept | {"d2t": d2t.long(), "t2d": inside(d2t, config["vocab_size"]) if t2d is None else t2d.bool()}
+
+
+def read(found: Foreign) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    config, notes = understood(found.config, found.where, found.assume, found.side)
+    return config, own_tensors(found.without_the_targets("embed_tokens.weight"), config, found.where), notes
+
+
+# --- llama.cpp --------------------------------------------------------------------------------------------------
+
+GGUF_NAMES = gguf.LAYER | {"fc": "fc", "hidden_norm": "attn_norm_2", "norm": "output_norm", "lm_head": "output"}
+GGUF_LAYERS = 3
+
+
+def gguf_parts(source: DrafterFiles, target: TargetSide) -> gguf.Parts:
+    """With its own head; the embedding is the target's. `extract_layers` is what older readers call `target_layers`."""
+    native = native_config(source.config, source.directory)
+    layers = native[LAYER_KEY]
+    if len(layers) != GGUF_LAYERS:
+        raise UserError(
+            f"llama.cpp's EAGLE-3 reads {GGUF_LAYERS} layers of the target; this drafter reads {len(layers)}"
+        )
+    fields = gguf.sizes("eagle3", native) | {
+        "general.name": "EAGLE-3 drafter",
+        "eagle3.target_layers": layers,
+        "eagle3.extract_layers": layers,
+        "eagle3.norm_before_residual": native["norm_before_residual"],
+        "eagle3.norm_before_fc": False,
+    }
+    heads = {"q_proj": native["num_attention_heads"], "k_proj": native["num_key_value_heads"]}
+    tensors = {}
+    for name, tensor in source.weights.items():
+        rotary = next((count for part, count in heads.items() if f"self_attn.{part}." in name), None)
+        there = gguf.gguf_name(name.replace("midlayer.", "layers.0."), GGUF_NAMES)
+        tensors[there] = tensor if rotary is None else interleaved(tensor, rotary)
+    if source.reduced:
+        tensors["d2t"] = source.draft_ids()
+    return gguf.Parts("eagle3", fields, tensors, native["vocab_size"])
+
+
+def interleaved(weight: Tensor, heads: int) -> Tensor:
+    """Query or key weights [heads * dim, H] for rotations of neighbours: in a head, rows i and i + dim/2 side by side.
+
+    llama.cpp rotates EAGLE-3 in this way, and DFlash as we do, by halves.
+    """
+    return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(weight.shape)
+
+
+def three_layers(facts: Facts) -> str:
+    count = len(facts.config.get(LAYER_KEY) or ())
+    return "" if count == GGUF_LAYERS else f"its EAGLE-3 reads {GGUF_LAYERS} layers of the target, this drafter {count}"
+
+
+LAYOUT = Layout(
+    read,
+    write={"vllm": write, "sglang": write, "published": write, "gguf": gguf.writer(gguf_parts)},
+    engines={
+        "vllm": Use(),
+        "sglang": Use(),
+        "llama.cpp": Use("gguf", reasons=(three_layers,)),
+        "transformers": transformers.NO_ASSISTANT,
+    },
+    vllm={"method": "eagle3"},
+    sglang="EAGLE3",
+    names_target=False,
+)
