@@ -15,17 +15,14 @@ import torch
 from torch import Tensor
 
 from ..drafters.directory import check_rope
-from ..drafters.eagle3_config import LAYER_KEY, published_layers
+from ..drafters.eagle3_config import LAYER_KEY, Eagle3Config, published_layers
+from ..drafters.layer_config import SIZES_SAVED_AS
 from ..errors import UserError
 from . import gguf, transformers
 from .drafter_files import DrafterFiles, inside, only, rope_theta, with_settings, write_drafter_files
 from .layout import Facts, Foreign, Layout, Use
 from .target_side import TargetSide, needed
 
-SIZES = (
-    *("hidden_size", "vocab_size", "num_attention_heads", "num_key_value_heads"),
-    *("head_dim", "intermediate_size", "rms_norm_eps", "max_position_embeddings"),
-)
 UNLIKE: dict[str, tuple[Any, ...]] = {  # of config.json: what changes nothing
     "num_hidden_layers": (1,),
     "attention_bias": (None, False),
@@ -42,24 +39,13 @@ UNLIKE: dict[str, tuple[Any, ...]] = {  # of config.json: what changes nothing
 
 def native_config(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
     """config.json for engines, from one of ours: only known fields, all that a reader might guess explicit."""
-    theta, layers = rope_theta(config), list(config[LAYER_KEY])
+    only(config, tuple(SIZES_SAVED_AS.values()), where)
+    found = Eagle3Config.from_saved({**config, "rope_theta": rope_theta(config)}, where).saved(rope_scaling=None)
+    del found["paradraft"]
     return {
         "architectures": ["LlamaForCausalLMEagle3"],
-        "model_type": "llama",
-        "num_hidden_layers": 1,
-        **only(config, SIZES, where),
-        "target_hidden_size": config["hidden_size"],
+        **found,
         "draft_vocab_size": config["draft_vocab_size"],
-        "rope_theta": theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
-        "rope_scaling": None,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": False,
-        "norm_before_residual": bool(config.get("norm_before_residual")),
-        LAYER_KEY: layers,
-        "eagle_config": {LAYER_KEY: [i - 1 for i in layers], "use_aux_hidden_state": True},
         "dtype": config["dtype"],
         **with_settings(config),
     }

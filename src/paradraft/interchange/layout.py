@@ -26,7 +26,7 @@ ASSUMPTIONS = {
 
 @dataclass(frozen=True)
 class Foreign:
-    """Its configuration and tensors; `assume`: what the user decided; `side`: its target, if one was given."""
+    """A directory that another project wrote. `assume`: what the user decided; `side`: its target, if one was given."""
 
     config: Mapping[str, Any]
     where: Path
@@ -87,7 +87,7 @@ Published = Callable[[DrafterFiles], dict[str, Any]]
 """config.json of one of our drafters as its authors have it."""
 
 Reader = Callable[[Foreign], tuple[dict[str, Any], dict[str, Tensor], list[str]]]
-"""Configuration and tensors as ours, and what the user should know; what a checkpoint leaves open is refused."""
+"""A foreign directory's configuration and tensors as ours, and what the user should know; what is open is refused."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Use:
 
 @dataclass(frozen=True)
 class Layout:
-    """`write`: for each `--to` how, or why not. `engines`: for each engine how it is used, or why not.
+    """`write`: for each `--to` how, or why not ({kind} is filled in). `engines`: for each engine how, or why not.
 
     `carry`: copies what a directory has beside configuration and weights. `vllm`: its part of --speculative-config.
     `sglang`: --speculative-algorithm. `mask`: the mask token that a config.json names. `names_target`: config.json has
