@@ -162,7 +162,7 @@ def test_a_layout_says_something_of_every_engine(kind: str) -> None:
 
 
 def test_sglangs_algorithms() -> None:
-    """As its server names them: no drafting with a whole block is told how many steps to take."""
+    """As its server names them; what drafts whole blocks is not told how many steps to take."""
     found = {kind: speculative_options(kind, "D", 5) for kind, layout in LAYOUTS.items() if layout.sglang}
     algorithms = {"dflash": "DFLASH", "dflash2": "DFLASH", "eagle3": "EAGLE3", "vanilla": "STANDALONE"}
     assert {kind: options[1] for kind, options in found.items()} == algorithms
