@@ -93,6 +93,7 @@ class Eagle3(BranchingDrafter):
     keeps_vocabulary = True
     section = Eagle3Section
     architecture = "LlamaForCausalLMEagle3"
+    config_class = Eagle3Config
     bound = True
     usual_length = DRAFT_LENGTH
 

@@ -25,11 +25,8 @@ class Eagle3Config(LayerConfig):
     def size_names(cls) -> tuple[str, ...]:
         return (*super().size_names(), "draft_length")
 
-    def saved(self, **rope: Any) -> dict[str, Any]:
-        """The fields of config.json. Both counts of layers are written: vLLM reads the first, SGLang the second.
-
-        `rope`: what else to say of the rotary positions.
-        """
+    def saved(self) -> dict[str, Any]:
+        """The fields of config.json. Both counts of layers are written: vLLM reads the first, SGLang the second."""
         ids = list(self.feature_layers)
         return {
             "model_type": "llama",
@@ -38,7 +35,6 @@ class Eagle3Config(LayerConfig):
             "target_hidden_size": self.hidden_size,
             "draft_vocab_size": self.vocabulary_size,
             **self.saved_rope(),
-            **rope,
             "hidden_act": "silu",
             "attention_bias": False,
             "mlp_bias": False,

@@ -84,8 +84,8 @@ class LayerConfig:
     def saved_rope(self) -> dict[str, Any]:
         """In both places, because engines differ in where they look."""
         return {
-            "rope_theta": self.rope_theta,
-            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "rope_theta": float(self.rope_theta),
+            "rope_parameters": {"rope_type": "default", "rope_theta": float(self.rope_theta)},
         }
 
     @classmethod

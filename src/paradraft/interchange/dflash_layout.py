@@ -8,24 +8,21 @@ layer was read can be seen in the tensors; what a configuration leaves open is r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ..drafters import DFlash
 from ..drafters.directory import check_rope
 from ..errors import UserError
 from . import gguf, speculators, transformers
-from .drafter_files import DrafterFiles, inside, only, rope_theta, write_drafter_files
-from .layout import Facts, Foreign, Layout, Published, Use, Writer, when
+from .drafter_files import DrafterFiles, engine_config, inside, write_drafter_files
+from .layout import PLAIN, Facts, Foreign, Layout, Reader, Understood, Use, Writer, reduced, when
 from .target_side import TargetSide, reduced_head
 
-SIZES = (
-    *("hidden_size", "vocab_size", "num_hidden_layers", "num_target_layers", "num_attention_heads"),
-    *("num_key_value_heads", "head_dim", "intermediate_size", "rms_norm_eps", "max_position_embeddings"),
-)
 DEEPSPEC = ("num_anchors", "markov_rank", "markov_head_type", "enable_confidence_head")
 NEUTRAL: dict[str, tuple[Any, ...]] = {  # of dflash_config: what changes nothing; a key that is not here is refused
     "use_swa": (None, False),
@@ -49,37 +46,14 @@ UNDERSTOOD = (
 )
 
 
-def native_config(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """config.json of DFlash's authors, from one of ours: only known fields, all that a reader might guess explicit."""
-    inner = config["dflash_config"]
-    layers, theta, causal = config["num_hidden_layers"], rope_theta(config), bool(config.get("is_causal"))
-    return {
-        "architectures": ["DFlashDraftModel"],
-        "model_type": "qwen3",
-        **only(config, SIZES, where),
-        "rope_theta": theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
-        "rope_scaling": None,
-        "is_neox_style": True,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "tie_word_embeddings": False,
-        "layer_types": ["full_attention"] * layers,
-        "use_sliding_window": False,
-        "sliding_window": None,
-        "block_size": config["block_size"],
-        "is_causal": causal,
-        "sample_from_anchor": False,
-        "dflash_config": {
-            "mask_token_id": inner["mask_token_id"],
-            "target_layer_ids": sorted(set(inner["target_layer_ids"])),
-            "block_size": config["block_size"],
-            "causal": causal,
-            **({"causal_head": True} if causal else {}),  # JetSpec's own name for it
-            "sample_from_anchor": False,
-        },
-        "dtype": config["dtype"],
-    }
+def native_config(config: Mapping[str, Any], where: Path, drafter: type[DFlash] = DFlash) -> dict[str, Any]:
+    """config.json for engines, from one of ours: of a DFlash drafter as its authors have it, or of one built on it."""
+    guessed = {"is_neox_style": True, "use_sliding_window": False, "sliding_window": None, "sample_from_anchor": False}
+    found = engine_config(drafter, config, where, **guessed)
+    if "dflash_config" in found:
+        block = {"block_size": found["block_size"], "causal": False, "sample_from_anchor": False}
+        found["dflash_config"] = block | found["dflash_config"]
+    return found
 
 
 # --- what a foreign configuration must say ----------------------------------------------------------------------
@@ -101,13 +75,12 @@ def check_slots(found: Foreign) -> list[str]:
     return ["it does not declare its slot layout; its configuration is DFlash's own, so slot 0 drafts nothing"]
 
 
-def check_causality(found: Foreign) -> list[str]:
+def check_causality(found: Foreign) -> None:
     said = found.said("is_causal", "causal", "causal_head")
     if any(said) and not all(said):
         found.refuse("it says both that attention inside its block is causal and that it is not")
-    if set(found.config.get("layer_types") or ()) - {"full_attention"} or any(found.said("use_swa")):
+    if any(found.said("use_swa")):
         found.refuse("it has sliding-window layers, which paradraft's DFlash does not have")
-    return []
 
 
 def check_features(found: Foreign) -> list[str]:
@@ -131,67 +104,57 @@ def check_features(found: Foreign) -> list[str]:
     return []
 
 
-def check_rest(found: Foreign) -> list[str]:
-    """Everything else that would change what is drafted."""
+def check_rest(found: Foreign, more: Collection[str] = ()) -> None:
+    """Everything else that would change what is drafted. `more`: keys of dflash_config that are read."""
     check_rope(found.config, found.where)
-    config = found.config
-    wrong = {
-        "attention_bias": config.get("attention_bias") not in (None, False),
-        "hidden_act": config.get("hidden_act", "silu") != "silu",
-        "target_hidden_size": config.get("target_hidden_size") not in (None, config.get("hidden_size")),
-        "quantization_config": config.get("quantization_config") is not None,
-        "logit_scale": config.get("logit_scale") not in (None, 1),
-    }
-    for key, foreign in wrong.items():
-        if foreign:
-            found.refuse(f"{key} {config[key]!r} of its config.json is not supported")
+    found.check_plain({**PLAIN, "target_hidden_size": (None, found.config.get("hidden_size"))})
     for key, value in found.inner.items():
-        if key not in UNDERSTOOD and value not in NEUTRAL.get(key, ()):
+        if key not in (*UNDERSTOOD, *more) and value not in NEUTRAL.get(key, ()):
             found.refuse(f"{key} {value!r} of its dflash_config is not known to paradraft, which cannot leave it out")
     if (found.where / "mask_embedding.pt").is_file():
         found.refuse("it comes with a mask embedding of its own, which paradraft does not support")
-    return []
 
 
-CHECKS: tuple[Callable[[Foreign], list[str]], ...] = (check_slots, check_causality, check_features, check_rest)
-
-
-def understood(config: Mapping[str, Any], where: Path, assume: Collection[str]) -> tuple[dict[str, Any], list[str]]:
-    """A foreign configuration as ours, and what the user should know; what it leaves open is refused."""
-    found = Foreign(config, where, assume)
-    notes = [note for check in CHECKS for note in check(found)]
-    own = {"dtype": config.get("torch_dtype", "bfloat16"), **config}
+def understood(
+    found: Foreign, drafter: type[DFlash] = DFlash, more: Collection[str] = ()
+) -> tuple[dict[str, Any], list[str]]:
+    """A foreign configuration as ours; `more`: keys of dflash_config that this kind has besides."""
+    notes = [*check_slots(found), *check_features(found)]
+    check_causality(found)
+    check_rest(found, more)
+    own = {"dtype": found.config.get("torch_dtype", "bfloat16"), **found.config}
     own |= {key: found.one(key) for key in ("block_size", "num_target_layers")}
     own["is_causal"] = any(found.said("is_causal", "causal", "causal_head"))
-    own["dflash_config"] = {key: found.one(key) for key in ("mask_token_id", "target_layer_ids")}
-    return native_config(own, where), notes
+    own["dflash_config"] = {key: found.one(key) for key in ("mask_token_id", "target_layer_ids", *more)}
+    return native_config(own, found.where, drafter), notes
 
 
-Understood = Callable[[Mapping[str, Any], Path, Collection[str]], tuple[dict[str, Any], list[str]]]
+def reader(understood: Understood) -> Reader:
+    """A reader of directories whose configuration is understood so; the target's matrices are left out."""
+
+    def read(found: Foreign) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+        config, notes = understood(found)
+        tensors = found.without_the_targets("embed_tokens.weight", "lm_head.weight")
+        if "d2t" in tensors:
+            config["draft_vocab_size"] = len(tensors["d2t"])
+            tensors["t2d"] = inside(tensors["d2t"], config["vocab_size"])
+        return config, tensors, notes
+
+    return read
 
 
-def read_block(found: Foreign, understood: Understood) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
-    """A foreign directory as ours: `understood` tells its configuration; the target's matrices are left out."""
-    config, notes = understood(found.config, found.where, found.assume)
-    tensors = found.without_the_targets("embed_tokens.weight", "lm_head.weight")
-    if "d2t" in tensors:
-        config["draft_vocab_size"] = len(tensors["d2t"])
-        tensors["t2d"] = inside(tensors["d2t"], config["vocab_size"])
-    return config, tensors, notes
-
-
-def read(found: Foreign) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+def understood_either(found: Foreign) -> tuple[dict[str, Any], list[str]]:
     """Of the authors' layout, or in the speculators format."""
     if speculators.recognised(found.config):
         found = replace(found, config=speculators.read(found))
-    return read_block(found, understood)
+    return understood(found)
 
 
 # --- what is written --------------------------------------------------------------------------------------------
 
 
-def native(source: DrafterFiles) -> dict[str, Any]:
-    return native_config(source.config, source.directory)
+def native(source: DrafterFiles, drafter: type[DFlash] = DFlash) -> dict[str, Any]:
+    return native_config(source.config, source.directory, drafter)
 
 
 def write_for_vllm(source: DrafterFiles, config: dict[str, Any], out: Path, side: TargetSide | None) -> list[str]:
@@ -204,13 +167,13 @@ def write_for_vllm(source: DrafterFiles, config: dict[str, Any], out: Path, side
     return []
 
 
-def whole_only(published: Published, why: str) -> Writer:
-    """A writer of this configuration and our weights that refuses a reduced vocabulary."""
+def whole_only(why: str, drafter: type[DFlash] = DFlash) -> Writer:
+    """A writer of the configuration and our weights that refuses a reduced vocabulary."""
 
     def write(source: DrafterFiles, out: Path, side: TargetSide | None) -> list[str]:
         if source.reduced:
             raise UserError(why)
-        write_drafter_files(out, published(source), source.weights)
+        write_drafter_files(out, native(source, drafter), source.weights)
         return []
 
     return write
@@ -261,10 +224,6 @@ def last_layer(facts: Facts) -> bool:
     return bool(max(layers) == facts.config.get("num_target_layers", 0) - 1)
 
 
-def reduced(facts: Facts) -> bool:
-    return facts.reduced
-
-
 WHOLE_HEAD = when(reduced, "it uses the target's whole head; this drafter has a reduced vocabulary")
 CAUSAL = when(
     lambda facts: bool(facts.config.get("is_causal")),
@@ -281,20 +240,17 @@ KEY_NORM = when(
 TRITON = when(lambda facts: True, "drafts on a GPU only (Triton); the code was read, not run")
 
 LAYOUT = Layout(
-    read,
+    reader(understood_either),
     write={
         "vllm": lambda source, out, side: write_for_vllm(source, native(source), out, side),
         "sglang": whole_only(
-            native,
             "SGLang 0.5.23 gives DFlash the target's whole head; a reduced draft vocabulary does not work there: "
             "export --to speculators and serve with vLLM, or train without drafter.vocabulary",
         ),
-        "speculators": lambda source, out, side: speculators.write(source, native, out, side),
+        "speculators": lambda source, out, side: speculators.write(source, native(source), out, side),
         "gguf": gguf.writer(gguf_parts),
-        "transformers": lambda source, out, side: transformers.write(source, native, out),
-        "published": whole_only(
-            native, "DFlash's authors publish no reduced draft vocabulary; export --to speculators"
-        ),
+        "transformers": lambda source, out, side: transformers.write(source, native(source), out),
+        "published": whole_only("DFlash's authors publish no reduced draft vocabulary; export --to speculators"),
     },
     engines={
         "vllm": Use("speculators", where=reduced, remarks=(KEY_NORM,)),

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..drafters import DRAFTERS, kind_of
+from ..drafters import DRAFTERS, DFlash, Eagle3, kind_of
 from ..drafters.directory import read_config
 from ..drafters.language_model import OWN_TENSORS
 from ..drafters.pard2 import PROJECTION, read_projection
@@ -158,11 +158,18 @@ def only(config: Mapping[str, Any], keys: tuple[str, ...], where: Path) -> dict[
     return {key: config[key] for key in keys}
 
 
-def with_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Our own settings in a configuration, if it has some."""
-    return {"paradraft": config["paradraft"]} if "paradraft" in config else {}
-
-
-def rope_theta(config: Mapping[str, Any]) -> float:
-    """RoPE's base, at top level or in rope_parameters."""
-    return float(config.get("rope_theta") or (config.get("rope_parameters") or {})["rope_theta"])
+def engine_config(
+    drafter: type[DFlash] | type[Eagle3], config: Mapping[str, Any], where: Path, **explicit: Any
+) -> dict[str, Any]:
+    """config.json for engines, from one of ours: known fields only, and `explicit` what a reader might guess."""
+    only(config, tuple(drafter.config_class.saved_as.values()), where)
+    found = drafter.config_class.from_saved(config, where).saved()
+    if "paradraft" not in config:  # settings that nobody made
+        found.pop("paradraft", None)
+    return {
+        "architectures": [drafter.architecture],
+        "rope_scaling": None,
+        **explicit,
+        **found,
+        "dtype": config["dtype"],
+    }

@@ -6,35 +6,29 @@ qwen3_dspark.py`). A block samples from the anchor, which their files leave unsa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..drafters import DSpark
 from ..errors import UserError
 from . import dflash_layout, gguf, transformers
-from .dflash_layout import TRITON, read_block, reduced, write_for_vllm
-from .drafter_files import DrafterFiles, only, with_settings, write_drafter_files
-from .layout import Facts, Foreign, Layout, Use
+from .dflash_layout import TRITON, reader, write_for_vllm
+from .drafter_files import DrafterFiles, only, write_drafter_files
+from .layout import Facts, Foreign, Layout, Use, reduced
 from .target_side import TargetSide, needed
 
 HEADS = ("markov_rank", "markov_head_type", "enable_confidence_head")
 
 
 def native_config(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """config.json for engines, from one of ours: DFlash's with its inner object at top level, and the heads."""
-    inner = {key: config[key] for key in ("mask_token_id", "target_layer_ids")}
-    found = dflash_layout.native_config({**config, "dflash_config": inner, "is_causal": False}, where)
-    del found["dflash_config"]
-    return {
-        **found,
-        **inner,
-        "architectures": ["Qwen3DSparkModel"],
-        "sample_from_anchor": True,
+    """config.json for engines, from one of ours."""
+    only(config, HEADS, where)
+    kept = {
         "num_anchors": int(config.get("num_anchors") or 512),
-        **only(config, HEADS, where),
         "confidence_head_with_markov": bool(config.get("confidence_head_with_markov")),
-        **with_settings(config),
     }
+    return dflash_layout.native_config({**config, **kept}, where, DSpark) | kept
 
 
 def write_vllm(source: DrafterFiles, out: Path, side: TargetSide | None) -> list[str]:
@@ -56,18 +50,16 @@ def write_published(source: DrafterFiles, out: Path, side: TargetSide | None) ->
     return []
 
 
-def understood(config: Mapping[str, Any], where: Path, assume: Collection[str]) -> tuple[dict[str, Any], list[str]]:
+def understood(found: Foreign) -> tuple[dict[str, Any], list[str]]:
     """A foreign configuration as ours; what would draft otherwise is refused."""
-    found = Foreign(config, where, assume)
+    config = found.config
     if config.get("sample_from_anchor") is False:
         found.refuse("it says that slot 0 of a block drafts nothing, but DSpark's does; its layout cannot be told")
-    if any(found.said("is_causal", "causal")) or set(config.get("layer_types") or ()) - {"full_attention"}:
-        found.refuse("it has causal blocks or sliding-window layers, which paradraft's DSpark does not have")
     if not config.get("markov_rank"):
         found.refuse("it has no Markov head: DeepSpec's DFlash, whose slots paradraft's DFlash does not have")
     notes = dflash_layout.check_features(found)
     dflash_layout.check_rest(found)
-    return native_config({"dtype": config.get("torch_dtype", "bfloat16"), **config}, where), notes
+    return native_config({"dtype": config.get("torch_dtype", "bfloat16"), **config}, found.where), notes
 
 
 def vanilla_only(facts: Facts) -> str:
@@ -76,7 +68,7 @@ def vanilla_only(facts: Facts) -> str:
 
 
 LAYOUT = Layout(
-    lambda found: read_block(found, understood),
+    reader(understood),
     write={
         "vllm": write_vllm,
         "sglang": "paradraft has not checked how SGLang reads DSpark; export --to vllm",

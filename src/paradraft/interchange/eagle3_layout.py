@@ -7,48 +7,36 @@ Transformers' hidden_states, one in `eagle_config` what SGLang adds one to.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..drafters import Eagle3
 from ..drafters.directory import check_rope
-from ..drafters.eagle3_config import LAYER_KEY, Eagle3Config, published_layers
-from ..drafters.layer_config import SIZES_SAVED_AS
+from ..drafters.eagle3_config import LAYER_KEY, published_layers
 from ..errors import UserError
 from . import gguf, transformers
-from .drafter_files import DrafterFiles, inside, only, rope_theta, with_settings, write_drafter_files
-from .layout import Facts, Foreign, Layout, Use
+from .drafter_files import DrafterFiles, engine_config, inside, write_drafter_files
+from .layout import PLAIN, Facts, Foreign, Layout, Use
 from .target_side import TargetSide, needed
 
-UNLIKE: dict[str, tuple[Any, ...]] = {  # of config.json: what changes nothing
+UNLIKE = {  # of config.json: what changes nothing
+    **PLAIN,
     "num_hidden_layers": (1,),
-    "attention_bias": (None, False),
     "mlp_bias": (None, False),
-    "hidden_act": (None, "silu"),
     "norm_before_fc": (None, False),
     "fc_norm": (None, False),
     "norm_output": (None, False),
     "parallel_drafting": (None, False),
-    "quantization_config": (None,),
-    "logit_scale": (None, 1),
 }
 
 
 def native_config(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """config.json for engines, from one of ours: only known fields, all that a reader might guess explicit."""
-    only(config, tuple(SIZES_SAVED_AS.values()), where)
-    found = Eagle3Config.from_saved({**config, "rope_theta": rope_theta(config)}, where).saved(rope_scaling=None)
-    del found["paradraft"]
-    return {
-        "architectures": ["LlamaForCausalLMEagle3"],
-        **found,
-        "draft_vocab_size": config["draft_vocab_size"],
-        "dtype": config["dtype"],
-        **with_settings(config),
-    }
+    """config.json for engines, from one of ours."""
+    return engine_config(Eagle3, config, where) | {"draft_vocab_size": config["draft_vocab_size"]}
 
 
 def write(source: DrafterFiles, out: Path, side: TargetSide | None) -> list[str]:
@@ -58,31 +46,27 @@ def write(source: DrafterFiles, out: Path, side: TargetSide | None) -> list[str]
     return []
 
 
-def understood(
-    config: Mapping[str, Any], where: Path, assume: Collection[str], side: TargetSide | None
-) -> tuple[dict[str, Any], list[str]]:
+def understood(found: Foreign) -> tuple[dict[str, Any], list[str]]:
     """A foreign configuration as ours, and what the user should know; what it leaves open is refused."""
-    found = Foreign(config, where, assume)
-    check_rope(config, where)
-    for key, plain in UNLIKE.items():
-        if config.get(key) not in plain:
-            found.refuse(f"{key} {config.get(key)!r} of its config.json is not supported")
+    config = found.config
+    check_rope(config, found.where)
+    found.check_plain(UNLIKE)
     if config.get("target_hidden_size") not in (None, config.get("hidden_size")):
         found.refuse(
             f"it is {config.get('hidden_size')} wide and its target {config['target_hidden_size']}, which paradraft "
             "does not support"
         )
-    layers, notes = feature_layers(found, side)
+    layers, notes = feature_layers(found)
     heads = config.get("num_attention_heads")
     sizes = {"head_dim": config["hidden_size"] // heads} if heads and config.get("hidden_size") else {}
     own = {**sizes, **{key: value for key, value in config.items() if value is not None}, LAYER_KEY: layers}
     own.setdefault("dtype", config.get("torch_dtype", "bfloat16"))
     own.setdefault("num_key_value_heads", heads)
     own.setdefault("draft_vocab_size", own.get("vocab_size"))
-    return native_config(own, where), notes
+    return native_config(own, found.where), notes
 
 
-def feature_layers(found: Foreign, side: TargetSide | None) -> tuple[list[int], list[str]]:
+def feature_layers(found: Foreign) -> tuple[list[int], list[str]]:
     """Indices of Transformers' hidden_states, ascending."""
     listed, inner = found.config.get(LAYER_KEY), (found.config.get("eagle_config") or {}).get(LAYER_KEY)
     for ids in (listed, inner):
@@ -99,8 +83,8 @@ def feature_layers(found: Foreign, side: TargetSide | None) -> tuple[list[int], 
             "layer-outputs",
         )
         return ascending(found, [i + 1 for i in inner]), []
-    target = needed(side, "the drafter does not name its feature layers, and its authors' depend on the target").target
-    layers = [i + 1 for i in published_layers(len(target.layers))]
+    side = needed(found.side, "the drafter does not name its feature layers, and its authors' depend on the target")
+    layers = [i + 1 for i in published_layers(len(side.target.layers))]
     return layers, [f"it does not name its feature layers; its authors' are taken, hidden states {layers}"]
 
 
@@ -129,7 +113,7 @@ def own_tensors(tensors: Mapping[str, Tensor], config: dict[str, Any], where: Pa
 
 
 def read(found: Foreign) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
-    config, notes = understood(found.config, found.where, found.assume, found.side)
+    config, notes = understood(found)
     return config, own_tensors(found.without_the_targets("embed_tokens.weight"), config, found.where), notes
 
 

@@ -21,7 +21,7 @@ from .drafter_files import (
     write_drafter_files,
     write_projection,
 )
-from .layout import Foreign, Layout, Reader, Use, when
+from .layout import Foreign, Layout, Reader, Use, reduced, when
 from .target_side import TargetSide, needed
 
 PARD2_KEYS = ("pard2", "spd_type", "pard2_scale", "pard2_proj_bias", "pard2_target_dim", "pard2_target_layers")
@@ -103,7 +103,7 @@ def carry_pard2(where: Path, out: Path) -> None:
 
 
 IGNORED = when(lambda facts: True, "drafts independent of the target's features (the projection is ignored)")
-WHOLE = when(lambda facts: facts.reduced, "drafts from the whole vocabulary, tokens included that it never learned")
+WHOLE = when(reduced, "drafts from the whole vocabulary, tokens included that it never learned")
 NO_PARD = "it does not draft in parallel with a language model"
 SGLANG_NO_PARD = "SGLang 0.5.23 does not draft in parallel with a language model (PARD); export --to vllm"
 VLLM = Use("vllm", where=lambda facts: facts.shared, remarks=(WHOLE,))

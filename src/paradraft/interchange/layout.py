@@ -17,6 +17,12 @@ from ..errors import UserError
 from .drafter_files import Described, DrafterFiles, target_ids
 from .target_side import TargetSide, needed
 
+PLAIN: Mapping[str, tuple[Any, ...]] = {  # of config.json: what changes nothing
+    "attention_bias": (None, False),
+    "hidden_act": (None, "silu"),
+    "quantization_config": (None,),
+    "logit_scale": (None, 1),
+}
 ASSUMPTIONS = {
     "bonus-anchor": "slot 0 of a block is the anchor and drafts nothing",
     "last-layer-before-norm": "features of the target's last layer were taken before its final norm",
@@ -59,6 +65,12 @@ class Foreign:
         hint = f"; if you know that {ASSUMPTIONS[assumption]}, add --assume {assumption}" if assumption else ""
         raise UserError(f"drafter {self.where}: {what}{hint}")
 
+    def check_plain(self, plain: Mapping[str, tuple[Any, ...]]) -> None:
+        """Refuse other values of these keys."""
+        for key, values in plain.items():
+            if self.config.get(key) not in values:
+                self.refuse(f"{key} {self.config.get(key)!r} of its config.json is not supported")
+
     def without_the_targets(self, *names: str) -> dict[str, Tensor]:
         """Its tensors without an embedding and head by these names, which must be the target's, row by row."""
         kept = dict(self.tensors)
@@ -83,11 +95,11 @@ class Foreign:
 Writer = Callable[[DrafterFiles, Path, TargetSide | None], list[str]]
 """Writes one of our drafters into a directory; returns what the user should know."""
 
-Published = Callable[[DrafterFiles], dict[str, Any]]
-"""config.json of one of our drafters as its authors have it."""
+Understood = Callable[[Foreign], tuple[dict[str, Any], list[str]]]
+"""A foreign configuration as ours, and what the user should know; what is open is refused."""
 
 Reader = Callable[[Foreign], tuple[dict[str, Any], dict[str, Tensor], list[str]]]
-"""A foreign directory's configuration and tensors as ours, and what the user should know; what is open is refused."""
+"""The same, and its tensors in between."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +118,10 @@ class Facts(Described):
 Condition = Callable[[Facts], bool]
 Reason = Callable[[Facts], str]
 """Why not, or an empty string."""
+
+
+def reduced(facts: Facts) -> bool:
+    return facts.reduced
 
 
 def when(condition: Condition, text: str) -> Reason:

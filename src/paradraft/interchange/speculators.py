@@ -13,7 +13,7 @@ from typing import Any
 from ..drafters.directory import dtype_name
 from ..errors import UserError
 from .drafter_files import DrafterFiles, inside, only, write_drafter_files
-from .layout import Foreign, Published
+from .layout import Foreign
 from .target_side import TargetSide, needed, reduced_head
 
 NO_KIND = "the speculators format has no {kind} drafter; export --to vllm"
@@ -21,15 +21,14 @@ ELSEWHERE = (  # of the authors' layout: what this format says outside transform
     *("architectures", "num_target_layers", "rope_theta", "rope_scaling", "is_neox_style"),
     *("block_size", "sample_from_anchor", "dflash_config"),
 )
-UNLIKE = {"projector_type": (None, "dflash"), "shift_label": (None, False), "sample_from_anchor": (None, False)}
 
 
-def write(source: DrafterFiles, published: Published, out: Path, side: TargetSide | None) -> list[str]:
+def write(source: DrafterFiles, native: Mapping[str, Any], out: Path, side: TargetSide | None) -> list[str]:
     """From a DFlash drafter and its authors' configuration of it."""
-    if source.config.get("is_causal"):
+    if native["is_causal"]:
         raise UserError("the speculators format does not say that blocks are causal; export --to vllm")
     target = needed(side, "the format names the target that it was trained for")
-    native, tensors = published(source), source.weights
+    tensors = source.weights
     config = {
         "architectures": ["DFlashSpeculator"],
         "speculators_model_type": "dflash",
@@ -72,9 +71,6 @@ def read(found: Foreign) -> dict[str, Any]:
         raise UserError(
             f"drafter {where} is a {kind} drafter in the speculators format; paradraft reads its dflash only"
         )
-    for key, plain in UNLIKE.items():
-        if config.get(key) not in plain:
-            raise UserError(f"drafter {where}: {key} {config[key]!r} is not supported; train a drafter here")
     target = needed(found.side, "the speculators format does not say how many layers the target has").target
     only(config, ("transformer_layer_config", "block_size", "mask_token_id", "aux_hidden_state_layer_ids"), where)
     layer = dict(config["transformer_layer_config"])
@@ -83,8 +79,10 @@ def read(found: Foreign) -> dict[str, Any]:
         "num_target_layers": len(target.layers),
         "block_size": config["block_size"],
         "target_hidden_size": config.get("target_hidden_size"),
-        "sample_from_anchor": False,  # absent means so in this format
+        "sample_from_anchor": bool(config.get("sample_from_anchor")),  # absent: it does not, in this format
+        "shift_label": config.get("shift_label"),
         "dflash_config": {
+            "projector_type": config.get("projector_type"),
             "mask_token_id": config["mask_token_id"],
             "target_layer_ids": [i - 1 for i in config["aux_hidden_state_layer_ids"]],
         },

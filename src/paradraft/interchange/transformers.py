@@ -6,11 +6,12 @@ the target's last layer after the final norm, and the whole head.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from .drafter_files import DrafterFiles, write_drafter_files
-from .layout import Published
 
 NO_KIND = "Transformers' DFlash assistant reads DFlash; a vanilla draft model is an assistant as it is"
 NO_ASSISTANT = "it has no assistant of this kind"
@@ -22,13 +23,12 @@ KEYS = (
 )
 
 
-def write(source: DrafterFiles, published: Published, out: Path) -> list[str]:
+def write(source: DrafterFiles, native: Mapping[str, Any], out: Path) -> list[str]:
     """From a DFlash drafter and its authors' configuration of it."""
-    if source.config.get("is_causal"):
+    if native["is_causal"]:
         raise UserError("Transformers' assistant lets every slot see its whole block; this drafter's blocks are causal")
     if source.reduced:
         raise UserError("Transformers uses the target's whole head; a reduced draft vocabulary does not work there")
-    native = published(source)
     layers = native["dflash_config"]["target_layer_ids"]
     if native["num_target_layers"] - 1 in layers:
         raise UserError(
