@@ -129,11 +129,11 @@ def understood(
     return native_config(own, found.where, drafter), notes
 
 
-def reader(understood: Understood) -> Reader:
-    """A reader of directories whose configuration is understood so; the target's matrices are left out."""
+def reader(configuration: Understood) -> Reader:
+    """A reader of directories, by what it makes of their configuration; the target's matrices are left out."""
 
     def read(found: Foreign) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
-        config, notes = understood(found)
+        config, notes = configuration(found)
         tensors = found.without_the_targets("embed_tokens.weight", "lm_head.weight")
         if "d2t" in tensors:
             config["draft_vocab_size"] = len(tensors["d2t"])
@@ -184,9 +184,9 @@ GGUF_NAMES = gguf.LAYER | {"fc": "fc", "hidden_norm": "enc.output_norm", "norm":
 
 def gguf_parts(source: DrafterFiles, target: TargetSide) -> gguf.Parts:
     """With a reduced vocabulary, its rows of the target's head go with it."""
-    if source.config.get("is_causal"):
-        raise UserError("llama.cpp's DFlash lets every slot see its whole block; this drafter's blocks are causal")
     config = native(source)
+    if config["is_causal"]:
+        raise UserError("llama.cpp's DFlash lets every slot see its whole block; this drafter's blocks are causal")
     inner = config["dflash_config"]
     fields = gguf.sizes("dflash", config) | {
         "general.name": "DFlash drafter",
