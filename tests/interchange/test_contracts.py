@@ -102,6 +102,17 @@ def test_language_models() -> None:
     assert all(read_by(vanilla).values()) and "convert_hf_to_gguf.py" in why(vanilla, "llama")
 
 
+def test_a_directory_without_an_embedding_is_exported_for_every_engine() -> None:
+    vanilla = replace(PARD, kind="vanilla", config={"vocab_size": 40}, tensors=frozenset({"model.norm.weight", "d2t"}))
+    own = {"vLLM": "vllm", "SGLang": "sglang", "llama.cpp": "vllm", "Transformers": "published"}
+    shared = configured(vanilla, paradraft={"share_embedding": True})
+    for engine, to in own.items():
+        assert f"export --to {to}" in why(shared, engine) and "whole vocabulary" in why(shared, engine)
+    for engine in ("vLLM", "SGLang", "Transformers"):
+        assert "the directory as it is" in why(vanilla, engine)
+    assert "the directory as it is" in why(shared, "paradraft")
+
+
 def test_sglang_prefers_the_tokenizers_mask() -> None:
     assert "which SGLang would use" in why(replace(DFLASH, mask_of_target=5), "SGLang")
     assert read_by(replace(DFLASH, mask_of_target=3))["SGLang"]

@@ -128,9 +128,9 @@ VANILLA = Layout(
     write=dict.fromkeys(("vllm", "sglang", "published"), write_language_model),
     engines={
         "vllm": VLLM,
-        "sglang": Use(),
-        "llama.cpp": Use("vllm", then=", then llama.cpp's convert_hf_to_gguf.py"),
-        "transformers": Use(),
+        "sglang": replace(VLLM, to="sglang"),
+        "llama.cpp": Use("vllm", remarks=(WHOLE,), then=", then llama.cpp's convert_hf_to_gguf.py"),
+        "transformers": replace(VLLM, to="published"),
     },
     carry=copy_tokenizer,
     vllm={"method": "draft_model"},

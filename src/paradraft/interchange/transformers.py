@@ -13,7 +13,10 @@ from typing import Any
 from ..errors import UserError
 from .drafter_files import DrafterFiles, write_drafter_files
 
-NO_KIND = "Transformers' DFlash assistant reads DFlash; a vanilla draft model is an assistant as it is"
+NO_KIND = (
+    "Transformers' DFlash assistant reads DFlash; a vanilla draft model is an assistant as it is, or after export "
+    "--to published if it shares the target's embedding"
+)
 NO_ASSISTANT = "it has no assistant of this kind"
 RENAMED = {"fc.weight": "encoder.fc.weight", "hidden_norm.weight": "encoder.output_norm_enc.weight"}
 KEYS = (
