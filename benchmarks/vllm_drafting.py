@@ -85,8 +85,8 @@ def measure(
 ) -> dict[str, Any]:
     """One drafter, by name or directory, exported and served by vLLM, beside our engine."""
     from paradraft.drafters import load_drafter
+    from paradraft.interchange import LAYOUTS
     from paradraft.interchange.exchange import export
-    from paradraft.interchange.vllm import METHODS
     from paradraft.models import Target
     from paradraft.models.names import drafter_directory, target_name
 
@@ -98,7 +98,7 @@ def measure(
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "drafter"
         done = export(drafter, "speculators" if reduced else "vllm", directory, target)
-        speculative = {**METHODS[done.kind], "model": str(directory), "num_speculative_tokens": own.max_draft}
+        speculative = {**LAYOUTS[done.kind].vllm, "model": str(directory), "num_speculative_tokens": own.max_draft}
         job = {"target": target_name(target), "prompts": prompts, "max_new_tokens": length}
         found = in_vllm(python, {**job, "speculative": speculative})
     ours = own_run(model, own, prompts, length)

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
-from paradraft.interchange.contracts import Facts, facts_of, verdicts
+from paradraft.interchange import LAYOUTS
+from paradraft.interchange.contracts import CONTRACTS, facts_of, verdicts
+from paradraft.interchange.exchange import FORMATS
+from paradraft.interchange.layout import Facts, Use
+from paradraft.interchange.served import speculative_options
 from paradraft.models import Target
 from tests.conftest import KINDS
 from tests.interchange.test_exchange import saved, target
@@ -98,6 +102,17 @@ def test_language_models() -> None:
     assert all(read_by(vanilla).values()) and "convert_hf_to_gguf.py" in why(vanilla, "llama")
 
 
+def test_a_directory_without_an_embedding_is_exported_for_every_engine() -> None:
+    vanilla = replace(PARD, kind="vanilla", config={"vocab_size": 40}, tensors=frozenset({"model.norm.weight", "d2t"}))
+    own = {"vLLM": "vllm", "SGLang": "sglang", "llama.cpp": "vllm", "Transformers": "published"}
+    shared = configured(vanilla, paradraft={"share_embedding": True})
+    for engine, to in own.items():
+        assert f"export --to {to}" in why(shared, engine) and "whole vocabulary" in why(shared, engine)
+    for engine in ("vLLM", "SGLang", "Transformers"):
+        assert "the directory as it is" in why(vanilla, engine)
+    assert "the directory as it is" in why(shared, "paradraft")
+
+
 def test_sglang_prefers_the_tokenizers_mask() -> None:
     assert "which SGLang would use" in why(replace(DFLASH, mask_of_target=5), "SGLang")
     assert read_by(replace(DFLASH, mask_of_target=3))["SGLang"]
@@ -144,3 +159,22 @@ def test_facts_of_a_saved_drafter(kind: str, target: Target, target_directory: P
     facts = facts_of(str(saved(kind, target, tmp_path / "ours")), str(target_directory))
     assert (facts.kind, facts.length, facts.reduced, facts.shared) == (kind, 5, False, False)
     assert read_by(facts)["paradraft"] and read_by(facts)["vLLM"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layout_says_something_of_every_engine(kind: str) -> None:
+    """And names no format that the kind is not written in."""
+    layout = LAYOUTS[kind]
+    assert layout.engines.keys() | {"paradraft"} == CONTRACTS.keys() and layout.write.keys() <= {*FORMATS}
+    for use in layout.engines.values():
+        assert isinstance(use, str) or not use.to or callable(layout.write[use.to])
+    assert isinstance(layout.engines["vllm"], Use) == bool(layout.vllm)
+    assert isinstance(layout.engines["sglang"], Use) == bool(layout.sglang)
+
+
+def test_sglangs_algorithms() -> None:
+    """As its server names them; what drafts whole blocks is not told how many steps to take."""
+    found = {kind: speculative_options(kind, "D", 5) for kind, layout in LAYOUTS.items() if layout.sglang}
+    algorithms = {"dflash": "DFLASH", "dflash2": "DFLASH", "eagle3": "EAGLE3", "vanilla": "STANDALONE"}
+    assert {kind: options[1] for kind, options in found.items()} == algorithms
+    assert [kind for kind, options in found.items() if len(options) == 4] == ["dflash", "dflash2"]

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from paradraft.errors import UserError
-from paradraft.interchange.dflash_layout import native_config, understood
+from paradraft.interchange import dflash_layout
+from paradraft.interchange.dflash_layout import native_config
+from paradraft.interchange.layout import Foreign
 
 WHERE = Path("drafter")
 INNER = {"mask_token_id": 3, "target_layer_ids": [1, 4, 7]}
@@ -30,6 +32,10 @@ FOREIGN: dict[str, Any] = {
     "torch_dtype": "float32",
     "dflash_config": INNER,
 }
+
+
+def understood(config: dict[str, Any], where: Path, assume: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
+    return dflash_layout.understood(Foreign(config, where, assume))
 
 
 def with_inner(**changes: Any) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from paradraft.drafters import Eagle3, load_drafter
 from paradraft.drafters.vocabulary import DraftVocabulary
 from paradraft.errors import UserError
+from paradraft.interchange import eagle3_layout
 from paradraft.interchange.drafter_files import compare
-from paradraft.interchange.eagle3_layout import understood
 from paradraft.interchange.exchange import export, import_checkpoint
+from paradraft.interchange.layout import Foreign
 from paradraft.models import Target
 from tests.conftest import make_drafter_of
 from tests.interchange.test_exchange import config_of, edit, saved, target
@@ -37,6 +38,10 @@ FOREIGN: dict[str, Any] = {
     "torch_dtype": "float16",
     "eagle_aux_hidden_state_layer_ids": [2, 5],
 }
+
+
+def understood(config: dict[str, Any], assume: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
+    return eagle3_layout.understood(Foreign(config, WHERE, assume))
 
 
 @pytest.mark.parametrize("to", ["vllm", "sglang", "published"])
@@ -105,18 +110,18 @@ def test_a_foreign_drafter(target: Target, target_directory: Path, tmp_path: Pat
 
 
 def test_what_a_configuration_says_of_its_layers() -> None:
-    own, notes = understood(FOREIGN, WHERE, (), None)
+    own, notes = understood(FOREIGN, ())
     assert not notes and own["head_dim"] == 8 and own["dtype"] == "float16"
     assert own["eagle_config"]["eagle_aux_hidden_state_layer_ids"] == [1, 4]
-    assert understood(own, WHERE, (), None) == (own, [])
+    assert understood(own, ()) == (own, [])
     inner = {"eagle_config": {"eagle_aux_hidden_state_layer_ids": [1, 4]}}
-    assert understood(FOREIGN | inner, WHERE, (), None)[0] == own
+    assert understood(FOREIGN | inner, ())[0] == own
     alone = {**FOREIGN, "eagle_aux_hidden_state_layer_ids": None, **inner}
     with pytest.raises(UserError, match="--assume layer-outputs"):
-        understood(alone, WHERE, (), None)
-    assert understood(alone, WHERE, ("layer-outputs",), None)[0] == own
+        understood(alone, ())
+    assert understood(alone, ("layer-outputs",))[0] == own
     with pytest.raises(UserError, match="does not name its feature layers"):
-        understood({**FOREIGN, "eagle_aux_hidden_state_layer_ids": None}, WHERE, (), None)
+        understood({**FOREIGN, "eagle_aux_hidden_state_layer_ids": None}, ())
 
 
 def test_unnamed_layers_are_the_authors(target: Target, target_directory: Path, tmp_path: Path) -> None:
@@ -143,4 +148,4 @@ def test_unnamed_layers_are_the_authors(target: Target, target_directory: Path, 
 )
 def test_planted_differences_are_refused(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
-        understood(FOREIGN | changes, WHERE, ("layer-outputs",), None)
+        understood(FOREIGN | changes, ("layer-outputs",))

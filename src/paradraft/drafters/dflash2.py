@@ -47,7 +47,7 @@ class DFlash2Section(BlockSection):
     selector_weight: float = Field(1.0, gt=0, description="of the selector's loss beside the token loss")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DFlash2Config(DFlashConfig):
     """DFlash's sizes and what DFlash 2 adds, as its section names them."""
 

@@ -5,59 +5,42 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from ..errors import UserError
 from ..models import Target
-from .directory import check_rope, unused_token
-from .layers import SIZES_SAVED_AS, check_sizes, sizes_of
-
-SAVED_AS = SIZES_SAVED_AS | {
-    "target_layers": "num_target_layers",
-    "layers": "num_hidden_layers",
-    "block_size": "block_size",
-}
+from .directory import unused_token
+from .layer_config import SIZES_SAVED_AS, LayerConfig
 
 
-@dataclass(frozen=True)
-class DFlashConfig:
-    """Sizes of the drafter; `hidden_size` and `vocabulary_size` are the target's.
+@dataclass(frozen=True, kw_only=True)
+class DFlashConfig(LayerConfig):
+    """Sizes of the drafter, and how its block works.
 
     causal: a slot sees those before it in its block, not those behind (JetSpec). sample_from_anchor: slot 0, which
     holds the anchor's token, drafts too (DSpark); else it drafts nothing.
     """
 
-    hidden_size: int
-    vocabulary_size: int
+    saved_as: ClassVar[Mapping[str, str]] = SIZES_SAVED_AS | {
+        "target_layers": "num_target_layers",
+        "layers": "num_hidden_layers",
+        "block_size": "block_size",
+    }
+    called: ClassVar[str] = "a DFlash drafter"
+
     target_layers: int
-    feature_layers: tuple[int, ...]
     mask_token: int
-    layers: int = 5
-    block_size: int = 16
-    heads: int = 32
-    key_value_heads: int = 8
-    head_dim: int = 128
-    intermediate_size: int = 9728
-    norm_epsilon: float = 1e-6
-    rope_theta: float = 1e6
-    max_positions: int = 40960
+    layers: int
+    block_size: int
     causal: bool = False
     sample_from_anchor: bool = False
 
     def __post_init__(self) -> None:
-        check_sizes(self, self.size_names())
+        super().__post_init__()
         if self.block_size < 2 - self.sample_from_anchor:
             raise ValueError("block_size must be at least 2: the anchor and a draft")
         if not isinstance(self.mask_token, int):
             raise ValueError(f"the mask token must be a token's number, not {self.mask_token!r}")
-        ids = list(self.feature_layers)
-        if not ids or not all(isinstance(i, int) for i in ids) or ids != sorted(set(ids)):
-            raise ValueError(f"feature layers must be ascending ids without repeats (engines sort them), not {ids}")
-
-    @classmethod
-    def size_names(cls) -> tuple[str, ...]:
-        """The fields that must be positive numbers."""
-        return (*SAVED_AS, "rope_theta")
 
     @property
     def unused_slots(self) -> int:
@@ -79,24 +62,22 @@ class DFlashConfig:
         `more`: other fields.
         """
         count = len(target.layers)
-        return cls(
-            hidden_size=target.hidden_size,
-            vocabulary_size=target.vocabulary_size,
+        return cls.like_target(
+            target,
             target_layers=count,
             feature_layers=default_feature_layers(layers, count) if feature_layers is None else feature_layers,
             mask_token=unused_token(target) if mask_token is None else mask_token,
             layers=layers,
             block_size=block_size,
-            **{**sizes_of(target), **more},
+            **more,
         )
 
     def saved(self) -> dict[str, Any]:
         """The fields of config.json. Nothing is left to defaults, because engines differ in them."""
         return {
             "model_type": "qwen3",
-            **{theirs: getattr(self, ours) for ours, theirs in SAVED_AS.items()},
-            "rope_theta": self.rope_theta,
-            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            **self.saved_sizes(),
+            **self.saved_rope(),
             "hidden_act": "silu",
             "attention_bias": False,
             "tie_word_embeddings": False,
@@ -111,24 +92,12 @@ class DFlashConfig:
 
     @classmethod
     def from_saved(cls, saved: Mapping[str, Any], directory: Path) -> Self:
-        """Read from the fields of config.json; `directory` is named in errors."""
         if set(saved.get("layer_types") or ()) - {"full_attention"}:
             raise UserError(f"drafter {directory}: sliding-window DFlash blocks are not supported")
-        check_rope(saved, directory)
-        try:
-            return cls(
-                **{ours: saved[theirs] for ours, theirs in SAVED_AS.items()},
-                rope_theta=saved.get("rope_theta") or saved["rope_parameters"]["rope_theta"],
-                **cls.own_fields(saved),
-            )
-        except KeyError as error:
-            raise UserError(f"drafter {directory}: config.json lacks {error}") from None
-        except (TypeError, ValueError) as error:
-            raise UserError(f"drafter {directory}: config.json does not describe a DFlash drafter: {error}") from None
+        return super().from_saved(saved, directory)
 
     @classmethod
     def own_fields(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """Of config.json, what is not a size. Raises KeyError, TypeError or ValueError."""
         inner = saved["dflash_config"]
         if saved.get("sample_from_anchor") or inner.get("sample_from_anchor"):
             raise ValueError("its slot 0 drafts (sample_from_anchor), which only DSpark's does here")

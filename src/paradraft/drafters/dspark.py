@@ -48,7 +48,7 @@ class DSparkSection(BlockSection):
         return self.confidence_head
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DSparkConfig(DFlashConfig):
     """DFlash's sizes and what DSpark adds, as its section names them; every slot drafts."""
 

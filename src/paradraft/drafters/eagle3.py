@@ -93,6 +93,7 @@ class Eagle3(BranchingDrafter):
     keeps_vocabulary = True
     section = Eagle3Section
     architecture = "LlamaForCausalLMEagle3"
+    config_class = Eagle3Config
     bound = True
     usual_length = DRAFT_LENGTH
 
@@ -279,7 +280,7 @@ class Eagle3(BranchingDrafter):
         layers = published_layers(len(target.layers)) if section.feature_layers == "auto" else section.feature_layers
         check_feature_layers(target, layers)
         try:
-            config = Eagle3Config.of_target(target, layers, section.draft_length)
+            config = Eagle3Config.like_target(target, feature_layers=layers, draft_length=section.draft_length)
         except ValueError as error:
             raise UserError(f"drafter: {error}") from None
         drafter = cls(config, target)

@@ -4,54 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from ..errors import UserError
-from ..models import Target
-from .directory import check_rope
-from .layers import SIZES_SAVED_AS, check_sizes, sizes_of
+from .layer_config import LayerConfig
 
 DRAFT_LENGTH = 7  # of a directory that does not say: the steps that published drafters are trained with
 LAYER_KEY = "eagle_aux_hidden_state_layer_ids"
 
 
-@dataclass(frozen=True)
-class Eagle3Config:
-    """Sizes of the drafter; `hidden_size` and `vocabulary_size` are the target's.
+@dataclass(frozen=True, kw_only=True)
+class Eagle3Config(LayerConfig):
+    """norm_before_residual: the layer adds to its normed input instead of the input itself; some published ones do."""
 
-    norm_before_residual: the layer adds to its normed input instead of the input itself; some published drafters do.
-    """
+    called: ClassVar[str] = "an EAGLE-3 drafter"
 
-    hidden_size: int
-    vocabulary_size: int
-    feature_layers: tuple[int, ...]
-    heads: int
-    key_value_heads: int
-    head_dim: int
-    intermediate_size: int
-    norm_epsilon: float
-    rope_theta: float
-    max_positions: int
     draft_length: int = DRAFT_LENGTH
     norm_before_residual: bool = False
 
-    def __post_init__(self) -> None:
-        check_sizes(self, (*SIZES_SAVED_AS, "rope_theta", "draft_length"))
-        ids = list(self.feature_layers)
-        if not ids or not all(isinstance(i, int) for i in ids) or ids != sorted(set(ids)):
-            raise ValueError(f"feature layers must be ascending ids without repeats (engines sort them), not {ids}")
-
     @classmethod
-    def of_target(cls, target: Target, feature_layers: tuple[int, ...], draft_length: int) -> Eagle3Config:
-        """The target's width, heads and feed-forward size."""
-        return cls(
-            hidden_size=target.hidden_size,
-            vocabulary_size=target.vocabulary_size,
-            feature_layers=feature_layers,
-            draft_length=draft_length,
-            **sizes_of(target),
-        )
+    def size_names(cls) -> tuple[str, ...]:
+        return (*super().size_names(), "draft_length")
 
     def saved(self) -> dict[str, Any]:
         """The fields of config.json. Both counts of layers are written: vLLM reads the first, SGLang the second."""
@@ -59,11 +31,10 @@ class Eagle3Config:
         return {
             "model_type": "llama",
             "num_hidden_layers": 1,
-            **{theirs: getattr(self, ours) for ours, theirs in SIZES_SAVED_AS.items()},
+            **self.saved_sizes(),
             "target_hidden_size": self.hidden_size,
             "draft_vocab_size": self.vocabulary_size,
-            "rope_theta": self.rope_theta,
-            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            **self.saved_rope(),
             "hidden_act": "silu",
             "attention_bias": False,
             "mlp_bias": False,
@@ -75,23 +46,14 @@ class Eagle3Config:
         }
 
     @classmethod
-    def from_saved(cls, saved: Mapping[str, Any], directory: Path) -> Eagle3Config:
-        """Read from the fields of config.json; `directory` is named in errors."""
-        check_rope(saved, directory)
-        try:
-            if saved["num_hidden_layers"] != 1:
-                raise ValueError(f"it has {saved['num_hidden_layers']} layers, EAGLE-3 has one")
-            return cls(
-                **{ours: saved[theirs] for ours, theirs in SIZES_SAVED_AS.items()},
-                feature_layers=tuple(i - 1 for i in saved[LAYER_KEY]),
-                rope_theta=saved.get("rope_theta") or saved["rope_parameters"]["rope_theta"],
-                draft_length=(saved.get("paradraft") or {}).get("draft_length", DRAFT_LENGTH),
-                norm_before_residual=bool(saved.get("norm_before_residual")),
-            )
-        except KeyError as error:
-            raise UserError(f"drafter {directory}: config.json lacks {error}") from None
-        except (TypeError, ValueError) as error:
-            raise UserError(f"drafter {directory}: config.json does not describe an EAGLE-3 drafter: {error}") from None
+    def own_fields(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
+        if saved["num_hidden_layers"] != 1:
+            raise ValueError(f"it has {saved['num_hidden_layers']} layers, EAGLE-3 has one")
+        return {
+            "feature_layers": tuple(i - 1 for i in saved[LAYER_KEY]),
+            "draft_length": (saved.get("paradraft") or {}).get("draft_length", DRAFT_LENGTH),
+            "norm_before_residual": bool(saved.get("norm_before_residual")),
+        }
 
 
 def published_layers(target_layers: int) -> tuple[int, ...]:

@@ -2,70 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models import Target
 from ..models.cpu_kernels import Product
 from .attention import attend
-
-
-class LayerSizes(Protocol):
-    """What a layer needs to know of its drafter's configuration."""
-
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def heads(self) -> int: ...
-    @property
-    def key_value_heads(self) -> int: ...
-    @property
-    def head_dim(self) -> int: ...
-    @property
-    def intermediate_size(self) -> int: ...
-    @property
-    def norm_epsilon(self) -> float: ...
-
-
-# What every drafter of these layers has, by our names, and as config.json has it.
-SIZES_SAVED_AS = {
-    "hidden_size": "hidden_size",
-    "vocabulary_size": "vocab_size",
-    "heads": "num_attention_heads",
-    "key_value_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "intermediate_size": "intermediate_size",
-    "norm_epsilon": "rms_norm_eps",
-    "max_positions": "max_position_embeddings",
-}
-
-
-def check_sizes(config: Any, names: Iterable[str]) -> None:
-    """ValueError unless the fields of these names are positive; all but `norm_epsilon` and `rope_theta` are whole."""
-    for name in names:
-        value = getattr(config, name)
-        kind = float if name in ("norm_epsilon", "rope_theta") else int
-        if not isinstance(value, int | kind) or value <= 0:
-            raise ValueError(f"{name} must be a positive number, not {value!r}")
-
-
-def sizes_of(target: Target) -> dict[str, Any]:
-    """The target's own sizes of a layer, its rotary base and its longest context, by our names."""
-    config = target.config
-    heads = int(config.num_attention_heads)
-    return {
-        "heads": heads,
-        "key_value_heads": int(getattr(config, "num_key_value_heads", None) or heads),
-        "head_dim": int(getattr(config, "head_dim", None) or target.hidden_size // heads),
-        "intermediate_size": int(config.intermediate_size),  # a mixture of experts: its dense layers' size
-        "norm_epsilon": float(getattr(config, "rms_norm_eps", 1e-6)),
-        "rope_theta": float((getattr(config, "rope_parameters", None) or {}).get("rope_theta", 1e6)),
-        "max_positions": target.context_length,
-    }
+from .layer_config import LayerConfig
 
 
 def init_matrices(module: nn.Module) -> None:
@@ -105,7 +51,7 @@ class Attention(nn.Module):
     `inputs`: its width, if not the hidden size. `normed`: queries and keys are (Qwen3), else not (Llama).
     """
 
-    def __init__(self, config: LayerSizes, inputs: int | None = None, normed: bool = True) -> None:
+    def __init__(self, config: LayerConfig, inputs: int | None = None, normed: bool = True) -> None:
         super().__init__()
         size, dim = inputs or config.hidden_size, config.head_dim
         self.head_dim = dim
@@ -135,7 +81,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, config: LayerSizes) -> None:
+    def __init__(self, config: LayerConfig) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
@@ -149,7 +95,7 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, config: LayerSizes) -> None:
+    def __init__(self, config: LayerConfig) -> None:
         super().__init__()
         self.self_attn = Attention(config)
         self.mlp = MLP(config)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..drafters import DRAFTERS, kind_of
+from ..drafters import DRAFTERS, DFlash, Eagle3, kind_of
 from ..drafters.directory import read_config
 from ..drafters.language_model import OWN_TENSORS
 from ..drafters.pard2 import PROJECTION, read_projection
@@ -24,18 +25,16 @@ TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "voca
 
 
 @dataclass(frozen=True)
-class DrafterFiles:
-    """One of our own directories: its kind, config.json, its model's weights, and what engines know nothing of.
+class Described:
+    """A drafter as its config.json describes it."""
 
-    `own`: d2t and t2d of a reduced draft vocabulary ([V_d] target id minus draft id, [V] true inside), and the mask's
-    embedding of a PARD drafter that shares the target's.
-    """
-
-    directory: Path
     kind: str
-    config: dict[str, Any]
-    weights: dict[str, Tensor]
-    own: dict[str, Tensor]
+    config: Mapping[str, Any]
+
+    @property
+    def bound(self) -> bool:
+        """Whether it has the target's width and embedding."""
+        return DRAFTERS[self.kind].bound
 
     @property
     def length(self) -> int:
@@ -43,22 +42,31 @@ class DrafterFiles:
         return DRAFTERS[self.kind].trained_length(self.config)
 
     @property
+    def shared(self) -> bool:
+        """Whether a language model leaves its embedding and head to the target."""
+        return shares_embedding(self.config)
+
+
+@dataclass(frozen=True)
+class DrafterFiles(Described):
+    """One of our own directories: its model's weights, and what engines know nothing of.
+
+    `own`: d2t and t2d of a reduced draft vocabulary ([V_d] target id minus draft id, [V] true inside), and the mask's
+    embedding of a PARD drafter that shares the target's.
+    """
+
+    directory: Path
+    weights: dict[str, Tensor]
+    own: dict[str, Tensor]
+
+    @property
     def reduced(self) -> bool:
         """Whether it drafts from a part of the target's vocabulary."""
         return "d2t" in self.own
 
-    @property
-    def shares_embedding(self) -> bool:
-        """Whether a language model leaves its embedding and head to the target."""
-        return bool((self.config.get("paradraft") or {}).get("share_embedding"))
-
     def draft_ids(self) -> Tensor:
         """The target's ids [V_d] of a reduced vocabulary."""
         return target_ids(self.own["d2t"])
-
-    def projection(self) -> Tensor:
-        """PARD-2's projection of the target's features [H_draft, features]."""
-        return read_projection(self.directory)
 
 
 def read_drafter_files(directory: Path) -> DrafterFiles:
@@ -67,7 +75,11 @@ def read_drafter_files(directory: Path) -> DrafterFiles:
     own = {name: tensors.pop(name) for name in VOCABULARY_MAPS if name in tensors}
     if (directory / OWN_TENSORS).is_file():
         own |= load_file(directory / OWN_TENSORS)
-    return DrafterFiles(directory, kind_of(directory), read_config(directory), tensors, own)
+    return DrafterFiles(kind_of(directory), read_config(directory), directory, tensors, own)
+
+
+def shares_embedding(config: Mapping[str, Any]) -> bool:
+    return bool((config.get("paradraft") or {}).get("share_embedding"))
 
 
 def target_ids(d2t: Tensor) -> Tensor:
@@ -95,6 +107,15 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
         except Exception as error:  # damaged files surface as errors of many kinds
             raise UserError(f"{path} is damaged or cut off ({first_line(error)})") from None
     return tensors
+
+
+def tensor_names(directory: Path) -> frozenset[str]:
+    """The names alone, from the headers of the same files and of what engines know nothing of."""
+    names: set[str] = set()
+    for path in (*directory.glob("model*.safetensors"), *directory.glob(str(OWN_TENSORS))):
+        with safe_open(path, framework="pt") as file:
+            names.update(file.keys())
+    return frozenset(names)
 
 
 def write_drafter_files(out: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -135,3 +156,20 @@ def only(config: Mapping[str, Any], keys: tuple[str, ...], where: Path) -> dict[
     if missing:
         raise UserError(f"drafter {where}: config.json lacks {missing[0]}")
     return {key: config[key] for key in keys}
+
+
+def engine_config(
+    drafter: type[DFlash] | type[Eagle3], config: Mapping[str, Any], where: Path, **explicit: Any
+) -> dict[str, Any]:
+    """config.json for engines, from one of ours: known fields only, and `explicit` what a reader might guess."""
+    only(config, tuple(drafter.config_class.saved_as.values()), where)
+    found = drafter.config_class.from_saved(config, where).saved()
+    if "paradraft" not in config:  # settings that nobody made
+        found.pop("paradraft", None)
+    return {
+        "architectures": [drafter.architecture],
+        "rope_scaling": None,
+        **explicit,
+        **found,
+        "dtype": config["dtype"],
+    }

@@ -7,94 +7,66 @@ Transformers' hidden_states, one in `eagle_config` what SGLang adds one to.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..drafters import Eagle3
 from ..drafters.directory import check_rope
 from ..drafters.eagle3_config import LAYER_KEY, published_layers
 from ..errors import UserError
-from .dflash_layout import Foreign, rope_theta
-from .drafter_files import DrafterFiles, inside, only, write_drafter_files
+from . import gguf, transformers
+from .drafter_files import DrafterFiles, engine_config, inside, write_drafter_files
+from .layout import PLAIN, Facts, Foreign, Layout, Use
 from .target_side import TargetSide, needed
 
-SIZES = (
-    *("hidden_size", "vocab_size", "num_attention_heads", "num_key_value_heads"),
-    *("head_dim", "intermediate_size", "rms_norm_eps", "max_position_embeddings"),
-)
-UNLIKE: dict[str, tuple[Any, ...]] = {  # of config.json: what changes nothing
+UNLIKE = {  # of config.json: what changes nothing
+    **PLAIN,
     "num_hidden_layers": (1,),
-    "attention_bias": (None, False),
     "mlp_bias": (None, False),
-    "hidden_act": (None, "silu"),
     "norm_before_fc": (None, False),
     "fc_norm": (None, False),
     "norm_output": (None, False),
     "parallel_drafting": (None, False),
-    "quantization_config": (None,),
-    "logit_scale": (None, 1),
 }
 
 
 def native_config(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """config.json for engines, from one of ours: only known fields, all that a reader might guess explicit."""
-    theta, layers = rope_theta(config), list(config[LAYER_KEY])
-    return {
-        "architectures": ["LlamaForCausalLMEagle3"],
-        "model_type": "llama",
-        "num_hidden_layers": 1,
-        **only(config, SIZES, where),
-        "target_hidden_size": config["hidden_size"],
-        "draft_vocab_size": config["draft_vocab_size"],
-        "rope_theta": theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
-        "rope_scaling": None,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": False,
-        "norm_before_residual": bool(config.get("norm_before_residual")),
-        LAYER_KEY: layers,
-        "eagle_config": {LAYER_KEY: [i - 1 for i in layers], "use_aux_hidden_state": True},
-        "dtype": config["dtype"],
-        **({"paradraft": config["paradraft"]} if "paradraft" in config else {}),
-    }
+    """config.json for engines, from one of ours."""
+    return engine_config(Eagle3, config, where) | {"draft_vocab_size": config["draft_vocab_size"]}
 
 
-def write(source: DrafterFiles, out: Path) -> None:
+def write(source: DrafterFiles, out: Path, side: TargetSide | None) -> list[str]:
     """The directory that vLLM, SGLang and EAGLE's own code read; a whole vocabulary comes without d2t."""
     maps = {"d2t": source.own["d2t"].long(), "t2d": source.own["t2d"].bool()} if source.reduced else {}
     write_drafter_files(out, native_config(source.config, source.directory), source.weights | maps)
+    return []
 
 
-def understood(
-    config: Mapping[str, Any], where: Path, assume: Collection[str], side: TargetSide | None
-) -> tuple[dict[str, Any], list[str]]:
+def understood(found: Foreign) -> tuple[dict[str, Any], list[str]]:
     """A foreign configuration as ours, and what the user should know; what it leaves open is refused."""
-    found = Foreign(config, where, assume)
-    check_rope(config, where)
-    for key, plain in UNLIKE.items():
-        if config.get(key) not in plain:
-            found.refuse(f"{key} {config.get(key)!r} of its config.json is not supported")
+    config = found.config
+    check_rope(config, found.where)
+    found.check_plain(UNLIKE)
     if config.get("target_hidden_size") not in (None, config.get("hidden_size")):
         found.refuse(
             f"it is {config.get('hidden_size')} wide and its target {config['target_hidden_size']}, which paradraft "
             "does not support"
         )
-    layers, notes = feature_layers(found, side)
+    layers, notes = feature_layers(found)
     heads = config.get("num_attention_heads")
     sizes = {"head_dim": config["hidden_size"] // heads} if heads and config.get("hidden_size") else {}
     own = {**sizes, **{key: value for key, value in config.items() if value is not None}, LAYER_KEY: layers}
     own.setdefault("dtype", config.get("torch_dtype", "bfloat16"))
     own.setdefault("num_key_value_heads", heads)
     own.setdefault("draft_vocab_size", own.get("vocab_size"))
-    return native_config(own, where), notes
+    return native_config(own, found.where), notes
 
 
-def feature_layers(found: Foreign, side: TargetSide | None) -> tuple[list[int], list[str]]:
+def feature_layers(found: Foreign) -> tuple[list[int], list[str]]:
     """Indices of Transformers' hidden_states, ascending."""
     listed, inner = found.config.get(LAYER_KEY), (found.config.get("eagle_config") or {}).get(LAYER_KEY)
     for ids in (listed, inner):
@@ -111,8 +83,8 @@ def feature_layers(found: Foreign, side: TargetSide | None) -> tuple[list[int], 
             "layer-outputs",
         )
         return ascending(found, [i + 1 for i in inner]), []
-    target = needed(side, "the drafter does not name its feature layers, and its authors' depend on the target").target
-    layers = [i + 1 for i in published_layers(len(target.layers))]
+    side = needed(found.side, "the drafter does not name its feature layers, and its authors' depend on the target")
+    layers = [i + 1 for i in published_layers(len(side.target.layers))]
     return layers, [f"it does not name its feature layers; its authors' are taken, hidden states {layers}"]
 
 
@@ -138,3 +110,68 @@ def own_tensors(tensors: Mapping[str, Tensor], config: dict[str, Any], where: Pa
         raise UserError(f"drafter {where}: its head has {size} rows, its d2t {len(d2t)}; the checkpoint is damaged")
     config["draft_vocab_size"] = size
     return kept | {"d2t": d2t.long(), "t2d": inside(d2t, config["vocab_size"]) if t2d is None else t2d.bool()}
+
+
+def read(found: Foreign) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    config, notes = understood(found)
+    return config, own_tensors(found.without_the_targets("embed_tokens.weight"), config, found.where), notes
+
+
+# --- llama.cpp --------------------------------------------------------------------------------------------------
+
+GGUF_NAMES = gguf.LAYER | {"fc": "fc", "hidden_norm": "attn_norm_2", "norm": "output_norm", "lm_head": "output"}
+GGUF_LAYERS = 3
+
+
+def gguf_parts(source: DrafterFiles, target: TargetSide) -> gguf.Parts:
+    """With its own head; the embedding is the target's. `extract_layers` is what older readers call `target_layers`."""
+    native = native_config(source.config, source.directory)
+    layers = native[LAYER_KEY]
+    if len(layers) != GGUF_LAYERS:
+        raise UserError(
+            f"llama.cpp's EAGLE-3 reads {GGUF_LAYERS} layers of the target; this drafter reads {len(layers)}"
+        )
+    fields = gguf.sizes("eagle3", native) | {
+        "general.name": "EAGLE-3 drafter",
+        "eagle3.target_layers": layers,
+        "eagle3.extract_layers": layers,
+        "eagle3.norm_before_residual": native["norm_before_residual"],
+        "eagle3.norm_before_fc": False,
+    }
+    heads = {"q_proj": native["num_attention_heads"], "k_proj": native["num_key_value_heads"]}
+    tensors = {}
+    for name, tensor in source.weights.items():
+        rotary = next((count for part, count in heads.items() if f"self_attn.{part}." in name), None)
+        there = gguf.gguf_name(name.replace("midlayer.", "layers.0."), GGUF_NAMES)
+        tensors[there] = tensor if rotary is None else interleaved(tensor, rotary)
+    if source.reduced:
+        tensors["d2t"] = source.draft_ids()
+    return gguf.Parts("eagle3", fields, tensors, native["vocab_size"])
+
+
+def interleaved(weight: Tensor, heads: int) -> Tensor:
+    """Query or key weights [heads * dim, H] for rotations of neighbours: in a head, rows i and i + dim/2 side by side.
+
+    llama.cpp rotates EAGLE-3 in this way, and DFlash as we do, by halves.
+    """
+    return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(weight.shape)
+
+
+def three_layers(facts: Facts) -> str:
+    count = len(facts.config.get(LAYER_KEY) or ())
+    return "" if count == GGUF_LAYERS else f"its EAGLE-3 reads {GGUF_LAYERS} layers of the target, this drafter {count}"
+
+
+LAYOUT = Layout(
+    read,
+    write={"vllm": write, "sglang": write, "published": write, "gguf": gguf.writer(gguf_parts)},
+    engines={
+        "vllm": Use(),
+        "sglang": Use(),
+        "llama.cpp": Use("gguf", reasons=(three_layers,)),
+        "transformers": transformers.NO_ASSISTANT,
+    },
+    vllm={"method": "eagle3"},
+    sglang="EAGLE3",
+    names_target=False,
+)

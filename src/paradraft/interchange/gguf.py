@@ -1,8 +1,15 @@
-"""GGUF for llama.cpp: a drafter in one file, with the target's tokenizer inside; see `gguf_layouts` for its parts."""
+"""GGUF for llama.cpp: a drafter in one file, with the target's tokenizer inside.
+
+Checked against llama.cpp's `src/models/dflash.cpp`, `src/models/eagle3.cpp` and its converters in `conversion/`; read,
+not run. Target layers are named by their *input*, so they count one more than our layer outputs; `d2t` holds the
+target's ids themselves.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +20,15 @@ from torch import Tensor
 
 from ..errors import UserError
 from .drafter_files import DrafterFiles
-from .gguf_layouts import LAYOUTS
+from .layout import Writer
 from .target_side import TargetSide, needed
 
 FILE = "drafter.gguf"
+UNWRITTEN = "paradraft writes no {kind} drafter as GGUF; serve it with vLLM"
+NO_KIND = (
+    "llama.cpp has no {kind} drafter of its own; a vanilla draft model goes through its converter "
+    "(convert_hf_to_gguf.py on what export --to vllm writes)"
+)
 FILE_TYPES = {
     torch.float32: LlamaFileType.ALL_F32,
     torch.float16: LlamaFileType.MOSTLY_F16,
@@ -28,25 +40,74 @@ PATTERNS = {CONTRACTIONS + WORDS % "": "qwen2", CONTRACTIONS + WORDS % "{1,3}": 
 SPECIAL = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
 
 
-def write(source: DrafterFiles, out: Path, side: TargetSide | None) -> list[str]:
-    """Write drafter.gguf into the directory; returns what the user should know."""
-    if source.kind in ("dflash2", "dspark"):
-        raise UserError(f"paradraft writes no {source.kind} drafter as GGUF; serve it with vLLM")
-    if source.kind not in LAYOUTS:
-        raise UserError(
-            f"llama.cpp has no {source.kind} drafter of its own; a vanilla draft model goes through its converter "
-            "(convert_hf_to_gguf.py on what export --to vllm writes)"
-        )
-    target = needed(side, "a GGUF drafter carries the target's tokenizer")
-    layout = LAYOUTS[source.kind](source, target)
-    fields, notes = tokenizer_fields(target, layout.vocabulary)
-    fields |= layout.fields
-    stored = {name: as_stored(tensor) for name, tensor in layout.tensors.items()}
-    dtype = layout.tensors["fc.weight"].dtype
-    write_file(out / FILE, layout.architecture, fields | {"general.file_type": int(FILE_TYPES[dtype])}, stored)
-    check_file(out / FILE, fields, stored)
-    options = f"--spec-type draft-{layout.architecture} --spec-draft-n-max {layout.length}"
-    return [*notes, f"llama-server -m TARGET.gguf -md {out.name}/{FILE} {options}"]
+LAYER = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A drafter as llama.cpp names it: architecture, keys without the tokenizer's, tensors, the target's tokens."""
+
+    architecture: str
+    fields: dict[str, Any]
+    tensors: dict[str, Tensor]
+    vocabulary: int
+
+
+def writer(parts_of: Callable[[DrafterFiles, TargetSide], Parts]) -> Writer:
+    """A writer of drafter.gguf, from what a kind's parts are called there."""
+
+    def write(source: DrafterFiles, out: Path, side: TargetSide | None) -> list[str]:
+        target = needed(side, "a GGUF drafter carries the target's tokenizer")
+        parts = parts_of(source, target)
+        fields, notes = tokenizer_fields(target, parts.vocabulary)
+        fields |= parts.fields
+        stored = {name: as_stored(tensor) for name, tensor in parts.tensors.items()}
+        file_type = {"general.file_type": int(FILE_TYPES[parts.tensors["fc.weight"].dtype])}
+        write_file(out / FILE, parts.architecture, fields | file_type, stored)
+        check_file(out / FILE, fields, stored)
+        return notes
+
+    return write
+
+
+def gguf_name(name: str, names: Mapping[str, str]) -> str:
+    """`layers.3.mlp.up_proj.weight` is `blk.3.ffn_up.weight` there."""
+    found = re.fullmatch(r"(?:layers\.(\d+)\.)?(.+)\.weight", name)
+    if found is None or found[2] not in names:
+        raise UserError(f"tensor {name} is not one that llama.cpp has in a drafter of this kind")
+    return (f"blk.{found[1]}." if found[1] else "") + names[found[2]] + ".weight"
+
+
+def sizes(architecture: str, native: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that both readers take; what they would guess is explicit."""
+    keys = {
+        "block_count": native["num_hidden_layers"],
+        "context_length": native["max_position_embeddings"],
+        "embedding_length": native["hidden_size"],
+        "feed_forward_length": native["intermediate_size"],
+        "vocab_size": native["vocab_size"],
+        "attention.head_count": native["num_attention_heads"],
+        "attention.head_count_kv": native["num_key_value_heads"],
+        "attention.key_length": native["head_dim"],
+        "attention.value_length": native["head_dim"],
+        "attention.layer_norm_rms_epsilon": float(native["rms_norm_eps"]),
+        "rope.freq_base": native["rope_theta"],
+        "rope.dimension_count": native["head_dim"],
+        "target_hidden_size": native["hidden_size"],
+    }
+    return {"general.type": "model"} | {f"{architecture}.{key}": value for key, value in keys.items()}
 
 
 def as_stored(tensor: Tensor) -> Tensor:

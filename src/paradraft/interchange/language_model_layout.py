@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,17 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from .drafter_files import DrafterFiles, copy_tokenizer, write_drafter_files
+from ..drafters.pard2 import PUBLISHED_PROJECTION, read_projection
+from ..errors import UserError
+from .drafter_files import (
+    DrafterFiles,
+    compare,
+    copy_tokenizer,
+    shares_embedding,
+    write_drafter_files,
+    write_projection,
+)
+from .layout import Foreign, Layout, Reader, Use, reduced, when
 from .target_side import TargetSide, needed
 
 PARD2_KEYS = ("pard2", "spd_type", "pard2_scale", "pard2_proj_bias", "pard2_target_dim", "pard2_target_layers")
@@ -20,8 +32,8 @@ def write_language_model(
     source: DrafterFiles, out: Path, side: TargetSide | None, keys: tuple[str, ...] = ()
 ) -> list[str]:
     """The model with its own embedding and head, its tokenizer, `pard_token` if it has one, and these keys besides."""
-    config, tensors = projected(source, keys), source.weights
-    if source.shares_embedding:
+    config, tensors = projected(source.config, keys), source.weights
+    if source.shared:
         given = targets_embedding(source, needed(side, "this drafter shares the target's embedding"))
         config["tie_word_embeddings"] = "lm_head.weight" not in given
         tensors = tensors | given
@@ -35,9 +47,8 @@ def write_language_model(
     ]
 
 
-def projected(source: DrafterFiles, keys: tuple[str, ...]) -> dict[str, Any]:
+def projected(config: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     """The fields that the model's class knows, those of the drafter's kind, and our own settings."""
-    config = source.config
     known = set(AutoConfig.for_model(config["model_type"]).to_dict()) | {"architectures", "head_dim"}
     kept = {key: value for key, value in config.items() if key in known and key not in NEVER}
     for key in ("pard_token", *keys):
@@ -58,3 +69,70 @@ def targets_embedding(source: DrafterFiles, side: TargetSide) -> dict[str, Tenso
     elif side.tied:
         return {"model.embed_tokens.weight": embedding}
     return {"model.embed_tokens.weight": embedding, "lm_head.weight": side.head_rows(None, like)}
+
+
+def write_pard2_vllm(source: DrafterFiles, out: Path, side: TargetSide | None) -> list[str]:
+    return [
+        *write_language_model(source, out, side),
+        "it drafts independent of the target's features there: vLLM 0.32 and 0.33 have no use for the projection",
+    ]
+
+
+def write_pard2_published(source: DrafterFiles, out: Path, side: TargetSide | None) -> list[str]:
+    """With its projection in a pickle, as its authors have it."""
+    notes, weight = write_language_model(source, out, side, PARD2_KEYS), read_projection(source.directory)
+    torch.save({"target_proj.weight": weight}, out / PUBLISHED_PROJECTION)
+    compare({"target_proj.weight": weight}, {"target_proj.weight": read_projection(out)}, out)
+    return notes
+
+
+def reader(keys: tuple[str, ...] = ()) -> Reader:
+    """A reader of whole models that keeps these keys."""
+
+    def read(found: Foreign) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+        if shares_embedding(found.config):
+            raise UserError(f"{found.where} is one of paradraft's own directories: use it as it is")
+        return projected(found.config, keys), dict(found.tensors), []
+
+    return read
+
+
+def carry_pard2(where: Path, out: Path) -> None:
+    copy_tokenizer(where, out)
+    write_projection(out, read_projection(where))
+
+
+IGNORED = when(lambda facts: True, "drafts independent of the target's features (the projection is ignored)")
+WHOLE = when(reduced, "drafts from the whole vocabulary, tokens included that it never learned")
+NO_PARD = "it does not draft in parallel with a language model"
+SGLANG_NO_PARD = "SGLang 0.5.23 does not draft in parallel with a language model (PARD); export --to vllm"
+VLLM = Use("vllm", where=lambda facts: facts.shared, remarks=(WHOLE,))
+
+PARD = Layout(
+    reader(),
+    write={"vllm": write_language_model, "sglang": SGLANG_NO_PARD, "published": write_language_model},
+    engines={"vllm": VLLM, "sglang": NO_PARD, "llama.cpp": NO_PARD, "transformers": NO_PARD},
+    carry=copy_tokenizer,
+    vllm={"method": "draft_model", "parallel_drafting": True},
+    mask=lambda config: config.get("pard_token"),
+)
+PARD2 = replace(
+    PARD,
+    read=reader(PARD2_KEYS),
+    write={"vllm": write_pard2_vllm, "sglang": SGLANG_NO_PARD, "published": write_pard2_published},
+    engines={**PARD.engines, "vllm": replace(VLLM, remarks=(IGNORED, WHOLE))},
+    carry=carry_pard2,
+)
+VANILLA = Layout(
+    reader(),
+    write=dict.fromkeys(("vllm", "sglang", "published"), write_language_model),
+    engines={
+        "vllm": VLLM,
+        "sglang": replace(VLLM, to="sglang"),
+        "llama.cpp": Use("vllm", remarks=(WHOLE,), then=", then llama.cpp's convert_hf_to_gguf.py"),
+        "transformers": replace(VLLM, to="published"),
+    },
+    carry=copy_tokenizer,
+    vllm={"method": "draft_model"},
+    sglang="STANDALONE",
+)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..models import Target
 from ..models.names import found_target, smollm2_file
+from .drafter_files import DrafterFiles
 
 
 class TargetSide:
@@ -80,3 +81,10 @@ def needed(side: TargetSide | None, why: str) -> TargetSide:
     if side is None:
         raise UserError(f"--target is needed here: {why}")
     return side
+
+
+def reduced_head(source: DrafterFiles, side: TargetSide | None) -> dict[str, Tensor]:
+    """What a reduced draft vocabulary needs where the head is the target's: d2t and those rows of it."""
+    target = needed(side, "the rows of its head that a reduced draft vocabulary uses are written out")
+    rows = target.head_rows(source.draft_ids(), source.weights["fc.weight"])
+    return {"d2t": source.own["d2t"].long(), "lm_head.weight": rows}

@@ -6,13 +6,18 @@ the target's last layer after the final norm, and the whole head.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
-from .dflash_layout import native_config
 from .drafter_files import DrafterFiles, write_drafter_files
-from .target_side import TargetSide
 
+NO_KIND = (
+    "Transformers' DFlash assistant reads DFlash; a vanilla draft model is an assistant as it is, or after export "
+    "--to published if it shares the target's embedding"
+)
+NO_ASSISTANT = "it has no assistant of this kind"
 RENAMED = {"fc.weight": "encoder.fc.weight", "hidden_norm.weight": "encoder.output_norm_enc.weight"}
 KEYS = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
@@ -21,15 +26,12 @@ KEYS = (
 )
 
 
-def write(source: DrafterFiles, out: Path, side: TargetSide | None) -> list[str]:
-    """Write the directory; returns what the user should know."""
-    if source.kind != "dflash":
-        raise UserError("Transformers' DFlash assistant reads DFlash; a vanilla draft model is an assistant as it is")
-    if source.config.get("is_causal"):
+def write(source: DrafterFiles, native: Mapping[str, Any], out: Path) -> list[str]:
+    """From a DFlash drafter and its authors' configuration of it."""
+    if native["is_causal"]:
         raise UserError("Transformers' assistant lets every slot see its whole block; this drafter's blocks are causal")
     if source.reduced:
         raise UserError("Transformers uses the target's whole head; a reduced draft vocabulary does not work there")
-    native = native_config(source.config, source.directory)
     layers = native["dflash_config"]["target_layer_ids"]
     if native["num_target_layers"] - 1 in layers:
         raise UserError(
@@ -48,4 +50,4 @@ def write(source: DrafterFiles, out: Path, side: TargetSide | None) -> list[str]
         "target_layer_ids": layers,
     }
     write_drafter_files(out, config, {RENAMED.get(name, name): tensor for name, tensor in source.weights.items()})
-    return [f'target.generate(..., assistant_model=AutoModel.from_pretrained("{out.name}"), speculation_type="dflash")']
+    return []

@@ -18,13 +18,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..errors import UserError
-from ..interchange.contracts import Facts, facts_of, verdicts, vllm_format
+from ..interchange.contracts import facts_of, format_for, verdict
 from ..interchange.exchange import export
-from ..interchange.sglang import speculative_options
-from ..interchange.vllm import speculative_config
+from ..interchange.served import speculative_config, speculative_options, whole_blocks
 from ..models.names import drafter_directory, found_target, shown_name
-
-ENGINES = {"vllm": "vLLM", "sglang": "SGLang"}
 
 
 @dataclass(frozen=True)
@@ -74,10 +71,8 @@ def vllm_launch(wish: Wish, scratch: Path) -> Launch:
     options = {"--max-num-seqs": wish.max_rows, "--max-model-len": wish.max_length}
     speculative: list[str] = []
     if wish.drafter is not None:
-        facts = readable("vllm", wish.drafter, wish.target)
-        directory = drafter_for(wish.drafter, wish.target, vllm_format(facts), scratch)
-        length = checked_length(wish.draft_length, facts)
-        speculative = ["--speculative-config", speculative_config(facts.kind, directory, length)]
+        kind, directory, length = prepared("vllm", wish, wish.drafter, scratch)
+        speculative = ["--speculative-config", speculative_config(kind, directory, length)]
     key = {} if wish.api_key is None else {"VLLM_API_KEY": wish.api_key}
     start = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", found_target(wish.target)]
     return Launch([*start, *common(wish, options), *speculative, *wish.rest], key)
@@ -103,11 +98,8 @@ def sglang_launch(wish: Wish, scratch: Path) -> Launch:
     options = {"--max-running-requests": wish.max_rows, "--context-length": wish.max_length, "--api-key": wish.api_key}
     speculative: list[str] = []
     if wish.drafter is not None:
-        facts = readable("sglang", wish.drafter, wish.target)
-        if facts.kind in ("dflash", "dflash2") and wish.draft_length not in (None, facts.length):
-            raise UserError("SGLang's DFlash always drafts a whole block; leave out --draft-length")
-        directory = drafter_for(wish.drafter, wish.target, "", scratch)
-        speculative = speculative_options(facts.kind, directory, checked_length(wish.draft_length, facts))
+        kind, directory, length = prepared("sglang", wish, wish.drafter, scratch)
+        speculative = speculative_options(kind, directory, length)
     start = [sys.executable, "-m", "sglang.launch_server", "--model-path", found_target(wish.target)]
     return Launch([*start, *common(wish, options), *speculative, *wish.rest])
 
@@ -128,24 +120,18 @@ def common(wish: Wish, options: Mapping[str, object]) -> list[str]:
     return [*given, *(["--trust-remote-code"] if wish.trust_remote_code else [])]
 
 
-def readable(engine: str, drafter: str, target: str) -> Facts:
-    """The drafter's facts; UserError with the reason if this engine cannot use it."""
-    facts = facts_of(drafter, target)
-    verdict = next(one for one in verdicts(facts) if one.engine.startswith(ENGINES[engine]))
-    if not verdict.reads:
-        raise UserError(f"{verdict.engine} cannot use {drafter}: {verdict.why}; serve it with --engine embedded")
-    return facts
-
-
-def drafter_for(drafter: str, target: str, to: str, scratch: Path) -> str:
-    """Its directory as the engine reads it: as it is, or exported in the format `to`."""
-    if not to:
-        return str(drafter_directory(drafter))
-    export(drafter, to, scratch / "drafter", target)
-    return str(scratch / "drafter")
-
-
-def checked_length(length: int | None, facts: Facts) -> int:
+def prepared(engine: str, wish: Wish, drafter: str, scratch: Path) -> tuple[str, str, int]:
+    """A drafter's kind, its directory as the engine reads it, exported if need be, and how much it drafts."""
+    facts, length = facts_of(drafter, wish.target), wish.draft_length
+    found = verdict(engine, facts)
+    if not found.reads:
+        raise UserError(f"{found.engine} cannot use {drafter}: {found.why}; serve it with --engine embedded")
+    if engine == "sglang" and whole_blocks(facts.kind) and length not in (None, facts.length):
+        raise UserError("SGLang's DFlash always drafts a whole block; leave out --draft-length")
+    directory, to = drafter_directory(drafter), format_for(engine, facts)
+    if to:
+        directory = scratch / "drafter"
+        export(drafter, to, directory, wish.target)
     if length is not None and not 1 <= length <= facts.length:
         raise UserError(f"draft length {length} is outside 1 to {facts.length}, what this drafter was trained for")
-    return length or facts.length
+    return facts.kind, str(directory), length or facts.length
