@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from paradraft.decoding import Engine, Sampling
+from paradraft.decoding.history import ChainHistory
 from paradraft.decoding.length import Adaptive
 from paradraft.decoding.request import Sequence
 from paradraft.drafters import Batch, DSpark, load_drafter
@@ -143,7 +144,7 @@ def test_where_every_draft_is_cut_the_draft_length_that_pays_is_0(target: Target
             return found
 
     engine = Engine(target, spark(target, cut=1 - 1e-7))
-    engine.lengths = Spy(engine.draft_length, Given(engine.draft_length))
+    engine.lengths = Spy(Given(engine.draft_length), ChainHistory(engine.draft_length))
     engine.generate([[5, 6, 7]], 100, ())
     assert asked[0] > 0 and sum(map(bool, asked[10:])) < 5
 
