@@ -325,7 +325,7 @@ def test_the_demo_is_planned_with_and_without_weights(weights: bool, tmp_path: P
     result = CliRunner().invoke(cli.app, [*command, "data.limit=200"], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
     section = load_config(RECIPES / "demo-dpace.yaml").training
-    for words in (f"{section.max_steps:,} of {section.batch_size} conversations", "MB a process", "disk", "TFLOP"):
+    for words in (f"{section.max_steps:,} of {section.batch_size} conversations", "B a process, ", "disk", "TFLOP"):
         assert words in result.output
     assert ("s a step, measured here" in result.output) == weights
     assert ("are not on this machine" in result.output) != weights
