@@ -255,9 +255,12 @@ class Engine:
         return accept("chain" if of_trees else self.acceptance, draft, logits, samplings, noise)
 
     def _leave(self, sequences: list[Sequence]) -> None:
+        """End sequences; where none is left, so do the slots: an engine that waits holds no memory for texts."""
         slots = self.scheduler.leave(sequences)
         for held in self._held():
             held.release(slots)
+        if not self.scheduler.running:
+            self._slots = self._drafting = None
 
     def _held(self) -> list[KeyValueSlots | Drafting]:
         """All that has slots."""
