@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ SIZES_SAVED_AS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerConfig:
+class LayerConfig(ABC):
     """`hidden_size` and `vocabulary_size` are the target's.
 
     `saved_as`: sizes by our names and those of config.json. `called`: a drafter of this kind, in error messages.
@@ -104,6 +105,6 @@ class LayerConfig:
             raise UserError(f"drafter {directory}: config.json does not describe {cls.called}: {error}") from None
 
     @classmethod
+    @abstractmethod
     def own_fields(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
         """Of config.json, what is not a size. Raises KeyError, TypeError or ValueError."""
-        raise NotImplementedError
