@@ -19,7 +19,7 @@ from paradraft.models import Target
 from tests.conftest import make_drafter, make_drafter_of, make_model
 
 from .test_engine import finish, oracle, transformers_greedy
-from .test_length import Given, Timed, flat_target, sequence
+from .test_length import Given, Timed, adaptive_that_tells, flat_target, sequence
 
 KINDS: list[tuple[str, dict[str, Any]]] = [("dflash", {}), ("pard", {}), ("pard2", {}), ("eagle3", {})]
 
@@ -144,16 +144,10 @@ def test_adaptive_trees_are_lossless(kind: str, own: dict[str, Any]) -> None:
 def test_adaptive_trees_do_not_change_what_is_sampled(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     target, used = flat_target(), set[int]()
 
-    class Watched(Adaptive):
-        def choose(self, sequences: list[Sequence]) -> list[int]:
-            found = super().choose(sequences)
-            used.update(found)
-            return found
-
     monkeypatch.setattr(
         "paradraft.decoding.engine.MeasuredCosts", lambda target, drafter, most, tree: Given(tree, 0.0001, 0.3)
     )
-    monkeypatch.setattr("paradraft.decoding.engine.Adaptive", Watched)
+    monkeypatch.setattr("paradraft.decoding.engine.Adaptive", adaptive_that_tells(used))
     result = check_distribution(
         target,
         make_drafter(target, block_size=4),

@@ -214,20 +214,24 @@ def test_adaptive_lengths_are_lossless(kind: str, monkeypatch: pytest.MonkeyPatc
     assert len(used) > 2 and 0 in used
 
 
-def test_adaptive_lengths_do_not_change_what_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    target, used = flat_target(), set()
-    drafter = make_drafter(target, block_size=4)
-
+def adaptive_that_tells(used: set[int]) -> type[Adaptive]:
     class Watched(Adaptive):
         def choose(self, sequences: list[Sequence]) -> list[int]:
             found = super().choose(sequences)
             used.update(found)
             return found
 
+    return Watched
+
+
+def test_adaptive_lengths_do_not_change_what_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, used = flat_target(), set[int]()
+    drafter = make_drafter(target, block_size=4)
+
     monkeypatch.setattr(
         "paradraft.decoding.engine.MeasuredCosts", lambda target, drafter, most, tree: Given(most, 0.0004)
     )
-    monkeypatch.setattr("paradraft.decoding.engine.Adaptive", Watched)
+    monkeypatch.setattr("paradraft.decoding.engine.Adaptive", adaptive_that_tells(used))
     result = check_distribution(
         target, drafter, [[1, 2, 3], [7]], 30_000, Sampling(1.0), batch_size=200, draft_length="auto"
     )
