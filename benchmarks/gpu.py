@@ -1,12 +1,16 @@
 """Every GPU check and benchmark: `python benchmarks/gpu.py --out benchmarks/results/gpu.json`.
 
-Random weights only, nothing is fetched. `--small` runs the same code at toy sizes, on a CPU too.
+Random weights only, nothing is fetched. `--small` runs the same code at toy sizes, on a CPU too. The file is written
+after every part, and a part that fails leaves its error there and does not keep the others from running.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +28,11 @@ from paradraft.drafters import DRAFTERS, Batch, pard
 from paradraft.drafters.attention import attend, attention_mask, dense_mask, dflash_predicate
 from paradraft.errors import run_program
 from paradraft.evaluation.measure import environment
+from paradraft.evaluation.shapes import made_on
+from paradraft.files import make_directory, write_text
 from paradraft.objectives import Blocks
 from paradraft.objectives.chunked_head import chunked_head
 from paradraft.training.teacher import read_teacher
-
-KINDS: tuple[Literal["dflash", "pard", "pard2", "vanilla"], ...] = ("dflash", "pard", "pard2", "vanilla")
 
 
 def random_target(small: bool, device: str, layers: int) -> Target:
@@ -52,9 +56,8 @@ def random_target(small: bool, device: str, layers: int) -> Target:
         tie_word_embeddings=True,
         eos_token_id=None,
     )
-    torch.manual_seed(0)
-    dtype = torch.float32 if small else torch.bfloat16
-    return Target(Qwen3ForCausalLM(config).to(device, dtype))
+    with made_on(device, torch.float32 if small else torch.bfloat16):
+        return Target(Qwen3ForCausalLM(config))
 
 
 def flex_equals_dense(device: str, small: bool) -> dict[str, Any]:
@@ -152,46 +155,68 @@ def language_model_step(device: str, small: bool, kind: Literal["pard", "pard2",
     return {"kind": kind, "seconds": seconds, "peak_bytes": peak, "length": length, "passed": finite}
 
 
+def language_model_steps(device: str, small: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {k: language_model_step(device, small, k) for k in ("vanilla", "pard", "pard2")}
+    return {**found, "passed": all(step["passed"] for step in found.values())}
+
+
 def training_at_scale(device: str, small: bool) -> dict[str, Any]:
     """Whole steps at Qwen3-4B's shapes, target included: tokens a second, utilisation, memory; D-PACE beside decay."""
     target = random_target(small, device, 4 if small else 36)
     length, anchors, layers = (96, 8, 2) if small else (3072, 512, 5)
     measured = training.at_qwen3_4b(target, layers, length, anchors, device)
     plain, compiled = measured["objective"]
-    measured["compiled_equals_plain"] = all(
+    measured["passed"] = measured["compiled_equals_plain"] = all(
         abs(compiled[name] / plain[name] - 1) < 1e-3 for name in ("loss", "gradient_norm")
     )
     measured["dpace_to_decay"] = objectives.at_shapes(target, layers, length, anchors, device, 5 if small else 30)
     return measured
 
 
-def training_part(device: str, small: bool) -> dict[str, Any]:
-    return {
-        "flex_equals_dense": flex_equals_dense(device, small),
-        "pard_flex_equals_dense": pard_flex_equals_dense(device),
-        "training_step": [training_step(device, small, weighting) for weighting in ("decay", "dpace")],
-        "language_model_step": [language_model_step(device, small, kind) for kind in ("vanilla", "pard", "pard2")],
-        "training": training_at_scale(device, small),
-    }
+Part = Callable[[str, bool], dict[str, Any]]  # of the device and whether sizes are toys
+
+PARTS: dict[str, Part] = {
+    "flex_equals_dense": flex_equals_dense,
+    "pard_flex_equals_dense": lambda device, small: pard_flex_equals_dense(device),
+    "training_step": lambda device, small: {w: training_step(device, small, w) for w in ("decay", "dpace")},
+    "language_model_steps": language_model_steps,
+    "training": training_at_scale,
+    **{f"decoding_{name}": lambda device, small, part=part: part(small) for name, part in gpu_decoding.PARTS.items()},
+}
+
+
+def attempt(part: Part, device: str, small: bool) -> dict[str, Any]:
+    """What a part finds, or the error it ends with, and its seconds."""
+    started = time.perf_counter()
+    try:
+        found = part(device, small)
+    except Exception:  # whatever it is, the other parts are worth their time on the machine
+        found = {"error": traceback.format_exc(), "passed": False}
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    return {**found, "part_seconds": time.perf_counter() - started}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--small", action="store_true", help="toy sizes")
-    parser.add_argument("--only", choices=("training", "decoding"), help="one part; default: both")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), help="these parts; default: all")
     asked = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not asked.small:
         raise SystemExit("no GPU here; --small runs the same code at toy sizes")
+    make_directory(asked.out.parent)
     results: dict[str, Any] = {"environment": environment(random_target(True, device, 2)), "small": asked.small}
-    if asked.only != "decoding":
-        results |= training_part(device, asked.small)
-    if asked.only != "training":
-        results["decoding"] = gpu_decoding.decoding(asked.small)
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(results, indent=2))
+    for name in asked.only:
+        results[name] = attempt(PARTS[name], device, asked.small)
+        print(name, json.dumps(results[name], indent=2), flush=True)
+        write_text(asked.out, json.dumps(results, indent=2) + "\n")
+    failed = [name for name in asked.only if not results[name].get("passed", True)]
+    print("failed: " + ", ".join(failed) if failed else "all parts passed")
+    if failed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from paradraft.decoding.length import AUTO
 from paradraft.drafters import DRAFTERS, BranchingDrafter, Drafter
 from paradraft.evaluation.bench import PLAIN, BenchResults, BenchSettings, bench, bench_results
 from paradraft.evaluation.lossless import examine_divergence
-from paradraft.evaluation.shapes import random_pair, synthetic_prompts
+from paradraft.evaluation.shapes import PREFIX, random_pair, synthetic_prompts
 from paradraft.evaluation.statistics import ratio, rounds_and_tokens
 from paradraft.models import Target
 from tests.conftest import drafter_values
@@ -188,14 +188,32 @@ def at_least(aim: float, what: str, value: float) -> dict[str, Any]:
 # --- all of it ----------------------------------------------------------------------------------------------------
 
 
-def decoding(small: bool) -> dict[str, Any]:
-    """On a GPU if there is one: the exact checks of a toy in float32, all others of real sizes in bfloat16."""
+def lean_part(small: bool) -> dict[str, Any]:
+    return lean_equals_eager(random_pair(TOY, [], "float32")[0])
+
+
+def texts_part(small: bool) -> dict[str, Any]:
+    """Every kind of drafter, a toy in float32."""
     toy, _ = random_pair(TOY, [], "float32")
     kinds = every_kind(toy)
     for drafter in kinds.values():
         drafter.prepare_decoding()
-    found: dict[str, Any] = {"lean_equals_eager": lean_equals_eager(toy), "same_texts": same_texts(toy, kinds, 48)}
+    return same_texts(toy, kinds, 48)
+
+
+def bfloat16_texts_part(small: bool) -> dict[str, Any]:
+    """The published drafters at real sizes in bfloat16."""
+    return same_texts(*random_pair(TOY if small else SIZES, PUBLISHED, "bfloat16"), 32 if small else 128)
+
+
+def times_part(small: bool) -> dict[str, Any]:
     target, drafters = random_pair(TOY if small else SIZES, PUBLISHED, "bfloat16")
-    found["same_texts_bfloat16"] = same_texts(target, drafters, 32 if small else 128)
-    found["times"] = [times(target, name, drafter, small) for name, drafter in drafters.items()]
-    return found
+    return {name.removeprefix(PREFIX): times(target, name, drafter, small) for name, drafter in drafters.items()}
+
+
+PARTS: Final = {
+    "lean_equals_eager": lean_part,
+    "same_texts": texts_part,
+    "same_texts_bfloat16": bfloat16_texts_part,
+    "times": times_part,
+}

@@ -70,15 +70,17 @@ def library_stubs() -> list[tuple[str, str]]:
     return found
 
 
-def choose(data: Path) -> list[dict[str, Any]]:
+def choose(data: Path, whole: bool = False) -> list[dict[str, Any]]:
+    """Prompts in random order: SHARES of each pool, or all but of `demo`, with every problem both plain and boxed."""
     draw = random.Random(0)
     math, code = first_turns(data / "math.jsonl.gz"), first_turns(data / "code.jsonl.gz")
     mbpp = [(i, p) for i, p in code if i.startswith("mbpp")]
     code = [(i, p) for i, p in code if not i.startswith("mbpp")]
     draw.shuffle(math)
+    plain, boxed = (math, math) if whole else (math[: SHARES["math"]], math[SHARES["math"] :])
     pools = {
-        "math": math[: SHARES["math"]],
-        "boxed": [(i, p + BOXED) for i, p in math[SHARES["math"] :]],
+        "math": plain,
+        "boxed": [(i, p + BOXED) for i, p in boxed],
         "code": [(i, CONTEST.format(p) if n % 6 == 0 else p) for n, (i, p) in enumerate(code)],
         "mbpp": mbpp,
         "stubs": [(i, STUB.format(p)) for i, p in library_stubs()],
@@ -87,14 +89,15 @@ def choose(data: Path) -> list[dict[str, Any]]:
     }
     chosen = []
     for name, pool in pools.items():
-        for number, prompt in draw.sample(pool, min(SHARES[name], len(pool))):
+        count = len(pool) if whole and name != "demo" else min(SHARES[name], len(pool))
+        for number, prompt in draw.sample(pool, count):
             chosen.append({"id": f"{name}/{number}", "messages": [{"role": "user", "content": prompt}]})
     draw.shuffle(chosen)
     return chosen
 
 
-def write_prompts(data: Path, out: Path, parts: int) -> None:
-    prompts = choose(data)
+def write_prompts(data: Path, out: Path, parts: int, whole: bool) -> None:
+    prompts = choose(data, whole)
     out.mkdir(parents=True, exist_ok=True)
     for part in range(parts):
         write_lines(out / f"prompts-{part}.jsonl", prompts[part::parts])
@@ -120,7 +123,7 @@ def pack(answers: list[Path], out: Path) -> None:
 
 def join(data: Path, answers: list[Path], out: Path, temperature: float | None = None) -> None:
     """Conversations to train on: all, or those that were answered at this temperature."""
-    prompts = {prompt["id"]: prompt["messages"] for prompt in choose(data)}
+    prompts = {prompt["id"]: prompt["messages"] for prompt in choose(data, whole=True)}
     found = read_provenance(answers[0])
     assert found is not None, f"{answers[0]} has no provenance file"
     joined = []
@@ -172,7 +175,9 @@ def main() -> None:
     data.add_argument("--data", type=Path, required=True)
     out = argparse.ArgumentParser(add_help=False)
     out.add_argument("--out", type=Path, required=True)
-    commands.add_parser("prompts", parents=[data, out]).add_argument("--parts", type=int, default=4)
+    prompts = commands.add_parser("prompts", parents=[data, out])
+    prompts.add_argument("--parts", type=int, default=4)
+    prompts.add_argument("--whole", action="store_true", help="all the prompts of the data sets, for a GPU")
     commands.add_parser("pack", parents=[out]).add_argument("answers", type=Path, nargs="+")
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument("--answers", type=Path, nargs="+", required=True)

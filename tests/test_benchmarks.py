@@ -51,8 +51,13 @@ def test_all_ways_of_decoding_side_by_side(target_directory: Path, prompts: Path
 def test_the_decoding_part_of_the_gpu_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that it checks is there, with its aim; how fast it was says nothing at these sizes."""
     monkeypatch.syspath_prepend(str(Path(decoding.__file__).parent))  # it imports the files beside it
-    importlib.import_module("gpu").main(["--small", "--only", "decoding", "--out", str(tmp_path / "gpu.json")])
-    found = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["decoding"]
+    gpu = importlib.import_module("gpu")
+    parts = [name for name in gpu.PARTS if name.startswith("decoding_")]
+    gpu.main(["--small", "--only", *parts, "--out", str(tmp_path / "gpu.json")])
+    read = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    found = {
+        name: read[f"decoding_{name}"] for name in ("lean_equals_eager", "same_texts", "same_texts_bfloat16", "times")
+    }
     assert found["lean_equals_eager"]["passed"]
     assert all(0 <= way["equal"] <= 1 for way in found["same_texts_bfloat16"]["ways"])
     ways = found["same_texts"]["ways"]
@@ -60,11 +65,23 @@ def test_the_decoding_part_of_the_gpu_benchmark(tmp_path: Path, monkeypatch: pyt
     assert {way["way"] for way in ways if way["drafter"] == "pard"} == {"chain", "auto", "tree"}
     assert all(way["equal"] == 1.0 for way in ways)
     assert all(way["emitted_length"] > 2 for way in ways if way["way"] != "auto" and way["drafter"] != "dflash2")
-    assert [pair["bench"]["drafter"] for pair in found["times"]] == ["random:dflash", "random:pard2"]
-    for pair, drafted in zip(found["times"], (7, 15), strict=True):
+    for name, drafted in {"dflash": 7, "pard2": 15}.items():
+        pair = found["times"][name]
         aims = [check["aim"] for check in pair["checks"]]
         assert aims == ["at most 1.25", "at most 1.35", "at least 0.8", "at least 0.97", "at least 0.97"]
         assert pair["checks"][0]["met"] is (pair["checks"][0]["value"] <= 1.25)
         assert pair["checks"][2]["met"] is (pair["checks"][2]["value"] >= 0.8)
         assert sum(pair["bench"]["synthetic_acceptance"] ** k for k in range(drafted + 1)) == pytest.approx(6)
         assert {run["batch_size"] for run in pair["bench"]["runs"]} == {1, 4}
+
+
+def test_a_part_of_the_gpu_benchmark_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error is in the file, what comes after it runs, and the exit status says so."""
+    monkeypatch.syspath_prepend(str(Path(decoding.__file__).parent))
+    gpu = importlib.import_module("gpu")
+    monkeypatch.setitem(gpu.PARTS, "training", lambda device, small: 1 / 0)
+    out = tmp_path / "gpu.json"
+    with pytest.raises(SystemExit, match="1"):
+        gpu.main(["--small", "--only", "training", "flex_equals_dense", "--out", str(out)])
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert "ZeroDivisionError" in found["training"]["error"] and found["flex_equals_dense"]["passed"]
