@@ -16,6 +16,8 @@ from torch import Tensor
 
 Predicate = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
+DENSE_ENTRIES = 2**27  # of a mask on a GPU; up to here compiling flex attention (a minute or two) gains nothing
+
 
 def dflash_predicate(anchors: Tensor, document_ids: Tensor, block_size: int, causal: bool = False) -> Predicate:
     """A query sees the context of its document strictly before its anchor, and its own block (causal: up to itself).
@@ -55,18 +57,25 @@ def _compiled_flex_attention() -> Any:
     return torch.compile(flex_attention, dynamic=True)
 
 
-def attention_mask(predicate: Predicate, rows: int, queries: int, keys: int, device: torch.device) -> Any:
-    """A flex block mask on a GPU, where the dense one is too large; the dense one on a CPU."""
-    if device.type != "cuda":
-        return dense_mask(predicate, rows, queries, keys, device)
+@lru_cache(maxsize=1)
+def _compiled_block_mask() -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
-    return create_block_mask(predicate, rows, None, queries, keys, device=device, _compile=True)
+    return torch.compile(create_block_mask, dynamic=True)
+
+
+def attention_mask(predicate: Predicate, rows: int, queries: int, keys: int, device: torch.device) -> Any:
+    """The dense mask, or a flex block mask on a GPU where that would be large."""
+    if device.type != "cuda" or rows * queries * keys <= DENSE_ENTRIES:
+        return dense_mask(predicate, rows, queries, keys, device)
+    return _compiled_block_mask()(predicate, rows, None, queries, keys, device=device)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Any) -> Tensor:
     """Grouped-query attention, [rows, heads, queries, dim]; `mask` from `attention_mask`, or None: all visible."""
-    if mask is None or isinstance(mask, Tensor):
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
-    attended: Tensor = _compiled_flex_attention()(query, key, value, block_mask=mask, enable_gqa=True)
-    return attended
+    if mask is not None and not isinstance(mask, Tensor):
+        attended: Tensor = _compiled_flex_attention()(query, key, value, block_mask=mask, enable_gqa=True)
+        return attended
+    if query.device.type == "cuda":  # with a mask no fused kernel there takes groups
+        key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], dim=1) for each in (key, value))
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=query.device.type != "cuda")

@@ -66,7 +66,7 @@ class LeanLayer:
             known = all_keys[slot, :, :end], all_values[slot, :, :end]
             found.append(F.scaled_dot_product_attention(queries[row], *known, mask, scale=self.scale))
         attended = found[0] if len(found) == 1 else torch.cat(found)
-        attended = attended.view(rows, self.heads, tokens, self.head_dim)
+        attended = attended.reshape(rows, self.heads, tokens, self.head_dim)  # not always contiguous on a GPU
         return self.out(attended.transpose(1, 2).reshape(rows, tokens, -1))
 
     def feed_forward(self, hidden: Tensor) -> Tensor:
