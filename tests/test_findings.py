@@ -61,6 +61,27 @@ def test_cat_against_equal_weights() -> None:
     assert f"{min(gains):.1%} to {max(gains):.1%}".replace("%", "", 1) in row_of("CAT weights")
 
 
+def test_kinds_at_one_short_budget() -> None:
+    trials = read("smollm2-drafters.json")["trials"]
+    found = {(r["cell"], r["prompts"]): r for r in summary(trials, "dflash-dpace") if r["mode"] != "independent"}
+    for cell, start in (("dspark", "DSpark (arXiv"), ("dflash2-dpace", "DFlash 2:")):
+        rows = [found[cell, name] for name in ("gsm8k", "humaneval", "mbpp")]
+        gains = [row["difference"] / (row["emitted_length"] - row["difference"]) for row in rows]
+        assert ", ".join(f"{gain:+.1%}" for gain in gains) + " on gsm8k, humaneval, mbpp" in row_of(start)
+    for start, *cells in (
+        ("ahead of EAGLE-3", "pard2", "eagle3"),
+        ("EAGLE-3 (arXiv", "eagle3", "dflash-dpace"),
+        ("Model Optimizer #1971", "dspark-dpace", "dflash-dpace"),
+    ):
+        for cell in cells:
+            lengths = (f"{found[cell, name]['emitted_length']:.2f}" for name in ("gsm8k", "humaneval", "mbpp"))
+            assert " / ".join(lengths) in row_of(start)
+    for row in summary([trial for trial in trials if trial["cell"].startswith("dspark")], "dspark"):
+        if row["cell"] == "dspark-dpace":
+            interval = f"({row['low']:+.3f} to {row['high']:+.3f})"
+            assert f"{row['prompts']} {row['difference']:+.3f} {interval}" in row_of("speculators #736, DSpark")
+
+
 def test_dpace_against_decay() -> None:
     begun, ended = row_of("ahead of fixed decay"), row_of("the gain stays")
     for row in read("smollm2-weightings.json")["rows"]:
