@@ -171,8 +171,8 @@ def measure_costs(
     with target.decoding():
         bench.verify(0)  # allocates
         for length in points if target.graphs is not None else ():  # the first two runs of a shape record its graph
-            for part in (bench.verify, bench.verify, bench.draft, bench.draft)[: 4 if length else 2]:
-                part(length)
+            for warm_up in (bench.verify, bench.verify, bench.draft, bench.draft)[: 4 if length else 2]:
+                warm_up(length)
         started = time.perf_counter()
         for passed in range(REPEATS):  # in passes: what else runs on the machine then slows all figures alike
             for length in points:

@@ -157,7 +157,7 @@ class LanguageModelDrafter(Drafter):
 
     def prepare_decoding(self) -> None:
         self.lean = prepare_decoding(self.model, self)
-        self.graphs = graphs_for(self.lean, self.embedding.weight.device)
+        self.graphs = None if self.lean is None else graphs_for(self.embedding.weight.device)
 
     def start(self, rows: int, capacity: int) -> DraftState:
         layers = int(self.model.config.get_text_config().num_hidden_layers)

@@ -68,6 +68,17 @@ class CudaRecorder:
             return CudaRecording(call, beside, self.stream)
 
 
+class Fixed(Protocol):
+    """A call that reads what changes from tensors of its own.
+
+    Nothing in it may wait for the device, read a value of it, or copy from the host.
+    """
+
+    recording: Recording | None
+
+    def __call__(self) -> Outputs: ...
+
+
 class FixedForward:
     """A forward of slots 0 to R-1, T tokens each, that reads keys 0 to `end` - 1.
 
@@ -102,7 +113,6 @@ class FixedForward:
                 held.copy_(given) if rows is None else held.index_copy_(0, rows, given)
 
     def __call__(self) -> Outputs:
-        """Nothing in here may wait for the device, read a value of it, or copy from the host."""
         rows, tokens = self.inputs.shape[:2]
         hidden = self.embed(self.inputs)
         places, positions, visible = sight(self.starts, tokens, self.end, self.parents)
@@ -131,11 +141,36 @@ class Graphs:
     ) -> Outputs | None:
         """A forward behind the committed tokens of `slots`, reserved as by `cache.reserve`; None where it is not small.
 
-        It takes in all slots up to the last of `slots`. Those left out write behind what they hold, and nobody reads
-        that.
+        `inputs` [rows, T, ...] is what `embed` takes.
+        """
+        tree, layers = parents is not None, tuple(feature_layers)
+
+        def make(rows: int, end: int) -> FixedForward:
+            return FixedForward(lean, embed, cache, inputs, rows, end, tree, layers)
+
+        def fill(fixed: FixedForward, starts: Tensor, rows: Tensor | None) -> None:
+            fixed.fill(inputs, starts, parents, rows)
+
+        kind = lean, inputs.shape[1:], inputs.dtype, tree, layers
+        return self.again(cache, slots, inputs.shape[1], kind, make, fill)
+
+    def again(
+        self,
+        cache: KeyValueSlots,
+        slots: Sequence[int] | None,
+        tokens: int,
+        kind: tuple[Any, ...],
+        make: Callable[[int, int], Any],
+        fill: Callable[[Any, Tensor, Tensor | None], None],
+    ) -> Outputs | None:
+        """What a call of this `kind` returns for `slots`, which write `tokens` each; None where that is not small.
+
+        `make` is given R and the number of keys and returns a `Fixed`; `fill` is given that, the committed tokens [R],
+        and which rows of it `slots` are, None: all in order. The call takes in all slots up to the last of `slots`.
+        Those left out write behind what they hold, and nobody reads that.
         """
         asked = list(range(len(cache.lengths))) if slots is None else list(slots)
-        rows, tokens = max(asked) + 1, inputs.shape[1]
+        rows = max(asked) + 1
         starts = cache.lengths[:rows]
         needed = int(starts.max()) + tokens
         small = tokens <= MOST_TOKENS and rows * tokens <= MOST_INPUTS and needed <= cache.capacity
@@ -144,36 +179,30 @@ class Graphs:
             return None
         cache.claim(asked, tokens)
         end = min(-(-needed // BUCKET) * BUCKET, cache.room)
-        layers = tuple(feature_layers)
-        key = (lean, rows, inputs.shape[1:], inputs.dtype, end, parents is not None, layers)
-        fixed: FixedForward | None = cache.recorded.pop(key, None)
-        fresh = fixed is None
+        key = (*kind, rows, end)
+        fixed: Fixed | None = cache.recorded.pop(key, None)
+        known = fixed is not None
         if fixed is None:
-            fixed = FixedForward(lean, embed, cache, inputs, rows, end, parents is not None, layers)
-        device = self._index(asked, rows, inputs.device)
-        fixed.fill(inputs, starts, parents, device)
-        if not fresh and fixed.recording is None:
+            fixed = make(rows, end)
+        index = None if asked == list(range(rows)) else torch.tensor(asked, device=cache.device)
+        fill(fixed, starts, index)
+        if known and fixed.recording is None:
             others = (other.recording for other in cache.recorded.values() if other.recording is not None)
             fixed.recording = self.recorder(fixed, next(others, None))
         cache.recorded[key] = fixed
         if len(cache.recorded) > MOST_GRAPHS:
             del cache.recorded[next(iter(cache.recorded))]
-        hidden, features = self._outputs(fixed)
-        if device is None:
+        hidden, features = outputs_of(fixed)
+        if index is None:
             return hidden.clone(), features.clone()
-        return hidden[device], features[device]
+        return hidden[index], features[index]
 
-    def _index(self, slots: list[int], rows: int, device: torch.device) -> Tensor | None:
-        """The slots on the device; None where they are all of the `rows` in order."""
-        if slots == list(range(rows)):
-            return None
-        return torch.tensor(slots, device=device)
 
-    def _outputs(self, fixed: FixedForward) -> Outputs:
-        if fixed.recording is None:
-            return fixed()
-        fixed.recording.replay()
-        return fixed.recording.outputs
+def outputs_of(fixed: Fixed) -> Outputs:
+    if fixed.recording is None:
+        return fixed()
+    fixed.recording.replay()
+    return fixed.recording.outputs
 
 
 def as_it_is(hidden: Tensor) -> Tensor:
@@ -181,6 +210,6 @@ def as_it_is(hidden: Tensor) -> Tensor:
     return hidden
 
 
-def graphs_for(lean: LeanDecoder | None, device: torch.device) -> Graphs | None:
-    """Graphs for a lean decoder on a GPU."""
-    return Graphs(CudaRecorder(device)) if lean is not None and device.type == "cuda" else None
+def graphs_for(device: torch.device) -> Graphs | None:
+    """Graphs on a GPU."""
+    return Graphs(CudaRecorder(device)) if device.type == "cuda" else None

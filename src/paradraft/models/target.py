@@ -199,7 +199,7 @@ class Target:
         The weights must be final and stay where they are.
         """
         self.lean = prepare_decoding(self.model)
-        self.graphs = graphs_for(self.lean, self.device)
+        self.graphs = None if self.lean is None else graphs_for(self.device)
 
     def shard(self, device: torch.device, processes: int) -> None:
         """Shard the decoder layers by FSDP2, in place; embedding, last norm and head stay whole in each process.
