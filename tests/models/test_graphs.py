@@ -17,7 +17,7 @@ from paradraft.decoding.length import AUTO
 from paradraft.drafters import DFlash
 from paradraft.drafters.language_model import LanguageModelDrafter
 from paradraft.models import Target, graphs
-from paradraft.models.graphs import Graphs, Outputs, graphs_for
+from paradraft.models.graphs import Graphs, Outputs, graphs_for, rounded_rows
 from tests.conftest import make_drafter_of, make_model
 
 FORBIDDEN = ("_local_scalar_dense", "nonzero", "is_nonzero", "item", "lift_fresh", "masked_select", "equal.default")
@@ -123,6 +123,10 @@ def test_a_replay_says_what_a_forward_says(family: str, monkeypatch: pytest.Monk
                 cache.release([step % 4])
     assert recorder.replays > len(recorder.recordings) > 5
     assert torch.equal(caches[0].lengths, caches[1].lengths)
+
+
+def test_rows_that_leave_share_a_shape() -> None:
+    assert [rounded_rows(rows) for rows in (1, 2, 3, 5, 8, 9, 17)] == [1, 2, 4, 8, 8, 16, 24]
 
 
 def test_what_a_replay_returned_stays(target: Target) -> None:

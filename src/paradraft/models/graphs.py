@@ -166,11 +166,11 @@ class Graphs:
         """What a call of this `kind` returns for `slots`, which write `tokens` each; None where that is not small.
 
         `make` is given R and the number of keys and returns a `Fixed`; `fill` is given that, the committed tokens [R],
-        and which rows of it `slots` are, None: all in order. The call takes in all slots up to the last of `slots`.
-        Those left out write behind what they hold, and nobody reads that.
+        and which rows of it `slots` are, None: all in order. The call takes in all slots up to the last of `slots` and
+        some more. Those that were not asked for write behind what they hold, and nobody reads that.
         """
         asked = list(range(len(cache.lengths))) if slots is None else list(slots)
-        rows = max(asked) + 1
+        rows = min(rounded_rows(max(asked) + 1), len(cache.lengths))
         starts = cache.lengths[:rows]
         needed = int(starts.max()) + tokens
         small = tokens <= MOST_TOKENS and rows * tokens <= MOST_INPUTS and needed <= cache.capacity
@@ -196,6 +196,11 @@ class Graphs:
         if index is None:
             return hidden.clone(), features.clone()
         return hidden[index], features[index]
+
+
+def rounded_rows(rows: int) -> int:
+    """Of few a power of two, of more a multiple of 8: rows that leave should not make a new shape each."""
+    return 1 << (rows - 1).bit_length() if rows < 8 else -(-rows // 8) * 8
 
 
 def outputs_of(fixed: Fixed) -> Outputs:
