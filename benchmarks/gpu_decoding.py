@@ -19,12 +19,14 @@ from torch import Tensor
 
 from paradraft.decoding import DraftLength, Engine, Generation
 from paradraft.decoding.length import AUTO
+from paradraft.decoding.timing import seconds_of
 from paradraft.drafters import DRAFTERS, BranchingDrafter, Drafter
-from paradraft.evaluation.bench import PLAIN, BenchResults, BenchSettings, bench, bench_results
+from paradraft.evaluation.bench import PLAIN, BenchResults, BenchSettings, bandwidth, bench, bench_results, weight_bytes
 from paradraft.evaluation.lossless import examine_divergence
 from paradraft.evaluation.shapes import PREFIX, random_pair, synthetic_prompts
 from paradraft.evaluation.statistics import ratio, rounds_and_tokens
 from paradraft.models import Target
+from paradraft.models.graphs import Graphs
 from tests.conftest import drafter_values
 
 TOY: Final = "random:toy"
@@ -130,6 +132,37 @@ def lean_equals_eager(target: Target) -> dict[str, Any]:
     }
 
 
+def graphs_equal_eager(target: Target) -> dict[str, Any]:
+    """Logits from graphs against the same forward without; the first run of a shape records nothing, the third replays.
+
+    None where there are no graphs.
+    """
+    if target.graphs is None:
+        return {"largest_relative_difference": None, "same_argmax": None, "passed": True}
+    caches = [target.new_slots(4, 600) for _ in range(2)]
+    nodes = torch.tensor([[-1, 0, 0, 1, 2]] * 4, device=target.device)
+    generator = torch.Generator().manual_seed(0)
+    differences, same = [], True
+    for tokens, parents in ((1, None), (ROUND, None), (5, nodes), (33, None)):
+        for slots in ([0, 1, 2, 3], [0, 2], [0]):  # with graphs: all, a hole between, the first alone
+            for _ in range(4):
+                ids = torch.randint(1, target.vocabulary_size, (len(slots), tokens), generator=generator)
+                seen = None if parents is None else parents[: len(slots)]
+                found = []
+                for cache, used in zip(caches, (None, target.graphs), strict=True):
+                    with target.decoding(), patch.object(target, "graphs", used):
+                        found.append(target.forward(ids.to(target.device), cache, (), slots, seen).logits)
+                        cache.commit(torch.tensor([1 + slot % 2 for slot in slots]).clamp(max=tokens))
+                eager, graph = found
+                differences.append(float((graph - eager).abs().max() / eager.abs().max()))
+                same &= torch.equal(graph.argmax(-1), eager.argmax(-1))
+    return {
+        "largest_relative_difference": max(differences),
+        "same_argmax": same,
+        "passed": same and max(differences) < 1e-4,
+    }
+
+
 # --- how fast is it? ----------------------------------------------------------------------------------------------
 
 
@@ -154,6 +187,39 @@ def times(target: Target, name: str, drafter: Drafter, small: bool) -> dict[str,
     runs = bench(target, drafter, synthetic_prompts(target.vocabulary_size, 32 if small else 1024), settings)
     results = bench_results(target, drafter, (target.name, name), settings, runs)
     return {"checks": checks(results, length), "bench": asdict(results)}
+
+
+def forward_milliseconds(target: Target, rows: int, tokens: int, context: int, graphs: Graphs | None) -> float:
+    """Of the target's forward with its head; the best of some after three, of which the second may record."""
+    cache = target.new_slots(rows, context + tokens)
+    ids = torch.ones(rows, tokens, dtype=torch.long, device=target.device)
+
+    def forward() -> None:
+        cache.lengths[:] = context
+        target.forward(ids, cache)
+
+    with target.decoding(), patch.object(target, "graphs", graphs):
+        for _ in range(3):
+            forward()
+        return 1000 * min(seconds_of(forward, target.device) for _ in range(20))
+
+
+def forward_times(target: Target, context: int) -> list[dict[str, Any]]:
+    """Eager and by graph, beside what reading the weights takes; `graph` is None where there are none."""
+    read = weight_bytes(target.model, target.embedding, target.output_embedding)
+    limit = 1000 * read / bandwidth(target.device)
+    found = []
+    for rows in (1, 4, 16):
+        for tokens in (1, ROUND):
+            eager = forward_milliseconds(target, rows, tokens, context, None)
+            graph = (
+                None if target.graphs is None else forward_milliseconds(target, rows, tokens, context, target.graphs)
+            )
+            over = None if graph is None else graph / limit
+            found.append(
+                {"rows": rows, "tokens": tokens, "eager": eager, "graph": graph, "limit": limit, "graph_to_limit": over}
+            )
+    return found
 
 
 def checks(results: BenchResults, length: int) -> list[dict[str, Any]]:
@@ -192,6 +258,13 @@ def lean_part(small: bool) -> dict[str, Any]:
     return lean_equals_eager(random_pair(TOY, [], "float32")[0])
 
 
+def graphs_part(small: bool) -> dict[str, Any]:
+    """Milliseconds of small forwards behind 1,024 tokens, eager and by graph, in bfloat16; do both say the same?"""
+    found = graphs_equal_eager(random_pair(TOY, [], "float32")[0])
+    target, _ = random_pair(TOY if small else SIZES, [], "bfloat16")
+    return {**found, "milliseconds": forward_times(target, 64 if small else 1024)}
+
+
 def texts_part(small: bool) -> dict[str, Any]:
     """Every kind of drafter, a toy in float32."""
     toy, _ = random_pair(TOY, [], "float32")
@@ -213,6 +286,7 @@ def times_part(small: bool) -> dict[str, Any]:
 
 PARTS: Final = {
     "lean_equals_eager": lean_part,
+    "graphs": graphs_part,
     "same_texts": texts_part,
     "same_texts_bfloat16": bfloat16_texts_part,
     "times": times_part,

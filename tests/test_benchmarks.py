@@ -56,10 +56,14 @@ def test_the_decoding_part_of_the_gpu_benchmark(tmp_path: Path, monkeypatch: pyt
     gpu.main(["--small", "--only", *parts, "--out", str(tmp_path / "gpu.json")])
     read = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
     found = {
-        name: read[f"decoding_{name}"] for name in ("lean_equals_eager", "same_texts", "same_texts_bfloat16", "times")
+        name: read[f"decoding_{name}"]
+        for name in ("lean_equals_eager", "graphs", "same_texts", "same_texts_bfloat16", "times")
     }
     assert found["lean_equals_eager"]["passed"]
     assert all(0 <= way["equal"] <= 1 for way in found["same_texts_bfloat16"]["ways"])
+    times = found["graphs"]["milliseconds"]
+    assert {(time["rows"], time["tokens"]) for time in times} == {(r, t) for r in (1, 4, 16) for t in (1, 16)}
+    assert all(time["eager"] > 0 and time["limit"] > 0 for time in times) and found["graphs"]["passed"]
     ways = found["same_texts"]["ways"]
     assert {way["drafter"] for way in ways} == set(DRAFTERS)
     assert {way["way"] for way in ways if way["drafter"] == "pard"} == {"chain", "auto", "tree"}

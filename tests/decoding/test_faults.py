@@ -105,7 +105,7 @@ FAULTS = {
         greedy_text_is_plain_text,
     ),
     "positions count nodes instead of depth": Fault(
-        slots.KeyValueSlots, "reserve", "starts + family.sum(-1) - 1", "places", greedy_text_is_plain_text
+        slots, "sight", "starts[:, None] + family.sum(-1) - 1", "places", greedy_text_is_plain_text
     ),
     "the path is one node off": Fault(
         tree_acceptance,

@@ -137,3 +137,20 @@ def test_products_take_their_rows_where_they_should(monkeypatch: pytest.MonkeyPa
             torch.testing.assert_close(product(x), torch.cat([linear(x) for linear in linears], dim=-1))
     if product.packed is not None:
         assert taken == ["by_layer", "by_copy", "by_copy", "by_copy"]
+
+
+def test_fused_attention_may_choose_its_strides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does on a GPU, where heads and tokens may stand in memory the other way round."""
+    right = torch.nn.functional.scaled_dot_product_attention
+
+    def permuted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return right(*args, **kwargs).transpose(1, 2).contiguous().transpose(1, 2)
+
+    target = Target(randomised("qwen3"))
+    target.prepare_decoding()
+    cache = target.new_slots(2, 20)
+    ids = torch.randint(1, 40, (2, 5))
+    with torch.inference_mode():
+        wanted = target.forward(ids, cache).logits
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", permuted)
+        assert torch.equal(target.forward(ids, cache).logits, wanted)

@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..models import KeyValueSlots, Target
 from .acceptance import accept, check_acceptance
 from .costs import MeasuredCosts
-from .draft import Accepted, Draft, Drafting, Noise, no_draft, reach
+from .draft import Accepted, Deferred, Draft, Drafting, Noise, no_draft, reach
 from .history import ChainHistory, TreeHistory
 from .length import AUTO, Adaptive, DraftLength, Fixed, FixedTree, LengthRule, check_draft_length
 from .logprobs import logprobs_of
@@ -69,6 +69,7 @@ class Engine:
         self.seconds = Seconds()
         self.scheduler = Scheduler(max_rows)
         self._added = 0
+        self.keeps_slots = target.device.type == "cuda"  # while none runs: graphs hold the addresses of their buffers
         self._slots: KeyValueSlots | None = None  # these three while sequences run
         self._drafting: Drafting | None = None
         self._feature_layers: tuple[int, ...] = ()
@@ -141,7 +142,7 @@ class Engine:
     # --- a step ---------------------------------------------------------------------------------------------------
 
     def _make_room(self, admitted: list[Sequence], fresh: bool) -> None:
-        """Slots for the sequences that come; new ones if none was running.
+        """Slots for the sequences that come; new ones if none was running, or those that were kept, where they fit.
 
         They grow with the longest of all that run, and shrink when they hold more than SPARE times as much.
         """
@@ -149,7 +150,7 @@ class Engine:
         running = (sequence.request for sequence in self.scheduler.running)
         longest = max(len(request.prompt) + request.max_new_tokens for request in running)
         capacity = longest + max(self.draft_length, self.tree or 0) + 1
-        if fresh or self._slots is None:
+        if self._slots is None or (fresh and not fits(self._slots, rows, capacity)):
             self._slots, self._drafting, self._feature_layers = self.target.new_slots(rows, capacity), None, ()
             if self.drafter is not None:
                 self._feature_layers = self.drafter.feature_layers
@@ -255,12 +256,18 @@ class Engine:
         return accept("chain" if of_trees else self.acceptance, draft, logits, samplings, noise)
 
     def _leave(self, sequences: list[Sequence]) -> None:
-        """End sequences; where none is left, so do the slots: an engine that waits holds no memory for texts."""
+        """End sequences; where none is left, so do the slots: an engine that waits holds no memory for texts.
+
+        On a GPU it keeps the slots.
+        """
         slots = self.scheduler.leave(sequences)
         for held in self._held():
             held.release(slots)
         if not self.scheduler.running:
-            self._slots = self._drafting = None
+            if self._drafting is not None:
+                self._drafting.deferred = Deferred()
+            if not self.keeps_slots:
+                self._slots = self._drafting = None
 
     def _held(self) -> list[KeyValueSlots | Drafting]:
         """All that has slots."""
@@ -286,6 +293,11 @@ def event(sequence: Sequence, tokens: list[int], logits: Tensor, path: Tensor | 
     """What `tokens` of a round tell; `logits` [N+1, V] and `path` as in `logprobs_of`."""
     count = sequence.request.logprobs
     return Event(sequence, tokens, None if count is None else logprobs_of(logits, tokens, count, path))
+
+
+def fits(slots: KeyValueSlots, rows: int, capacity: int) -> bool:
+    """Whether these slots are neither too small nor more than SPARE times too large."""
+    return rows <= len(slots.lengths) <= SPARE * rows and capacity <= slots.capacity <= SPARE * capacity
 
 
 def slot_of(sequence: Sequence) -> int:

@@ -7,6 +7,7 @@ queries are the slots alone. A predicate takes index tensors (row, head, query, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -71,8 +72,24 @@ def attention_mask(predicate: Predicate, rows: int, queries: int, keys: int, dev
     return _compiled_block_mask()(predicate, rows, None, queries, keys, device=device)
 
 
+@dataclass(frozen=True)
+class SharedKeys:
+    """An additive mask [rows, 1, G * queries, keys] for G query heads a key head, taken as queries of that one head.
+
+    So a GPU's fused kernels take a mask where heads share keys.
+    """
+
+    mask: Tensor
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Any) -> Tensor:
-    """Grouped-query attention, [rows, heads, queries, dim]; `mask` from `attention_mask`, or None: all visible."""
+    """Grouped-query attention, [rows, heads, queries, dim].
+
+    `mask` from `attention_mask`, SharedKeys, or None: all visible.
+    """
+    if isinstance(mask, SharedKeys):
+        together = query.reshape(len(query), key.shape[1], -1, query.shape[-1])
+        return F.scaled_dot_product_attention(together, key, value, attn_mask=mask.mask).reshape(query.shape)
     if mask is not None and not isinstance(mask, Tensor):
         attended: Tensor = _compiled_flex_attention()(query, key, value, block_mask=mask, enable_gqa=True)
         return attended

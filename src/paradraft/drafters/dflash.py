@@ -21,11 +21,14 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..models import KeyValueSlots, Target
 from ..models.cpu_kernels import linears_to_pack, pack_for_decoding
+from ..models.graphs import Graphs, graphs_for
+from ..models.lean import group_mask
 from ..models.names import drafter_directory
-from .attention import attention_mask, dflash_predicate
+from .attention import SharedKeys, attention_mask, dflash_predicate
 from .base import FRESH_LAYERS, Drafter, DrafterSection, Proposal, Sampler, check_start
 from .dflash_config import DFlashConfig
 from .directory import check_feature_layers, dtype_name, read_config, read_weights, write_directory
+from .fixed_draft import FixedDraft, Write
 from .grid import Batch, Grid, anchor_grid
 from .layers import Layer, RMSNorm, init_matrices, rotation_at
 from .state import DraftState
@@ -67,6 +70,7 @@ class DFlash(Drafter):
         self.hidden_norm = RMSNorm(config.hidden_size, config.norm_epsilon)
         self.layers = nn.ModuleList(self.new_layer() for _ in range(config.layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_epsilon)
+        self.graphs: Graphs | None = None  # on a GPU
         init_matrices(self)
 
     def new_layer(self) -> Layer:
@@ -104,7 +108,7 @@ class DFlash(Drafter):
     def _blocks(self, anchor_tokens: Tensor, slots: int) -> Tensor:
         """[..., slots] ids: the anchor's token, then masks."""
         blocks = anchor_tokens[..., None].expand(*anchor_tokens.shape, slots).clone()
-        blocks[..., 1:] = self.config.mask_token
+        blocks[..., 1:].fill_(self.config.mask_token)
         return blocks
 
     def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,6 +160,7 @@ class DFlash(Drafter):
     def prepare_decoding(self) -> None:
         pack = bool(linears_to_pack(self))
         pack_for_decoding(self, [linear for layer in self.decoder for linear in layer.fuse(pack)])
+        self.graphs = graphs_for(self.norm.weight.device)
 
     def start(self, rows: int, capacity: int) -> DraftState:
         config, weight = self.config, self.norm.weight
@@ -191,36 +196,79 @@ class DFlash(Drafter):
         The block is written behind the pending tokens. Rows with fewer of them have padding between, which positions
         and mask leave out. The block is not committed.
         """
-        unused = self.config.unused_slots
-        block, starts = unused + steps, state.starts(slots).to(anchors.device)
-        context, counts = state.flush(slots)
+        block, starts = self.config.unused_slots + steps, state.starts(slots).to(anchors.device)
+        context, counts = state.flush(slots, self.graphs is not None)
+        hidden = None
+        if self.graphs is not None:
+            hidden = self._from_graph(self.graphs, state, slots, anchors, context, counts, block)
+        if hidden is None:
+            places, _ = state.cache.reserve(slots, context.shape[1] + block)
+            mask = self._draft_mask(starts, places[:, context.shape[1] :], state.cache.end)
+            hidden = self.draft_block(anchors, context, starts, places, mask, state.cache.update)
+        state.cache.commit(counts)
+        return hidden
+
+    def draft_block(
+        self, anchors: Tensor, context: Tensor, starts: Tensor, places: Tensor, mask: Any, write: Write
+    ) -> Tensor:
+        """Hidden states [rows, steps, H] of blocks at `starts` [rows]; `places` [rows, W + block] of context and block.
+
+        `write` is given keys, values and a layer's number, and returns all that the mask is for.
+        """
         pending = context.shape[1]
-        places, _ = state.cache.reserve(slots, pending + block)
+        block = places.shape[1] - pending
         own = starts[:, None] + torch.arange(block, device=anchors.device)
         positions = torch.cat((places[:, :pending], own), dim=1)
         cos, sin = self._rotation(positions)
         rotation, of_block = (cos, sin), (cos[:, :, pending:], sin[:, :, pending:])
-        mask = self._draft_mask(starts, places[:, pending:], state.cache.end)
 
         def attention(i: int, layer: Layer, normed: Tensor) -> Tensor:
             behind = torch.cat((context, normed), dim=1)
-            keys, values = state.cache.update(*layer.self_attn.keys_values(behind, rotation), i)
+            keys, values = write(*layer.self_attn.keys_values(behind, rotation), i)
             return layer.self_attn.attend(normed, of_block, keys, values, mask)
 
-        hidden = self._run(anchors[:, None], block, attention)[:, 0, unused:]
-        state.cache.commit(counts)
-        return hidden
+        return self._run(anchors[:, None], block, attention)[:, 0, self.config.unused_slots :]
+
+    def _from_graph(
+        self,
+        graphs: Graphs,
+        state: DraftState,
+        slots: Sequence[int],
+        anchors: Tensor,
+        context: Tensor,
+        counts: Tensor,
+        block: int,
+    ) -> Tensor | None:
+        """The same from a recording; None where there is none."""
+        tokens = context.shape[1] + block
+
+        def make(rows: int, end: int) -> FixedDraft:
+            return FixedDraft(self.draft_block, self._shared_mask, state.cache.layers, context, rows, block, end)
+
+        def fill(fixed: FixedDraft, consumed: Tensor, rows: Tensor | None) -> None:
+            fixed.fill(anchors, context, consumed, counts, rows)
+
+        found = graphs.again(state.cache, slots, tokens, (self, tokens, context.dtype), make, fill)
+        return None if found is None else found[0]
 
     def _draft_mask(self, starts: Tensor, places: Tensor, end: int) -> Tensor | None:
-        """What slots at `places` [rows, block] see of `end` places, [rows, 1, 1 or block, end]; None: everything.
-
-        A row's context, which ends at starts [rows], and its block; causal: of the block the slots up to itself.
-        """
+        """As `_block_sight`, [rows, 1, 1 or block, end]; None: everything."""
         if len(starts) == 1 and not self.config.causal:
             return None
+        return self._block_sight(starts, places, end)[:, None]
+
+    def _shared_mask(self, starts: Tensor, places: Tensor, end: int) -> SharedKeys:
+        visible = self._block_sight(starts, places, end).expand(-1, places.shape[1], -1)
+        return SharedKeys(group_mask(visible, self.norm.weight.dtype, self.config.heads // self.config.key_value_heads))
+
+    def _block_sight(self, starts: Tensor, places: Tensor, end: int) -> Tensor:
+        """What slots at `places` [rows, block] see of `end` places, [rows, 1 or block, end].
+
+        A row's context, which ends at `starts` [rows], and its block; causal: of the block the slots up to itself.
+        """
         seen, first = torch.arange(end, device=starts.device), places[:, :1, None]
         last = places[..., None] if self.config.causal else places[:, -1:, None]
-        return ((seen < starts[:, None, None]) | ((seen >= first) & (seen <= last)))[:, None]
+        return (seen < starts[:, None, None]) | ((seen >= first) & (seen <= last))
 
     # --- on disk ----------------------------------------------------------------------------------------------------
 

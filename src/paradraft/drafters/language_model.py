@@ -23,6 +23,7 @@ from ..errors import UserError, first_line
 from ..models import KeyValueSlots, Target
 from ..models.attention import refuse_unsupported, sliding_window
 from ..models.cpu_kernels import head_is_plain, head_logits, soft_capped
+from ..models.graphs import Graphs, as_it_is, graphs_for
 from ..models.lean import LeanDecoder, prepare_decoding
 from ..models.loading import load_causal_lm, moved
 from ..models.names import drafter_directory
@@ -68,6 +69,7 @@ class LanguageModelDrafter(Drafter):
             raise UserError(f"a draft model drafts at least one token a round, not {max_draft} (draft_length)")
         self.max_draft = max_draft
         self.lean: LeanDecoder | None = None  # see `prepare_decoding`
+        self.graphs: Graphs | None = None  # on a GPU
         self.model = model.requires_grad_(True)
         self.attention: str = model.config._attn_implementation
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
@@ -155,6 +157,7 @@ class LanguageModelDrafter(Drafter):
 
     def prepare_decoding(self) -> None:
         self.lean = prepare_decoding(self.model, self)
+        self.graphs = None if self.lean is None else graphs_for(self.embedding.weight.device)
 
     def start(self, rows: int, capacity: int) -> DraftState:
         layers = int(self.model.config.get_text_config().num_hidden_layers)
@@ -178,14 +181,22 @@ class LanguageModelDrafter(Drafter):
 
     def draft_behind(self, state: DraftState, slots: Sequence[int], block: Tensor) -> Tensor:
         """Consume what waits and `block` [rows, K, H] behind it, then forget the block; its hidden states."""
-        return self.run_behind(state, slots, *state.flush(slots), block)
+        return self.run_behind(state, slots, *state.flush(slots, self.graphs is not None), block)
+
+    def run_in_slots(self, inputs: Tensor, cache: KeyValueSlots, slots: Sequence[int]) -> Tensor:
+        """Final-normed hidden states of `inputs` [rows, T, H] behind the committed tokens of `slots`."""
+        if self.graphs is not None and self.lean is not None:
+            found = self.graphs.run(self.lean, as_it_is, inputs, cache, slots)
+            if found is not None:
+                return found[0]
+        return self.run(inputs, *cache.reserve(slots, inputs.shape[1]), cache)
 
     def run_behind(
         self, state: DraftState, slots: Sequence[int], inputs: Tensor, counts: Tensor, block: Tensor
     ) -> Tensor:
         """Consume the first `counts` [rows] of `inputs` [rows, W, H], and `block` right behind each row's own."""
         inputs, places = lay_behind(inputs, counts, block)
-        hidden = self.run(inputs, *state.cache.reserve(slots, inputs.shape[1]), state.cache)
+        hidden = self.run_in_slots(inputs, state.cache, slots)
         state.cache.commit(counts)
         return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
 

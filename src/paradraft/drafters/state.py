@@ -44,12 +44,15 @@ class DraftState:
         self.pending[slots, :tokens] = inputs[:, :tokens]
         self.counts[slots] = counts
 
-    def flush(self, slots: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """What waits, [rows, W, H], and how much of it counts, [rows]; whoever takes it consumes it."""
+    def flush(self, slots: Sequence[int], whole: bool = False) -> tuple[Tensor, Tensor]:
+        """What waits, [rows, W, H], and how much of it counts, [rows]; whoever takes it consumes it.
+
+        whole: with as much padding as ever, so that all drafts have one shape.
+        """
         slots = list(slots)
         counts = self.counts[slots]
         self.counts[slots] = 0
-        return self.pending[slots, : int(counts.max())], counts
+        return self.pending[slots, : self.pending.shape[1] if whole else int(counts.max())], counts
 
     def release(self, slots: Sequence[int]) -> None:
         """Forget these sequences."""

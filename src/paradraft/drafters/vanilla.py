@@ -66,7 +66,7 @@ class Vanilla(LanguageModelDrafter):
             drafted.append(self.proposal(self.head(hidden), sampler))
             if step + 1 < steps:
                 cache.commit(one)
-                hidden = self.run(self.inputs(drafted[-1].tokens, features), *cache.reserve(slots, 1), cache)
+                hidden = self.run_in_slots(self.inputs(drafted[-1].tokens, features), cache, slots)
         cache.lengths[slots] = committed
         return Proposal.joined(drafted)
 

@@ -155,11 +155,13 @@ def bench(
     ways = engines_of(target, drafter, settings)
     stops = None if settings.synthetic_acceptance is None else ()
     runs = []
+    # Slots of one size are kept with their graphs.
+    untimed = settings.max_new_tokens if target.graphs is not None else min(8, settings.max_new_tokens)
     for batch_size in settings.batch_sizes:
         written: dict[str, list[Generation]] = {way: [] for way in ways}
         for engine in ways.values():
             first = [prompts[i % len(prompts)] for i in range(batch_size)]
-            engine.generate(first, min(8, settings.max_new_tokens), stops)  # allocates, measures costs
+            engine.generate(first, untimed, stops)  # allocates, measures costs, records graphs
             engine.seconds = Seconds()
         for repeat in range(settings.repeats):
             batch = [prompts[(repeat * batch_size + i) % len(prompts)] for i in range(batch_size)]

@@ -7,6 +7,7 @@ straight to their slots, and no module is called. Every other architecture takes
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,9 +16,22 @@ from torch import Tensor, nn
 
 from .attention import additive, sliding_window
 from .cpu_kernels import PackedLinear, Product, linears_to_pack, pack_for_decoding
-from .slots import KeyValueSlots, SlotLayer
+from .slots import Index, KeyValueSlots, SlotLayer
 
 COMMON = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+
+
+@dataclass(frozen=True)
+class Round:
+    """What the layers of one forward share.
+
+    rotation: cos and signed sin [R, T, 1, dim]. runs: rows whose slots stand side by side, their slots, the number of
+    keys that they read, and their mask. index: where keys and values go; None: where the cache reserved.
+    """
+
+    rotation: tuple[Tensor, Tensor]
+    runs: list[tuple[slice, slice, int, Tensor | None]]
+    index: Index | None = None
 
 
 class LeanLayer:
@@ -46,8 +60,8 @@ class LeanLayer:
     def products(self) -> tuple[Product, ...]:
         return self.qkv, self.out, self.gate_up, self.down
 
-    def attend(self, hidden: Tensor, rotation: tuple[Tensor, Tensor], held: SlotLayer, masks: list[Any]) -> Tensor:
-        """The attention's output [R, T, H]; `rotation` [R, T, 1, dim], one mask for each of the cache's runs.
+    def attend(self, hidden: Tensor, held: SlotLayer, shared: Round) -> Tensor:
+        """The attention's output [R, T, H].
 
         The query heads that share a key head are queries of that one head, so that its keys are read once.
         """
@@ -57,16 +71,16 @@ class LeanLayer:
         if self.normed is not None:
             weights, epsilon = self.normed
             both = F.rms_norm(both, (self.head_dim,), None, epsilon) * weights
-        both = rotated(both, rotation).transpose(1, 2)
+        both = rotated(both, shared.rotation).transpose(1, 2)
         queries, keys = both[:, : self.heads], both[:, self.heads :]
         queries = queries.reshape(rows, self.key_heads, self.group * tokens, self.head_dim)
-        all_keys, all_values = held.write(keys, values.transpose(1, 2))
+        all_keys, all_values = held.write(keys, values.transpose(1, 2), shared.index)
         found = []
-        for (row, slot, end), mask in zip(held.owner.runs, masks, strict=True):
+        for row, slot, end, mask in shared.runs:
             known = all_keys[slot, :, :end], all_values[slot, :, :end]
             found.append(F.scaled_dot_product_attention(queries[row], *known, mask, scale=self.scale))
         attended = found[0] if len(found) == 1 else torch.cat(found)
-        attended = attended.reshape(rows, self.heads, tokens, self.head_dim)  # not always contiguous on a GPU
+        attended = attended.reshape(rows, self.heads, tokens, self.head_dim)  # fused kernels choose their strides
         return self.out(attended.transpose(1, 2).reshape(rows, tokens, -1))
 
     def feed_forward(self, hidden: Tensor) -> Tensor:
@@ -100,27 +114,37 @@ class LeanDecoder:
         positions [R, T] and visible [R, T, end] as `cache.reserve` gave them; the id N of a model with N layers is the
         output after the final norm.
         """
-        cos, sin = self._rotations(cache.capacity, hidden)
-        rotation = cos[positions][:, :, None], sin[positions][:, :, None]
         group = self.layers[0].group
-        masks = [run_mask(visible[row, :, :end], hidden.dtype, group) for row, _, end in cache.runs]
+        runs = [(row, slot, end, run_mask(visible[row, :, :end], hidden.dtype, group)) for row, slot, end in cache.runs]
+        shared = Round(rotation_at(self.table(cache.capacity, hidden), positions), runs)
+        return self.through(hidden, cache.layers, shared, feature_layers)
+
+    def through(
+        self, hidden: Tensor, held: Sequence[Any], shared: Round, feature_layers: Sequence[int]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """As `run`, with the cache's layers `held`."""
         outputs = {}
-        for number, (layer, held) in enumerate(zip(self.layers, cache.layers, strict=True)):
-            assert isinstance(held, SlotLayer)
-            hidden = hidden + layer.attend(hidden, rotation, held, masks)
+        for number, (layer, own) in enumerate(zip(self.layers, held, strict=True)):
+            hidden = hidden + layer.attend(hidden, own, shared)
             hidden = hidden + layer.feed_forward(hidden)
             if number in feature_layers:
                 outputs[number] = hidden
         hidden = outputs[len(self.layers)] = rms_norm(hidden, self.norm)
         return hidden, [outputs[number] for number in feature_layers]
 
-    def _rotations(self, capacity: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and signed sin [capacity, dim] of every position."""
+    def table(self, capacity: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and signed sin [capacity or more, dim] of every position."""
         if self._table is None or len(self._table[0]) < capacity:
             cos, sin = self.rotary(like, torch.arange(capacity, device=like.device)[None])
             half = sin.shape[-1] // 2
             self._table = cos[0], torch.cat((-sin[0, :, :half], sin[0, :, half:]), dim=-1)
         return self._table
+
+
+def rotation_at(table: tuple[Tensor, Tensor], positions: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and signed sin [R, T, 1, dim] of positions [R, T]."""
+    cos, sin = table
+    return cos[positions][:, :, None], sin[positions][:, :, None]
 
 
 def rms_norm(hidden: Tensor, norm: tuple[Tensor, float]) -> Tensor:
@@ -136,7 +160,11 @@ def rotated(states: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 def run_mask(visible: Tensor, dtype: torch.dtype, group: int) -> Tensor | None:
     """The additive mask [R, 1, group * T, end] of what is visible; None for a single token, which sees all."""
-    return None if visible.shape[:2] == (1, 1) else additive(visible, dtype).repeat(1, 1, group, 1)
+    return None if visible.shape[:2] == (1, 1) else group_mask(visible, dtype, group)
+
+
+def group_mask(visible: Tensor, dtype: torch.dtype, group: int) -> Tensor:
+    return additive(visible, dtype).repeat(1, 1, group, 1)
 
 
 def is_common(model: Any) -> bool:

@@ -7,6 +7,7 @@ bookkeeping waits for a GPU.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,27 +15,33 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+CUDA_STEP = 8  # a GPU's masks have as many keys as are a multiple of this; so have the buffers
+Index = tuple[Tensor, Tensor]  # slots [rows, 1] and places in them [rows, tokens]
+
 
 class SlotLayer(CacheLayerMixin):
-    """Keys and values of one layer, `[slots, heads, capacity, head_dim]`, allocated at the first write."""
+    """Keys and values of one layer, `[slots, heads, room, head_dim]`, allocated at the first write."""
 
     def __init__(self, owner: KeyValueSlots) -> None:
         super().__init__()
-        self.owner = owner
+        self.owner: KeyValueSlots = weakref.proxy(owner)  # no cycle: buffers go with the last reference to their slots
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        heads, rows, capacity = key_states.shape[1], len(self.owner.lengths), self.owner.capacity
-        self.keys = key_states.new_zeros(rows, heads, capacity, key_states.shape[-1])
-        self.values = value_states.new_zeros(rows, heads, capacity, value_states.shape[-1])
+        heads, rows, room = key_states.shape[1], len(self.owner.lengths), self.owner.room
+        self.keys = key_states.new_zeros(rows, heads, room, key_states.shape[-1])
+        self.values = value_states.new_zeros(rows, heads, room, value_states.shape[-1])
         self.is_initialized = True
 
-    def write(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
-        """Put `[rows, heads, tokens, dim]` at the reserved places; the layer's whole buffers."""
+    def write(self, key_states: Tensor, value_states: Tensor, index: Index | None = None) -> tuple[Tensor, Tensor]:
+        """Put `[rows, heads, tokens, dim]` at the reserved places, or at `index`; the layer's whole buffers."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
-        self.owner.write(self.keys, key_states)
-        self.owner.write(self.values, value_states)
+        for buffer, states in ((self.keys, key_states), (self.values, value_states)):
+            if index is None:
+                self.owner.write(buffer, states)
+            else:
+                put(buffer, states, index)
         return self.keys, self.values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -66,7 +73,14 @@ class KeyValueSlots(Cache):
         self.start = self.end = 0  # the longest length before and after it
         self.rows: slice | Tensor = slice(0, 0)  # its slots as an index: a slice where they stand side by side
         self.runs: list[tuple[slice, slice, int]] = []  # its rows, by slots that stand side by side; see `runs_of`
-        self._index: tuple[Tensor, Tensor] | None = None
+        self._index: Index | None = None
+        self.recorded: dict[Any, Any] = {}  # what holds addresses of the buffers and goes with them: see graphs.py
+
+    @property
+    def room(self) -> int:
+        """Tokens that the buffers have room for."""
+        step = CUDA_STEP if self.device.type == "cuda" else 1
+        return -(-self.capacity // step) * step
 
     # --- a forward --------------------------------------------------------------------------------------------
 
@@ -76,32 +90,30 @@ class KeyValueSlots(Cache):
         A token sees what is committed and the tokens before it. With `parents` [rows, tokens] they are trees: index of
         the parent among the tokens, -1 for the first; a token sees its ancestors and stands at its depth.
         """
+        starts = self.claim(slots, tokens).to(self.device)
+        self.rows = as_index(self.slots, self.device)
+        places, positions, visible = sight(starts, tokens, self.end, parents)
+        alone = len(self.slots) == 1
+        self._index = None if alone else (torch.tensor(self.slots, device=self.device)[:, None], places)
+        return positions, visible
+
+    def claim(self, slots: Sequence[int] | None, tokens: int) -> Tensor:
+        """What of a reservation is known on the host; the committed lengths [rows] of its slots."""
         self.slots = list(range(len(self.lengths))) if slots is None else list(slots)
         lengths = self.lengths[self.slots]
         self.start = int(lengths.max())
         self.end = self.start + tokens
         if self.end > self.capacity:
             raise ValueError(f"the slots hold {self.capacity} tokens each, {self.end} were asked for")
-        self.rows = as_index(self.slots, self.device)
         self.runs = runs_of(self.slots, (lengths + tokens).tolist())
-        starts = lengths.to(self.device)[:, None]
-        places = starts + torch.arange(tokens, device=self.device)
-        self._index = None if len(self.slots) == 1 else (torch.tensor(self.slots, device=self.device)[:, None], places)
-        seen = torch.arange(self.end, device=self.device)
-        if parents is None:
-            return places, seen <= places[..., None]
-        family = ancestors(parents)
-        visible = (seen < starts[..., None]).expand(-1, tokens, -1).clone()
-        visible.scatter_(2, places[:, None].expand(-1, tokens, -1), family)
-        return starts + family.sum(-1) - 1, visible
+        return lengths
 
     def write(self, buffer: Tensor, states: Tensor) -> None:
         """Put `states` [rows, heads, tokens, dim] at the reserved places of `buffer` [slots, heads, capacity, dim]."""
         if self._index is None:  # a single row: one contiguous copy
             buffer[self.slots[0], :, self.start : self.end] = states[0]
         else:
-            slots, places = self._index
-            buffer[slots, :, places] = states.transpose(1, 2)
+            put(buffer, states, self._index)
 
     def reserved(self, buffer: Tensor) -> Tensor:
         """The reserved slots of a buffer up to the longest: a view where they stand side by side, else a copy."""
@@ -138,12 +150,13 @@ class KeyValueSlots(Cache):
         rows = max(rows, len(self.lengths))
         if (rows, capacity) == (len(self.lengths), self.capacity):
             return
+        self.capacity = capacity
+        self.recorded.clear()
         for layer in self.layers:
             assert isinstance(layer, SlotLayer)
             if layer.keys is not None and layer.values is not None:
-                layer.keys, layer.values = (resized(b, rows, capacity) for b in (layer.keys, layer.values))
+                layer.keys, layer.values = (resized(b, rows, self.room) for b in (layer.keys, layer.values))
         self.lengths = resized(self.lengths, rows)
-        self.capacity = capacity
 
     def _buffers(self) -> list[Tensor]:
         return [
@@ -152,6 +165,27 @@ class KeyValueSlots(Cache):
             if isinstance(layer, SlotLayer) and layer.keys is not None and layer.values is not None
             for buffer in (layer.keys, layer.values)
         ]
+
+
+def sight(starts: Tensor, tokens: int, end: int, parents: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Places [rows, tokens] behind `starts` [rows], positions [rows, tokens], and what is seen, [rows, tokens, end].
+
+    `parents` as in `reserve`. Nothing here waits for a GPU or depends on values: a CUDA graph may hold it.
+    """
+    places = starts[:, None] + torch.arange(tokens, device=starts.device)
+    seen = torch.arange(end, device=starts.device)
+    if parents is None:
+        return places, places, seen <= places[..., None]
+    family = ancestors(parents)
+    visible = (seen < starts[:, None, None]).expand(-1, tokens, -1).clone()
+    visible.scatter_(2, places[:, None].expand(-1, tokens, -1), family)
+    return places, starts[:, None] + family.sum(-1) - 1, visible
+
+
+def put(buffer: Tensor, states: Tensor, index: Index) -> None:
+    """`states` [rows, heads, tokens, dim] into `buffer` [slots, heads, room, dim]."""
+    slots, places = index
+    buffer[slots, :, places] = states.transpose(1, 2)
 
 
 def as_index(slots: list[int], device: torch.device) -> slice | Tensor:

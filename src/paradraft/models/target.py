@@ -23,6 +23,7 @@ from .attention import document_attention, layer_masks, refuse_unsupported
 from .chat import ChatText, context_length_of, load_tokenizer, no_tokenizer, stop_tokens_of
 from .cpu_kernels import bfloat16_is_fast, head_is_plain, head_logits
 from .gguf import origin
+from .graphs import Graphs, graphs_for
 from .lean import LeanDecoder, prepare_decoding
 from .loading import load_causal_lm, moved
 from .names import found_target, shown_name
@@ -61,6 +62,7 @@ class Target:
         self._chat = None if tokenizer is None else ChatText.of(tokenizer, self.stop_tokens, thinking, date)
         self.sharded = False  # by FSDP2, over several processes
         self.lean: LeanDecoder | None = None  # see `prepare_decoding`
+        self.graphs: Graphs | None = None  # on a GPU; None also turns them off
         self.origin: str | None = None  # what a GGUF file held, in words
         self.base: nn.Module = model.base_model
         found = getattr(self.base, "layers", None)
@@ -147,15 +149,30 @@ class Target:
         `parents` as `KeyValueSlots.reserve` takes them. With `logits_at` [rows] the head runs on one position a row
         (prefill), logits [rows, 1, vocabulary].
         """
-        positions, visible = cache.reserve(slots, input_ids.shape[1], parents)
-        if self.lean is not None and not self.sharded:
-            hidden, outputs = self.lean.run(self.embedding(input_ids), positions, visible, cache, feature_layers)
-            features = torch.cat(outputs, dim=-1) if outputs else hidden[..., :0]
-        else:
-            hidden, features = self._run(input_ids, positions, visible, feature_layers, cache)
+        hidden, features = self._behind(input_ids, cache, feature_layers, slots, parents, logits_at is None)
         if logits_at is not None:
             hidden = hidden[torch.arange(len(hidden), device=hidden.device), logits_at][:, None]
         return TargetOutput(self.head(hidden), features)
+
+    def _behind(
+        self,
+        input_ids: Tensor,
+        cache: KeyValueSlots,
+        feature_layers: Sequence[int],
+        slots: Sequence[int] | None,
+        parents: Tensor | None,
+        again: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Final-normed hidden states and features; `again`: forwards of this shape will come again."""
+        if self.lean is None or self.sharded:
+            return self._run(input_ids, *cache.reserve(slots, input_ids.shape[1], parents), feature_layers, cache)
+        if self.graphs is not None and again:
+            found = self.graphs.run(self.lean, self.embedding, input_ids, cache, slots, parents, feature_layers)
+            if found is not None:
+                return found
+        positions, visible = cache.reserve(slots, input_ids.shape[1], parents)
+        hidden, outputs = self.lean.run(self.embedding(input_ids), positions, visible, cache, feature_layers)
+        return hidden, torch.cat(outputs, dim=-1) if outputs else hidden[..., :0]
 
     @torch.no_grad()
     def read(self, input_ids: Tensor, document_ids: Tensor, feature_layers: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -177,11 +194,12 @@ class Target:
         return self.head(self.read(input_ids, document_ids, ())[0])
 
     def prepare_decoding(self) -> None:
-        """Decode the fast way from now on: a lean forward where the architecture is a common one, CPU kernels.
+        """Decode the fast way from now on: a lean forward where the architecture is a common one, graphs, CPU kernels.
 
         The weights must be final and stay where they are.
         """
         self.lean = prepare_decoding(self.model)
+        self.graphs = None if self.lean is None else graphs_for(self.device)
 
     def shard(self, device: torch.device, processes: int) -> None:
         """Shard the decoder layers by FSDP2, in place; embedding, last norm and head stay whole in each process.
@@ -200,7 +218,7 @@ class Target:
         rest = {p for module in (self.base, self.model) for p in module.parameters() if not isinstance(p, DTensor)}
         fully_shard(self.base, mesh=mesh, ignored_params=rest)
         moved(self.model, device)
-        self.sharded, self.lean = True, None
+        self.sharded, self.lean, self.graphs = True, None, None
 
     def check_layers(self, feature_layers: Sequence[int]) -> None:
         wrong = [i for i in feature_layers if not 0 <= i <= len(self.layers)]
