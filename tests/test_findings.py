@@ -194,3 +194,26 @@ def test_other_figures(start: str, name: str, figures: str) -> None:
         cells = {(cell["weighting"], cell["seed"]): cell["emitted_length"] for cell in found["cells"]}
         made = ", ".join(f"{cells['cat', seed] - cells['uniform', seed]:+.3f}" for seed in (1, 2, 3))
     assert made == figures and figures in row and f"`{name}`" in row
+
+
+def test_what_ran_on_a_gpu() -> None:
+    found = read("gpu.json")
+    step, text = found["training"], (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    ratio = step["dpace_to_decay"]
+    interval = f"({ratio['low']:.3f} to {ratio['high']:.3f})"
+    seconds = min(step["seconds"])
+    rate, peak = step["flops"] / seconds / 1e12, step["peak_bytes"] / 1e9
+    for figure in (
+        f"{seconds:.3f} s a step, {step['tokens_per_second']:,.0f} tokens a second, at most {peak:.1f} GB",
+        f"{rate:.0f} TFLOP/s, {step['utilisation']:.0%}",
+        f"{ratio['ratio']:.3f} times {interval}",
+        f"{found['flex_equals_dense']['largest_difference']:.1e}".replace("e-06", "e-6"),
+    ):
+        assert figure in text, figure
+    for name in ("plain", "compiled"):
+        one = step["objective"][name == "compiled"]
+        assert f"{1000 * one['seconds']:.0f} ms and {one['peak_bytes'] / 1e6:.0f} MB" in text
+    ways = found["decoding_same_texts"]["ways"]
+    assert f"the same {4 * len(ways)} texts" in text and all(way["equal"] == 1 for way in ways)
+    low, middle, high = (100 * (ratio[name] - 1) for name in ("low", "ratio", "high"))
+    assert f"{middle:.1f}% ({low:.1f} to {high:+.1f}%) of a step of" in row_of("training costs 2.3%")
