@@ -42,7 +42,16 @@ def cells(run: RunResult) -> dict[str, str]:
             f"{part / total:.0%}" for part in (seconds.draft, seconds.verify, seconds.other)
         ),
         "same text": "-" if same is None else f"{same:.1%}",
+        "against the first (95%)": gain_of(run),
     }
+
+
+def gain_of(run: RunResult) -> str:
+    """Emitted length against that of the first drafter on the same prompts, "-" for the first itself."""
+    against = run.against_first
+    if against is None:
+        return "-"
+    return f"{against.emitted_length_difference:+.2f} ({against.low:+.2f} to {against.high:+.2f})"
 
 
 def way_of(run: RunResult) -> str:
