@@ -38,7 +38,6 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 REPORTED = (
     "smollm2-t0.json",
-    "smollm2-pard2-t0.json",
     "smollm2-auto.json",
     "smollm2-weightings.json",
     "decoding-smollm2-b1.json",

@@ -145,9 +145,10 @@ def check_page(page: Path) -> None:
     assert not re.search(r"(src|href)=[\"']?(http|//)|@import|url\(", text)
     parts = {part.partition("</h2>")[0]: part for part in text.split("<h2>")[1:]}
     runs = read("smollm2-t0.json")["runs"]
-    (bars,) = figures(parts["smollm2-t0: Speed-up"])[0]["data"]
+    runs = [run for run in runs if run["drafter"] == "smollm2:dflash-dpace"]
+    bars, *_ = figures(parts["smollm2-t0: Speed-up"])[0]["data"]
     assert bars["y"] == [run["speedup"] for run in runs] and bars["x"] == [run["prompts"] for run in runs]
-    conditional, unconditional = figures(parts["smollm2-t0: Acceptance by position"])[0]["data"]
+    conditional, unconditional, *_ = figures(parts["smollm2-t0: Acceptance by position"])[0]["data"]
     assert conditional["y"] == runs[0]["acceptance"]["conditional"]
     assert unconditional["y"] == runs[0]["acceptance"]["unconditional"]
     log = [json.loads(line) for line in (markdown.RESULTS / "demo-dpace-training.jsonl").read_text().splitlines()]
