@@ -44,6 +44,9 @@ CONTEST = (
 )
 
 
+DATA_FILES = ("math.jsonl.gz", "code.jsonl.gz", "chat-prompts.jsonl.gz")
+
+
 def first_turns(path: Path) -> list[tuple[str, str]]:
     """(id, the user's first message) of every conversation."""
     return [(str(r.get("id", f"{path.name}/{i}")), r["messages"][0]["content"]) for i, r in enumerate(read_lines(path))]
@@ -73,7 +76,7 @@ def library_stubs() -> list[tuple[str, str]]:
 def choose(data: Path, whole: bool = False) -> list[dict[str, Any]]:
     """Prompts in random order: SHARES of each pool, or all but of `demo`, with every problem both plain and boxed."""
     draw = random.Random(0)
-    math, code = first_turns(data / "math.jsonl.gz"), first_turns(data / "code.jsonl.gz")
+    math, code, chat = (first_turns(data / name) for name in DATA_FILES)
     mbpp = [(i, p) for i, p in code if i.startswith("mbpp")]
     code = [(i, p) for i, p in code if not i.startswith("mbpp")]
     draw.shuffle(math)
@@ -84,7 +87,7 @@ def choose(data: Path, whole: bool = False) -> list[dict[str, Any]]:
         "code": [(i, CONTEST.format(p) if n % 6 == 0 else p) for n, (i, p) in enumerate(code)],
         "mbpp": mbpp,
         "stubs": [(i, STUB.format(p)) for i, p in library_stubs()],
-        "chat": first_turns(data / "chat-prompts.jsonl.gz"),
+        "chat": chat,
         "demo": first_turns(training_file("demo:train")),
     }
     chosen = []
@@ -184,6 +187,9 @@ def main() -> None:
     commands.add_parser("join", parents=[data, named, out]).add_argument("--temperature", type=float)
     commands.add_parser("coverage", parents=[named])
     options = vars(parser.parse_args())
+    missing = [name for name in DATA_FILES if "data" in options and not (options["data"] / name).is_file()]
+    if missing:
+        parser.error(f"--data {options['data']} must hold {', '.join(DATA_FILES)}; {missing[0]} is not there")
     {"prompts": write_prompts, "pack": pack, "join": join, "coverage": coverage}[options.pop("command")](**options)
 
 
