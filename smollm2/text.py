@@ -126,7 +126,8 @@ def pack(answers: list[Path], out: Path) -> None:
 
 def join(data: Path, answers: list[Path], out: Path, temperature: float | None = None) -> None:
     """Conversations to train on: all, or those that were answered at this temperature."""
-    prompts = {prompt["id"]: prompt["messages"] for prompt in choose(data, whole=True)}
+    known = itertools.chain(choose(data, whole=True), choose(data))
+    prompts = {prompt["id"]: prompt["messages"] for prompt in known}
     found = read_provenance(answers[0])
     assert found is not None, f"{answers[0]} has no provenance file"
     joined = []
