@@ -17,7 +17,7 @@ from torch import Tensor
 
 Predicate = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
-DENSE_ENTRIES = 2**27  # of a mask on a GPU; up to here compiling flex attention (a minute or two) gains nothing
+DENSE_ENTRIES = 2**26  # of a mask on a GPU; flex attention skips what is hidden in larger ones, but must be compiled
 
 
 def dflash_predicate(anchors: Tensor, document_ids: Tensor, block_size: int, causal: bool = False) -> Predicate:
