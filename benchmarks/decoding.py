@@ -5,12 +5,13 @@ python benchmarks/decoding.py --target demo --drafter demo:dflash-dpace --assist
 
 Transformers runs a copy of the target as it loads it: plain `generate`, assisted generation with a draft model, prompt
 lookup (the last two for single prompts only, and at its own default settings unless `--assistant-length` says
-otherwise). This engine decodes plainly, with each fixed draft length, with the length left to it, with block
-verification if `--block` asks for it, with trees of `--tree` nodes and, where `--lengths` has auto, with trees of as
-many nodes as pay. On every few prompts all ways run one after the other, beginning with another one each time, so that
-a machine that others use hurts all alike. Times are whole calls, prefill included, since Transformers does not tell
-them apart; speed-ups are therefore lower than those of `paradraft eval`. With batches the calls get PARTS times as many
-prompts: this engine takes the next one when a row is free, Transformers one batch after the other.
+otherwise). This engine decodes plainly, with each fixed draft length, with block verification if `--block` asks for it,
+with trees of `--tree` nodes and, where `--lengths` has auto, with as many tokens as pay: at temperature 0 of trees and
+of chains, above it of chains and, if `--tree` is given, of trees. On every few prompts all ways run one after the
+other, beginning with another one each time, so that a machine that others use hurts all alike. Times are whole calls,
+prefill included, since Transformers does not tell them apart; speed-ups are therefore lower than those of `paradraft
+eval`. With batches the calls get PARTS times as many prompts: this engine takes the next one when a row is free,
+Transformers one batch after the other.
 """
 
 from __future__ import annotations
@@ -127,13 +128,15 @@ def ways_of(
     for name, drafter in drafters.items():
         for length in arguments.lengths.split(","):
             engines[f"{name} K={length}"] = Engine(target, drafter, sampling, draft_length_of(length), max_rows=rows)
+            if length == AUTO and sampling.greedy and drafter.parallel:  # then auto drafts trees
+                engines[f"{name} K=auto chains"] = Engine(target, drafter, sampling, AUTO, max_rows=rows, tree=0)
             if arguments.block:
                 engines[f"{name} K={length} block"] = Engine(
                     target, drafter, sampling, draft_length_of(length), max_rows=rows, acceptance="block"
                 )
         for nodes in arguments.tree or ():
             engines[f"{name} tree of {nodes}"] = Engine(target, drafter, sampling, max_rows=rows, tree=nodes)
-            if AUTO in arguments.lengths.split(","):
+            if AUTO in arguments.lengths.split(",") and not sampling.greedy:
                 engines[f"{name} tree of up to {nodes}"] = Engine(
                     target, drafter, sampling, AUTO, max_rows=rows, tree=nodes
                 )

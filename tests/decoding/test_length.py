@@ -28,6 +28,7 @@ class Given:
     """Costs by formula: a plain step of one row takes 1, a drafted token `token`, a draft `start`, a row `row`."""
 
     catch_up = 0.001
+    growing = branching = 0.0  # of a tree, beyond a chain
 
     def __init__(self, most: int, token: float = 0.05, start: float = 0.3, row: float = 0.1) -> None:
         self.most, self.token, self.start, self.row = most, token, start, row
@@ -37,6 +38,9 @@ class Given:
 
     def verify(self, rows: int) -> np.ndarray:
         return 1 + (rows - 1) * self.row + rows * self.token * np.arange(self.most + 1)
+
+    def beyond_chains(self, rows: int) -> tuple[float, float]:
+        return self.growing, self.branching
 
     def draft(self, rows: int) -> np.ndarray:
         lengths, counts = np.arange(self.most + 1), np.arange(1, rows + 1)[:, None]
@@ -229,7 +233,7 @@ def test_adaptive_lengths_do_not_change_what_is_sampled(monkeypatch: pytest.Monk
     drafter = make_drafter(target, block_size=4)
 
     monkeypatch.setattr(
-        "paradraft.decoding.engine.MeasuredCosts", lambda target, drafter, most, tree: Given(most, 0.0004)
+        "paradraft.decoding.engine.MeasuredCosts", lambda target, drafter, most, tree=None: Given(most, 0.0004)
     )
     monkeypatch.setattr("paradraft.decoding.engine.Adaptive", adaptive_that_tells(used))
     result = check_distribution(

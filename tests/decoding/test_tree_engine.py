@@ -149,8 +149,8 @@ def test_logprobs_follow_the_path(small: Target) -> None:
 
 
 def test_trees_that_cannot_be(small: Target) -> None:
-    with pytest.raises(UserError, match="a tree has at least one node, not 0"):
-        Engine(small, make_drafter_of("dflash", small), tree=0)
+    with pytest.raises(UserError, match="a tree has at least one node, not -1; 0 stands for chains only"):
+        Engine(small, make_drafter_of("dflash", small), tree=-1)
     for drafter in (None, make_drafter_of("vanilla", small)):
         with pytest.raises(UserError, match="a tree needs a drafter that can draft one"):
             Engine(small, drafter, tree=4)

@@ -81,8 +81,9 @@ TreeOption = Annotated[
     int | None,
     typer.Option(
         "--tree",
-        min=1,
-        help="draft so many nodes of a tree a round, with --draft-length auto at most; default: a chain",
+        min=0,
+        help="draft so many nodes of a tree a round, with --draft-length auto at most; 0: chains only; "
+        "default: a chain, with auto at temperature 0 a tree if the drafter drafts in one pass",
     ),
 ]
 ModeOption = Annotated[

@@ -25,14 +25,14 @@ from ..files import write_text
 from ..models import Target
 from ..models.gguf import cache_directory
 from .acceptance import accept
-from .draft import LATER, Draft, Drafting, Noise
+from .draft import LATER, Draft, Drafting, Noise, reach
 from .sampling import Sampling
 from .timing import seconds_of
 from .tree import behind_root
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the file on disk and of what is measured
+FORMAT = 2  # of the file on disk and of what is measured
 CONTEXT = 256  # tokens of the text in front, as far as the target's context allows
 SOME = 2  # tokens that an ordinary round brings
 ROWS = (1, 4, 16, 64)
@@ -43,11 +43,16 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RowCosts:
-    """Seconds for one number of rows: `verify` and `draft` of 0 to N tokens, `catch_up` of a token in one row."""
+    """Seconds for one number of rows: `verify` and `draft` of 0 to N tokens, `catch_up` of a token in one row.
+
+    growing, branching: of drafting a tree and of verifying it, beyond a chain of as many tokens.
+    """
 
     verify: list[float]
     draft: list[float]
     catch_up: float
+    growing: float = 0.0
+    branching: float = 0.0
 
 
 class MeasuredCosts:
@@ -89,6 +94,11 @@ class MeasuredCosts:
 
     def draft(self, rows: int) -> Array:
         return self._at(np.arange(1, rows + 1), {n: costs.draft for n, costs in self._now.items()})
+
+    def beyond_chains(self, rows: int) -> tuple[float, float]:
+        found = {n: [costs.growing, costs.branching] for n, costs in self._now.items()}
+        growing, branching = self._at(np.array([rows]), found)[0].tolist()
+        return growing, branching
 
     def _at(self, rows: NDArray[np.int64], known: dict[int, list[float]]) -> Array:
         """[len(rows), K+1] on straight lines between the measured numbers of rows, and beyond the last."""
@@ -186,9 +196,12 @@ def measure_costs(
             if time.perf_counter() - started > ENOUGH:
                 break
         later = min(seconds_of(partial(bench.observe, LATER), target.device) for _ in range(2))
+        repeats = REPEATS if time.perf_counter() - started < 2 * ENOUGH else 1
+        growing, branching = bench.beyond_chains(repeats) if tree else (0.0, 0.0)
     verify = {length: value for (part, length), value in seconds.items() if part == "verify"}
     draft = {length: value for (part, length), value in seconds.items() if part == "draft"}
-    return RowCosts(over_lengths(verify, most), [0.0, *over_lengths(draft, most)[1:]], later / (rows * LATER))
+    drafts = [0.0, *over_lengths(draft, most)[1:]]
+    return RowCosts(over_lengths(verify, most), drafts, later / (rows * LATER), growing, branching)
 
 
 def over_lengths(seconds: dict[int, float], most: int) -> list[float]:
@@ -227,25 +240,47 @@ class Bench:
 
     def verify(self, length: int) -> None:
         """A tree costs the same whatever its shape is: here each node follows the one before."""
+        parents = torch.arange(-1, length - 1, device=self.anchors.device).expand(self.rows, -1)
+        self.judge(length, parents if self.tree is not None and length else None)
+
+    def beyond_chains(self, repeats: int) -> tuple[float, float]:
+        """Seconds that drafting and verifying a tree take beyond a chain of as many tokens; measured in turns."""
+        length = min(self.deepest, self.tree or 0)
+        parts = (
+            partial(self.draft_chain, length),
+            partial(self.draft, length),
+            partial(self.judge, length, None),
+            partial(self.verify, length),
+        )
+        runs = np.array([[seconds_of(part, self.target.device) for part in parts] for _ in range(repeats)])
+        drafted, grown, judged, branched = runs.min(0).tolist()
+        return max(0.0, grown - drafted), max(0.0, branched - judged)
+
+    def judge(self, length: int, parents: Tensor | None) -> None:
         self.cache.lengths[:] = self.context
-        of_tree = self.tree is not None and length > 0
-        parents = torch.arange(-1, length - 1, device=self.anchors.device).expand(self.rows, -1) if of_tree else None
         layers = self.drafting.drafter.feature_layers
         seen = None if parents is None else behind_root(parents)
         output = self.target.forward(self.tokens(1 + length), self.cache, layers, self.slots, seen)
         drafted = Draft(self.tokens(length), torch.full((self.rows,), length), parents)
         noise = None if self.noise is None else Noise(self.noise[:, :length], self.noise[:, 0])
         rule = "chain" if parents is None else "tree_residual"
-        accept(rule, drafted, output.logits, self.samplings, noise).counts.cpu()
+        accepted = accept(rule, drafted, output.logits, self.samplings, noise)
+        reach(drafted).cpu()
+        kept = accepted.counts.cpu() + 1
+        self.cache.commit(kept, accepted.shortened(int(kept.max())).path)
 
     def draft(self, length: int) -> None:
-        self.observe(SOME)
-        lengths = [min(length, self.deepest)] * self.rows
-        if self.tree is not None:
-            self.drafting.tree(self.slots, self.anchors, lengths, self.samplings, [length] * self.rows).tokens.cpu()
+        if self.tree is None:
+            self.draft_chain(length)
             return
+        self.observe(SOME)
+        depths, nodes = [min(length, self.deepest)] * self.rows, [length] * self.rows
+        self.drafting.tree(self.slots, self.anchors, depths, self.samplings, nodes).tokens.cpu()
+
+    def draft_chain(self, length: int) -> None:
+        self.observe(SOME)
         noise = None if self.noise is None else self.noise[:, :length]
-        self.drafting.chain(self.slots, self.anchors, lengths, self.samplings, noise).tokens.cpu()
+        self.drafting.chain(self.slots, self.anchors, [length] * self.rows, self.samplings, noise).tokens.cpu()
 
     def observe(self, count: int) -> None:
         state = self.drafting.state

@@ -21,14 +21,24 @@ class Draft:
     """tokens [rows, N], of which row r drafted `lengths[r]`; the rest is padding.
 
     A chain, or with `parents` [rows, N] a tree: the index of each node's parent, which stands before it, -1 for the
-    newest committed token; siblings are different tokens. `probabilities` [rows, N, V] are what the tokens of a chain
-    were sampled from; None: they were chosen without chance, each stands for a point mass.
+    newest committed token; siblings are different tokens. Of a tree also `scores` [rows, N], see Tree. `probabilities`
+    [rows, N, V] are what the tokens of a chain were sampled from; None: they were chosen without chance, each stands
+    for a point mass.
     """
 
     tokens: Tensor
     lengths: Tensor
     parents: Tensor | None = None
     probabilities: Tensor | None = None
+    scores: Tensor | None = None
+
+    def first(self, nodes: int) -> Draft:
+        """The tree of the best `nodes` in each row; of 0 the empty chain."""
+        if not nodes:
+            return no_draft(self.tokens[:, 0])
+        assert self.parents is not None and self.scores is not None
+        lengths = self.lengths.clamp(max=nodes)
+        return Draft(self.tokens[:, :nodes], lengths, self.parents[:, :nodes], None, self.scores[:, :nodes])
 
 
 def no_draft(anchors: Tensor) -> Draft:
@@ -112,13 +122,12 @@ class TreeSampler:
     def __init__(self, samplings: Sequence[Sampling], depths: Sequence[int], nodes: int) -> None:
         self.temperatures = torch.tensor([sampling.temperature or 1.0 for sampling in samplings])
         self.depths, self.nodes = depths, nodes
-        self.parents = torch.empty(0)
+        self.tree: Tree | None = None
 
     def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
         scaled = tempered(logits, self.temperatures[:, None, None])
-        tree = best_tree(scaled.log_softmax(-1), self.depths, self.nodes)
-        self.parents = tree.parents
-        return tree.tokens, None
+        self.tree = best_tree(scaled.log_softmax(-1), self.depths, self.nodes)
+        return self.tree.tokens, None
 
 
 class LevelSampler:
@@ -258,8 +267,10 @@ class Drafting:
         self.catch_up()
         asked = [samplings[row] for row in rows], [depths[row] for row in rows], max(nodes)
         tree = self._grown([slots[row] for row in rows], anchors[rows], *asked)
-        tokens, parents = tree.tokens[:, :longest], tree.parents[:, :longest]
-        return Draft(among(tokens, rows, len(slots)), counts, among(parents, rows, len(slots), -1))
+        tokens = among(tree.tokens[:, :longest], rows, len(slots))
+        parents = among(tree.parents[:, :longest], rows, len(slots), -1)
+        scores = among(tree.scores[:, :longest], rows, len(slots), float("-inf"))
+        return Draft(tokens, counts, parents, None, scores)
 
     def _grown(
         self, slots: list[int], anchors: Tensor, samplings: list[Sampling], depths: list[int], nodes: int
@@ -269,14 +280,15 @@ class Drafting:
             levels = LevelSampler(samplings, depths, nodes)
             self.drafter.propose_tree(self.state, slots, anchors, max(depths), levels)
             tree, vocabulary = levels.growth.tree, self.drafter.vocabulary
-            return tree if vocabulary is None else Tree(vocabulary.ids[tree.tokens], tree.parents)
+            return tree if vocabulary is None else replace(tree, tokens=vocabulary.ids[tree.tokens])
         sampler = TreeSampler(samplings, depths, nodes)
         # Masks read each other: what a row drafts must not depend on how deep the others' trees may be.
         proposal = self.drafter.propose(self.state, slots, anchors, self.most or max(depths), sampler)
-        return Tree(proposal.tokens, sampler.parents)
+        assert sampler.tree is not None
+        return replace(sampler.tree, tokens=proposal.tokens)
 
 
-def among(values: Tensor, rows: list[int], count: int, rest: int = 0) -> Tensor:
+def among(values: Tensor, rows: list[int], count: int, rest: float = 0) -> Tensor:
     """`values` of some rows among `count`, the others filled with `rest`."""
     if len(rows) == count:
         return values

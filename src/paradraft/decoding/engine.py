@@ -16,6 +16,7 @@ from ..drafters import BranchingDrafter, Drafter
 from ..errors import UserError
 from ..models import KeyValueSlots, Target
 from .acceptance import accept, check_acceptance
+from .confidence import Confident, TreesOrChains
 from .costs import MeasuredCosts
 from .draft import Accepted, Deferred, Draft, Drafting, Noise, no_draft, reach
 from .history import ChainHistory, TreeHistory
@@ -28,6 +29,7 @@ from .scheduler import Scheduler
 from .timing import Clock, Seconds
 from .tree import behind_root
 
+NODES = 2  # of a tree for each token of its longest path, at most, where that is left to the engine
 SPARE = 2  # times the tokens that running sequences need may be held for each
 
 
@@ -36,9 +38,10 @@ class Engine:
 
     `sampling` is what `generate` asks for; a Request has its own. `draft_length` K defaults to the drafter's trained
     maximum; "auto": each round drafts as many tokens as promise the highest speed, none included. `tree`: draft that
-    many nodes of a tree a round, at most K deep, instead of a chain; with "auto" at most that many. `acceptance`: the
-    rule of ACCEPTANCE or TREE_ACCEPTANCE that decides what is kept, None: `chain` or `tree_residual`. All of them keep
-    the target's distribution. At most `max_rows` sequences run at a time, the others wait; None: all at once.
+    many nodes of a tree a round, at most K deep, instead of a chain; with "auto" at most that many. None: chains, with
+    "auto" trees where they suit (see TreesOrChains); 0: always chains. `acceptance`: the rule of ACCEPTANCE or
+    TREE_ACCEPTANCE that decides what is kept, None: `chain` or `tree_residual`. All of them keep the target's
+    distribution. At most `max_rows` sequences run at a time, the others wait; None: all at once.
     """
 
     def __init__(
@@ -59,12 +62,10 @@ class Engine:
         self.sampling = sampling or Sampling()
         self.draft_length = check_draft_length(drafter, draft_length)  # at most
         self.tree = check_tree(drafter, tree)
-        self.lengths: LengthRule = Fixed(self.draft_length) if tree is None else FixedTree(tree)
+        self.lengths: LengthRule = FixedTree(tree) if tree else Fixed(self.draft_length)
         if drafter is not None and draft_length == AUTO:
-            costs = MeasuredCosts(target, drafter, self.draft_length, tree)
-            history = ChainHistory(self.draft_length) if tree is None else TreeHistory(tree)
-            self.lengths = Adaptive(costs, history)
-        self.acceptance = check_acceptance(acceptance, of_trees=tree is not None)
+            self.lengths = adaptive(target, drafter, self.draft_length, tree)
+        self.acceptance = check_acceptance(acceptance, of_trees=bool(tree))
         self.seed = seed
         self.seconds = Seconds()
         self.scheduler = Scheduler(max_rows)
@@ -149,7 +150,7 @@ class Engine:
         rows = 1 + max(slot_of(sequence) for sequence in admitted)
         running = (sequence.request for sequence in self.scheduler.running)
         longest = max(len(request.prompt) + request.max_new_tokens for request in running)
-        capacity = longest + max(self.draft_length, self.tree or 0) + 1
+        capacity = longest + max(self.draft_length, self.lengths.most) + 1
         if self._slots is None or (fresh and not fits(self._slots, rows, capacity)):
             self._slots, self._drafting, self._feature_layers = self.target.new_slots(rows, capacity), None, ()
             if self.drafter is not None:
@@ -242,9 +243,10 @@ class Engine:
         samplings = [sequence.request.sampling for sequence in running]
         if self._drafting is None or not any(lengths):
             draft = no_draft(anchors)
-        elif self.tree is not None:
+        elif self.lengths.nodes is not None:
             depths = [min(self.draft_length, n, s.room - 1) for s, n in zip(running, lengths, strict=True)]
             draft = self._drafting.tree(slots, anchors, depths, samplings, lengths)
+            draft = self.lengths.paying(draft)
         else:
             choosing, deciding = self._noise(running, lengths)
             return self._drafting.chain(slots, anchors, lengths, samplings, choosing), deciding
@@ -252,7 +254,7 @@ class Engine:
 
     def judge(self, draft: Draft, logits: Tensor, samplings: Tokens[Sampling], noise: Noise | None) -> Accepted:
         """What of a draft is kept, by the target's logits [rows, N+1, V]."""
-        of_trees = self.tree is not None and draft.parents is None  # nothing is drafted
+        of_trees = self.tree and draft.parents is None  # nothing is verified
         return accept("chain" if of_trees else self.acceptance, draft, logits, samplings, noise)
 
     def _leave(self, sequences: list[Sequence]) -> None:
@@ -305,12 +307,28 @@ def slot_of(sequence: Sequence) -> int:
     return sequence.slot
 
 
+def adaptive(target: Target, drafter: Drafter, draft_length: int, tree: int | None) -> LengthRule:
+    """Trees where they are asked for, or chains (0); else (None) what suits, if the drafter drafts in one pass."""
+
+    def chains() -> Adaptive:
+        return Adaptive(MeasuredCosts(target, drafter, draft_length), ChainHistory(draft_length))
+
+    def trees(nodes: int) -> Confident:
+        return Confident(MeasuredCosts(target, drafter, draft_length, nodes), TreeHistory(nodes), drafter.parallel)
+
+    if tree:
+        return trees(tree)
+    if tree is None and drafter.parallel:
+        return TreesOrChains(trees(NODES * draft_length), chains())
+    return chains()
+
+
 def check_tree(drafter: Drafter | None, tree: int | None) -> int | None:
-    """A number of nodes for a drafter that can draft trees; None: chains."""
-    if tree is None:
-        return None
-    if tree < 1:
-        raise UserError(f"a tree has at least one node, not {tree}")
+    """A number of nodes for a drafter that can draft trees; 0 and None as Engine takes them."""
+    if not tree:
+        return tree
+    if tree < 0:
+        raise UserError(f"a tree has at least one node, not {tree}; 0 stands for chains only")
     if drafter is None or not (drafter.parallel or isinstance(drafter, BranchingDrafter)):
         raise UserError("a tree needs a drafter that can draft one (dflash, pard, pard2, eagle3); leave --tree out")
     return tree

@@ -18,6 +18,8 @@ PRIOR = 0.8  # of a draft token being accepted, before any was seen
 PRIOR_WEIGHT = 6.0  # observations that the prior of a place is worth: a few rejections are no reason to stop
 HORIZON = 200  # drafts over which the share of a place is averaged
 ROW_WEIGHT = 10.0  # weight of the prior that a row is like the others, in expected rejections (of trees: kept tokens)
+CALIBRATION_WEIGHT = 2.0  # weight of the prior that a drafter's probabilities are right, in expected kept tokens
+BOUNDS = np.array([0.05, 0.1, 0.2, 0.4, 0.7, 0.9])  # of probabilities that have a factor together
 DEVIATION_HORIZON = 60  # drafts of a row, or comparisons of costs, over which a deviation is averaged
 
 
@@ -36,6 +38,14 @@ class Deviation:
     def add(self, seen: float, expected: float) -> None:
         self.seen += seen - self.seen / DEVIATION_HORIZON
         self.expected += expected - self.expected / DEVIATION_HORIZON
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Of a row's tree: said [N], the drafter's own probabilities, 0 for padding; the places that were verified."""
+
+    said: Array
+    verified: NDArray[np.int64]
 
 
 class History(ABC):
@@ -63,12 +73,12 @@ class History(ABC):
     def factor(self, sequence: Sequence) -> float:
         return self.rows[sequence].factor if sequence in self.rows else 1.0
 
-    def count(self, kept: list[int] | slice, judged: int) -> None:
-        """One more draft, of which the first places were judged and some kept."""
+    def count(self, kept: Array) -> None:
+        """One more draft, of which the first places [n] were judged, and so much of each was kept."""
         self.kept *= 1 - 1 / HORIZON
         self.seen *= 1 - 1 / HORIZON
-        self.kept[kept] += 1
-        self.seen[:judged] += 1
+        self.kept[: len(kept)] += kept
+        self.seen[: len(kept)] += 1
 
     @abstractmethod
     def room(self, sequence: Sequence) -> int:
@@ -83,10 +93,10 @@ class History(ABC):
         """How many times as often as in other rows its tokens are rejected."""
 
     @abstractmethod
-    def add(self, sequence: Sequence, length: int, last: Round) -> None:
+    def add(self, sequence: Sequence, length: int, last: Round, nodes: Nodes | None = None) -> None:
         """The newest round of a sequence, in which `length` tokens were to be drafted.
 
-        A drafter that ends its draft sooner (DSpark's `cut`) has the next token rejected.
+        A drafter that ends its draft sooner (DSpark's `cut`) has the next token rejected. `nodes` of a tree.
         """
 
 
@@ -117,12 +127,12 @@ class ChainHistory(History):
     def rejection(self, sequence: Sequence) -> float:
         return self.factor(sequence)
 
-    def add(self, sequence: Sequence, length: int, last: Round) -> None:
+    def add(self, sequence: Sequence, length: int, last: Round, nodes: Nodes | None = None) -> None:
         kept, rejected = last.kept, last.kept < length and not last.clipped
         judged = kept + rejected
         own = self.rows.setdefault(sequence, Deviation(ROW_WEIGHT))
         own.add(float(rejected), float((1 - self.shares[:judged]).sum()))
-        self.count(slice(kept), judged)
+        self.count((np.arange(judged) < kept).astype(float))
 
 
 class TreeHistory(History):
@@ -130,10 +140,18 @@ class TreeHistory(History):
 
     The best n nodes of a tree are the best tree of n nodes. So one round tells what every smaller tree would have kept,
     and the sum of the first n shares is what n nodes are expected to bring. A row multiplies all shares by one factor:
-    its kept tokens divided by those that the shares lead one to expect.
+    its kept tokens divided by those that the shares lead one to expect. Of nodes that were not verified their chances
+    count: if only what a drafter is sure of were counted, all trees would look good.
+
+    calibration: nodes that were kept by those that the drafter's own probabilities lead one to expect; one factor for
+    probabilities below 0.05, one for those up to 0.1, and so on (BOUNDS).
     """
 
     fall = PRIOR
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self.calibration = [Deviation(CALIBRATION_WEIGHT) for _ in range(len(BOUNDS) + 1)]
 
     def room(self, sequence: Sequence) -> int:
         return len(self.shares) if sequence.room > 1 else 0
@@ -147,10 +165,26 @@ class TreeHistory(History):
     def rejection(self, sequence: Sequence) -> float:
         return 1 / self.factor(sequence)
 
-    def add(self, sequence: Sequence, length: int, last: Round) -> None:
+    def chances(self, said: Array) -> Array:
+        """Of being kept, of nodes that the drafter gives the probabilities `said`."""
+        factors = np.array([deviation.factor for deviation in self.calibration])
+        return np.minimum(factors[np.searchsorted(BOUNDS, said)] * said, 1.0)
+
+    def add(self, sequence: Sequence, length: int, last: Round, nodes: Nodes | None = None) -> None:
+        assert nodes is not None
         own = self.rows.setdefault(sequence, Deviation(ROW_WEIGHT))
         if last.clipped:  # nobody knows what else would have been kept
             return
-        judged = len(last.drafted)  # fewer than `length` where no more paths have room
-        own.add(last.kept, float(self.shares[:judged].sum()))
-        self.count(list(last.path), judged)
+        verified = nodes.verified[: len(last.drafted)]
+        kept = self.chances(nodes.said)[: np.count_nonzero(nodes.said)]
+        kept[verified] = 0
+        kept[verified[list(last.path) if last.depth is not None else slice(last.kept)]] = 1
+        own.add(float(kept.sum()), float(self.shares[: len(kept)].sum()))
+        self.count(kept)
+        self._calibrate(nodes.said[verified], kept[verified])
+
+    def _calibrate(self, said: Array, kept: Array) -> None:
+        bins = np.searchsorted(BOUNDS, said)
+        for place in set(bins.tolist()):
+            here = bins == place
+            self.calibration[place].add(float(kept[here].sum()), float(said[here].sum()))

@@ -1,6 +1,6 @@
 """How many tokens to draft: always the same number, or the number that promises the most tokens a second.
 
-The length of a round depends on rounds before it and on other sequences, never on what this round drafts. Otherwise
+The length of a chain depends on rounds before it and on other sequences, never on what this round drafts. Otherwise
 sampled text would not have the target's distribution: a rule that drops a draft because of the token that was drawn
 makes that token rarer.
 """
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from ..drafters import Drafter
 from ..errors import UserError
-from .draft import LATER
-from .history import PRIOR, PRIOR_WEIGHT, Deviation, History
+from .draft import LATER, Draft
+from .history import PRIOR, PRIOR_WEIGHT, Deviation, History, Nodes
 from .request import Sequence
 
 AUTO: Final = "auto"
@@ -35,17 +35,25 @@ FIRST = 16  # tokens that all rows together draft in a round as long as nothing 
 class LengthRule(Protocol):
     """How much to draft: so many tokens of a chain, or so many nodes of a tree.
 
-    `whole`: a parallel drafter drafts all that it can in any case, so that rows do not influence each other.
+    `most` of them at any time. `whole`: a parallel drafter drafts all that it can in any case, so that rows do not
+    influence each other.
     """
 
     most: int
     whole: bool
+
+    @property
+    def nodes(self) -> int | None:
+        """Of a tree in the coming round, at most; None: it drafts chains."""
 
     def prepare(self, rows: int, sampled: bool) -> None:
         """Before rounds of so many sequences, of which one is sampled or all are greedy."""
 
     def choose(self, sequences: list[Sequence]) -> list[int]:
         """How many tokens to draft for each; 0 for all is a plain step."""
+
+    def paying(self, draft: Draft) -> Draft:
+        """What of the trees that were drafted is verified."""
 
     def learn(self, sequences: list[Sequence], lengths: list[int], seconds: float) -> None:
         """The sequences have ended a round that took so long, for which `choose` gave these lengths."""
@@ -58,6 +66,7 @@ class Fixed:
 
     def __init__(self, most: int) -> None:
         self.most = most
+        self.nodes: int | None = None
 
     def prepare(self, rows: int, sampled: bool) -> None:
         pass
@@ -65,12 +74,19 @@ class Fixed:
     def choose(self, sequences: list[Sequence]) -> list[int]:
         return [min(self.most, sequence.room - 1) for sequence in sequences]
 
+    def paying(self, draft: Draft) -> Draft:
+        return draft
+
     def learn(self, sequences: list[Sequence], lengths: list[int], seconds: float) -> None:
         pass
 
 
 class FixedTree(Fixed):
     """Trees of `most` nodes wherever a drafted token has room."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self.nodes = most
 
     def choose(self, sequences: list[Sequence]) -> list[int]:
         return [self.most if sequence.room > 1 else 0 for sequence in sequences]
@@ -87,6 +103,9 @@ class Costs(Protocol):
 
     def verify(self, rows: int) -> Array:
         """[K+1]: of the target's step with 0 to K drafted tokens in each of so many rows."""
+
+    def beyond_chains(self, rows: int) -> tuple[float, float]:
+        """Of drafting a tree and of verifying it, beyond what a chain of as many tokens takes."""
 
     def draft(self, rows: int) -> Array:
         """[rows, K+1]: of drafting 0 to K tokens for 1, 2, ... rows."""
@@ -109,6 +128,9 @@ class Adaptive:
 
     def __init__(self, costs: Costs, history: History) -> None:
         self.costs, self.history, self.most = costs, history, len(history.shares)
+        self.nodes: int | None = None
+        self.promised = 0.0  # tokens a second of the round by its best fixed length
+        self.rate = 0.0  # the same as `choose` counts on it; where drafting is only tried, that of a plain step
         self._known: dict[int, tuple[Array, Array]] = {}
         self._deviations: dict[int, Deviation] = {}  # of the costs, by the size of the batch; see `_deviation`
         self._before: tuple[int, float] | None = None  # rows and relative seconds of the round before, if that drafted
@@ -137,7 +159,9 @@ class Adaptive:
         rates = ((rows + best_first) / drafted)[:, :longest]
         drafting, length = divmod(int(rates.argmax()), longest)
         lengths = np.minimum(length + 1, rooms)
-        gain = float(rates[drafting, length]) * plain / rows
+        self.promised = float(rates[drafting, length])
+        self.rate = self.promised * self.surplus
+        gain = self.rate * plain / rows
         pays = gain > MARGIN
         self._paying += (pays - self._paying) / STEPS
         if pays:
@@ -148,20 +172,35 @@ class Adaptive:
                 return [0] * rows
             lengths[order[drafting + 1 :, length]] = 0
             return [int(n) for n in lengths]
-        hoped = 1 + (PRIOR ** np.arange(1, self.most + 1)).cumsum()
-        asked = drafted[np.count_nonzero(rooms) - 1]
-        length = int((hoped / asked)[:longest].argmax())
-        loss = max(0.0, float(asked[length]) - plain)
+        length, loss = self._trial(drafted[np.count_nonzero(rooms) - 1], plain, longest)
         unknown = any(sequence not in self.history.rows for sequence in sequences)
         self._needed = loss * (1 - self._paying) if unknown else loss
         if self._credit >= self._needed and rooms.max() > 0:
             self._credit -= loss
-            self._resting = []
-            return [int(n) for n in np.minimum(length + 1, rooms)]
+            self._resting, self.rate = [], rows / plain
+            return [int(n) for n in np.minimum(length, rooms)]
         self._resting = list(sequences)
         self._earned = max(LOSS * plain - sum(s.followed for s in sequences) * self.costs.catch_up, LOSS * plain / 2)
         self._credit += self._earned
         return self._rest(sequences)
+
+    def paying(self, draft: Draft) -> Draft:
+        return draft
+
+    @property
+    def surplus(self) -> float:
+        """Tokens a second of rounds that verify unequally much, divided by what rounds of one length promise."""
+        return 1.0
+
+    def nodes_of(self, row: int) -> Nodes | None:
+        """Of the row's tree in this round."""
+        return None
+
+    def _trial(self, asked: Array, plain: float, longest: int) -> tuple[int, float]:
+        """How much to draft to see whether it pays, and what is lost if it does not; asked [K] seconds of rounds."""
+        hoped = 1 + (PRIOR ** np.arange(1, self.most + 1)).cumsum()
+        length = int((hoped / asked)[:longest].argmax())
+        return length + 1, max(0.0, float(asked[length]) - plain)
 
     def _longest(self, rows: int) -> int:
         """In a large batch one short draft of all rows tells enough, and a longer one may cost several plain steps."""
@@ -182,9 +221,9 @@ class Adaptive:
         self._learn_costs(sequences, lengths, seconds)
         if not any(lengths):
             return
-        for sequence, length in zip(sequences, lengths, strict=True):
+        for row, (sequence, length) in enumerate(zip(sequences, lengths, strict=True)):
             if length:
-                self.history.add(sequence, length, sequence.generation.rounds[-1])
+                self.history.add(sequence, length, sequence.generation.rounds[-1], self.nodes_of(row))
         self.history.update()
 
     def _learn_costs(self, sequences: list[Sequence], lengths: list[int], seconds: float) -> None:
@@ -200,12 +239,15 @@ class Adaptive:
 
     def expected(self, sequences: list[Sequence], lengths: list[int]) -> float:
         """Seconds of the coming round by the measured costs alone, when it drafts so many tokens for each row."""
-        verify, draft = self._measured(len(lengths))
-        drafting, longest = int(np.count_nonzero(lengths)), max(lengths)
-        if not longest:
-            return float(verify[0])
+        drafting = int(np.count_nonzero(lengths))
+        if not drafting:
+            return float(self._measured(len(lengths))[0][0])
         late = sum(sequence.followed for sequence in sequences) * self._behind * self.costs.catch_up
-        return float(verify[longest] + draft[drafting - 1, longest]) + late
+        return self._round(len(lengths), drafting, lengths) + late
+
+    def _round(self, rows: int, drafting: int, lengths: list[int]) -> float:
+        verify, draft = self._measured(rows)
+        return float(verify[max(lengths)] + draft[drafting - 1, max(lengths)])
 
     def _measured(self, rows: int) -> tuple[Array, Array]:
         """[K+1] of verifying 0 to K tokens in so many rows, [rows, K+1] of drafting as many for 1, 2, ... of them."""

@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from heapq import heappop, heappush
 
 import torch
 from torch import Tensor
+
+FEW = 8  # rows up to which a heap each is faster than tensors for all
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,12 @@ class Tree:
     """Nodes [rows, N], likeliest first, so that parents stand before their children.
 
     tokens: ids of the draft vocabulary. parents: index of the parent among the nodes, -1: the newest committed token.
+    scores: logarithms of the probabilities that the drafter gives the nodes; minus infinity for padding.
     """
 
     tokens: Tensor
     parents: Tensor
+    scores: Tensor
 
 
 def tree_size(nodes: int, depth: int, vocabulary: int) -> int:
@@ -43,13 +48,16 @@ def best_tree(log_probabilities: Tensor, depths: Sequence[int], nodes: int) -> T
 
     Where a row has fewer paths (see `tree_size`), what stands behind them is padding.
 
-    Equal to popping a heap of candidates, where a node adds its next sibling and its own likeliest child. Here all rows
-    go level by level: of the nodes of a step only the best `nodes` can be in the tree, and number m of the children of
-    the i-th best node only if (i + 1)(m + 1) nodes have room, because so many are at least as likely.
+    Popped from a heap of candidates, where a node adds its next sibling and its own likeliest child. Many rows, or rows
+    on a GPU, go level by level instead: of the nodes of a step only the best `nodes` can be in the tree, and number m
+    of the children of the i-th best node only if (i + 1)(m + 1) nodes have room: so many are at least as likely.
     """
     rows, steps, vocabulary = log_probabilities.shape
     device = log_probabilities.device
     values, tokens = log_probabilities.topk(min(nodes, vocabulary), dim=-1)
+    if rows <= FEW and device.type == "cpu":
+        grown = [popped(*row, nodes) for row in zip(values.tolist(), tokens.tolist(), depths, strict=True)]
+        return Tree(*(torch.tensor(part) for part in zip(*grown, strict=True)))
     allowed = torch.arange(steps, device=device) < torch.tensor(depths, device=device)[:, None]
     values = values.clamp(max=0).masked_fill(~allowed[..., None], float("-inf"))
     scores, begin, parents_from = values.new_zeros(rows, 1), 0, -1
@@ -61,6 +69,24 @@ def best_tree(log_probabilities: Tensor, depths: Sequence[int], nodes: int) -> T
         levels.append((scores, tokens[:, step].gather(1, rank[order]), parents_from + parent[order]))
         begin, parents_from = begin + scores.shape[1], begin
     return likeliest(levels, nodes)
+
+
+def popped(
+    values: list[list[float]], tokens: list[list[int]], depth: int, nodes: int
+) -> tuple[list[int], list[int], list[float]]:
+    """Tokens, parents and scores of one row's best tree, from a heap; values and tokens [K][W] from the best on."""
+    found: list[tuple[int, int, float]] = []
+    candidates = [(-values[0][0], 0, -1, 0, 0.0)] if depth else []  # minus score, step, parent, rank, parent's score
+    while candidates and len(found) < nodes:
+        score, step, parent, rank, before = heappop(candidates)
+        found.append((tokens[step][rank], parent, -score))
+        if rank + 1 < len(values[step]):
+            heappush(candidates, (-before - values[step][rank + 1], step, parent, rank + 1, before))
+        if step + 1 < depth:
+            heappush(candidates, (score - values[step + 1][0], step + 1, len(found) - 1, 0, -score))
+    found += [(0, -1, float("-inf"))] * (nodes - len(found))
+    chosen, parents, scores = zip(*found, strict=True)
+    return list(chosen), list(parents), list(scores)
 
 
 Level = tuple[Tensor, Tensor, Tensor]
@@ -76,7 +102,7 @@ def likeliest(levels: Sequence[Level], nodes: int) -> Tree:
     number_of = torch.zeros_like(parents).scatter(1, chosen, numbers)
     parents = parents.gather(1, chosen)
     parents = torch.where(parents < 0, -1, number_of.gather(1, parents.clamp(min=0)))
-    return Tree(tokens.gather(1, chosen), parents)
+    return Tree(tokens.gather(1, chosen), parents, scores.gather(1, chosen))
 
 
 class Growth:

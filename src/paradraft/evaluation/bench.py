@@ -39,11 +39,19 @@ READ_BYTES = {"cpu": 2**28, "cuda": 2**31}  # of one read for the bandwidth: mor
 class SyntheticEngine(Engine):
     """Keeps each drafted token with a given probability, whatever the target thinks of it.
 
-    For timing only, with models whose text means nothing: nothing about it is lossless.
+    For timing only, with models whose text means nothing: nothing about it is lossless. It drafts chains.
     """
 
-    def __init__(self, probability: float, target: Target, drafter: Drafter | None, *settings: Any) -> None:
-        super().__init__(target, drafter, *settings)
+    def __init__(
+        self,
+        probability: float,
+        target: Target,
+        drafter: Drafter | None,
+        sampling: Sampling,
+        draft_length: DraftLength | None,
+        seed: int,
+    ) -> None:
+        super().__init__(target, drafter, sampling, draft_length, seed, tree=0)
         self.probability, self.chance = probability, torch.Generator().manual_seed(self.seed)
 
     def judge(self, draft: Draft, logits: Tensor, samplings: Sequence[Sampling], noise: Noise | None) -> Accepted:

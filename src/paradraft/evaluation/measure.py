@@ -48,7 +48,7 @@ class Settings:
 
     def check(self, drafters: Collection[Drafter]) -> None:
         """UserError if the draft length is too long for a drafter, if no drafter has one of the modes, and so on."""
-        check_acceptance(self.acceptance, of_trees=self.tree is not None)
+        check_acceptance(self.acceptance, of_trees=bool(self.tree))
         for drafter in drafters:
             check_draft_length(drafter, self.draft_length)
             check_tree(drafter, self.tree)

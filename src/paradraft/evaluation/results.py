@@ -88,8 +88,10 @@ class RunResult:
 
     @property
     def length_label(self) -> str:
-        """Such as K=7, or K=auto where each round chose its own; with the nodes of a tree."""
+        """Such as K=7, or K=auto where each round chose its own; with the nodes of a tree, or that there were none."""
         length = "K=auto" if self.adaptive else f"K={self.draft_length}"
+        if self.tree == 0:
+            return f"{length} chains"
         return length if self.tree is None else f"{length} tree {self.tree}"
 
     @property
