@@ -30,6 +30,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the tiny models are those 
 
 from paradraft.decoding import Engine, Request, Sampling
 from paradraft.decoding.acceptance import ACCEPTANCE, TREE_ACCEPTANCE
+from paradraft.decoding.confidence import chains_of, likeliest_chain
+from paradraft.decoding.draft import Draft
 from paradraft.decoding.request import Sequence as Running
 from paradraft.drafters import BranchingDrafter, Drafter
 from paradraft.drafters.vocabulary import DraftVocabulary
@@ -60,18 +62,28 @@ class Outcome:
 
 
 class RandomLengths:
-    """Another length in every round and row, 0 included: whatever chooses lengths, it chooses one of these."""
+    """Another length in every round and row, 0 included: whatever chooses lengths, it chooses one of these.
+
+    Of a tree any number of nodes is verified, or its likeliest chain.
+    """
 
     whole = False
 
-    def __init__(self, most: int, rng: random.Random) -> None:
-        self.most, self.rng = most, rng
+    def __init__(self, most: int, tree: int | None, rng: random.Random) -> None:
+        self.most, self.nodes, self.rng = tree or most, tree, rng
 
     def prepare(self, rows: int, sampled: bool) -> None:
         pass
 
     def choose(self, sequences: Sequence[Running]) -> list[int]:
         return [self.rng.randint(0, max(0, min(self.most, sequence.room - 1))) for sequence in sequences]
+
+    def paying(self, draft: Draft) -> Draft:
+        assert draft.parents is not None
+        if self.rng.random() < 0.5:
+            return draft.first(self.rng.randint(0, draft.tokens.shape[1]))
+        drafted = zip(draft.parents.tolist(), draft.lengths.tolist(), strict=True)
+        return chains_of(draft, [likeliest_chain(parents[:length]) for parents, length in drafted])
 
     def learn(self, sequences: Sequence[Running], lengths: Sequence[int], seconds: float) -> None:
         pass
@@ -163,7 +175,7 @@ def engine_of(way: Way, target: Target, drafter: Drafter, rng: random.Random) ->
     most = rng.choice([None, 1, 3, 6])
     engine = Engine(target, drafter, None, way.length, rng.randrange(99), most, way.rule, way.tree)
     if way.changing:
-        engine.lengths = RandomLengths(way.tree or way.length, rng)
+        engine.lengths = RandomLengths(way.length, way.tree, rng)
     return engine
 
 

@@ -82,7 +82,9 @@ def trees_are_lossless() -> bool:
 
 
 def the_tree_is_the_best() -> bool:
-    return expected_length(EXAMPLE.log(), built(EXAMPLE.log(), 6)) == pytest.approx(1.818)
+    """Of one row, from a heap, and of many, level by level."""
+    found = [expected_length(EXAMPLE.log(), built(EXAMPLE.log(), 6, rows)) for rows in (1, tree.FEW + 1)]
+    return found == pytest.approx([1.818, 1.818])
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,9 @@ FAULTS = {
     ),
     "only the best node has children": Fault(
         tree, "candidates", "range(min(parents, room))", "range(1)", the_tree_is_the_best
+    ),
+    "a node of a single row has no second child": Fault(
+        tree, "popped", "if rank + 1 < len(values[step]):", "if False:", the_tree_is_the_best
     ),
 }
 

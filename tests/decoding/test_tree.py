@@ -60,9 +60,16 @@ def paths_of(tokens: Tensor, parents: Tensor) -> list[Path]:
     return found
 
 
-def built(log_probabilities: Tensor, nodes: int) -> list[Path]:
-    tree = best_tree(log_probabilities[None], [len(log_probabilities)], nodes)
-    return paths_of(tree.tokens[0], tree.parents[0])
+def built(log_probabilities: Tensor, nodes: int, rows: int = 1) -> list[Path]:
+    """From a heap, or for more than FEW rows level by level."""
+    tree = best_tree(log_probabilities.expand(rows, -1, -1), [len(log_probabilities)] * rows, nodes)
+    return paths_of(tree.tokens[-1], tree.parents[-1])
+
+
+@pytest.fixture(params=[0, 8], ids=["levels", "heap"], autouse=True)
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trees of all rows level by level, and of each row from a heap."""
+    monkeypatch.setattr("paradraft.decoding.tree.FEW", request.param)
 
 
 def test_the_worked_example() -> None:
