@@ -53,7 +53,7 @@ class Confident(Adaptive):
 
     @property
     def surplus(self) -> float:
-        return self._surplus.factor
+        return max(1.0, self._surplus.factor)  # less means that texts have changed, and the averages will tell
 
     def choose(self, sequences: list[Sequence]) -> list[int]:
         lengths = super().choose(sequences)

@@ -16,7 +16,6 @@ Array = NDArray[np.float64]
 
 PRIOR = 0.8  # of a draft token being accepted, before any was seen
 PRIOR_WEIGHT = 6.0  # observations that the prior of a place is worth: a few rejections are no reason to stop
-HORIZON = 200  # drafts over which the share of a place is averaged
 ROW_WEIGHT = 10.0  # weight of the prior that a row is like the others, in expected rejections (of trees: kept tokens)
 CALIBRATION_WEIGHT = 2.0  # weight of the prior that a drafter's probabilities are right, in expected kept tokens
 BOUNDS = np.array([0.05, 0.1, 0.2, 0.4, 0.7, 0.9])  # of probabilities that have a factor together
@@ -57,6 +56,7 @@ class History(ABC):
     """
 
     fall: float
+    horizon: int  # drafts over which the share of a place is averaged
 
     def __init__(self, most: int) -> None:
         self.kept, self.seen, self.shares = np.zeros(most), np.zeros(most), np.zeros(most)
@@ -75,8 +75,8 @@ class History(ABC):
 
     def count(self, kept: Array) -> None:
         """One more draft, of which the first places [n] were judged, and so much of each was kept."""
-        self.kept *= 1 - 1 / HORIZON
-        self.seen *= 1 - 1 / HORIZON
+        self.kept *= 1 - 1 / self.horizon
+        self.seen *= 1 - 1 / self.horizon
         self.kept[: len(kept)] += kept
         self.seen[: len(kept)] += 1
 
@@ -107,7 +107,7 @@ class ChainHistory(History):
     lead one to expect.
     """
 
-    fall = 1.0
+    fall, horizon = 1.0, 200
 
     def room(self, sequence: Sequence) -> int:
         return min(len(self.shares), sequence.room - 1)
@@ -136,18 +136,18 @@ class ChainHistory(History):
 
 
 class TreeHistory(History):
-    """The share of trees whose likeliest node was kept, whose second likeliest node was kept, and so on.
+    """The average chance of being kept of the likeliest node of a tree, of its second likeliest node, and so on.
 
-    The best n nodes of a tree are the best tree of n nodes. So one round tells what every smaller tree would have kept,
-    and the sum of the first n shares is what n nodes are expected to bring. A row multiplies all shares by one factor:
-    its kept tokens divided by those that the shares lead one to expect. Of nodes that were not verified their chances
-    count: if only what a drafter is sure of were counted, all trees would look good.
+    The best n nodes of a tree are the best tree of n nodes. So one round tells what every smaller tree may have kept,
+    and the sum of the first n averages is what n nodes are expected to bring. All nodes count, also those that were not
+    verified: if only what a drafter is sure of were counted, all trees would look good. A row multiplies all averages
+    by one factor: its kept tokens, of other nodes their chances, divided by what the averages lead one to expect.
 
     calibration: nodes that were kept by those that the drafter's own probabilities lead one to expect; one factor for
     probabilities below 0.05, one for those up to 0.1, and so on (BOUNDS).
     """
 
-    fall = PRIOR
+    fall, horizon = PRIOR, 50
 
     def __init__(self, most: int) -> None:
         super().__init__(most)
@@ -176,15 +176,17 @@ class TreeHistory(History):
         if last.clipped:  # nobody knows what else would have been kept
             return
         verified = nodes.verified[: len(last.drafted)]
-        kept = self.chances(nodes.said)[: np.count_nonzero(nodes.said)]
+        chances = self.chances(nodes.said)[: np.count_nonzero(nodes.said)]
+        self.count(chances)
+        kept = chances.copy()
         kept[verified] = 0
         kept[verified[list(last.path) if last.depth is not None else slice(last.kept)]] = 1
         own.add(float(kept.sum()), float(self.shares[: len(kept)].sum()))
-        self.count(kept)
         self._calibrate(nodes.said[verified], kept[verified])
 
     def _calibrate(self, said: Array, kept: Array) -> None:
+        """What is not seen any more is forgotten: probabilities that look too bad to be verified get another chance."""
         bins = np.searchsorted(BOUNDS, said)
-        for place in set(bins.tolist()):
+        for place, deviation in enumerate(self.calibration):
             here = bins == place
-            self.calibration[place].add(float(kept[here].sum()), float(said[here].sum()))
+            deviation.add(float(kept[here].sum()), float(said[here].sum()))
