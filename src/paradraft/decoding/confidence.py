@@ -36,10 +36,9 @@ class Confident(Adaptive):
     """Draft a large tree, then verify its best nodes, as many as bring the most tokens a second.
 
     Which rows draft is decided before, as in Adaptive, by what trees have brought so far. A node's chance of being kept
-    is what the drafter gives it times one factor for all, which is learned: drafters think too much of themselves. Of
-    the number of nodes n that are verified in each row, the sum of their chances - rate x seconds is largest, at the
-    rate that such rounds have promised so far. The likeliest chain is verified without the branches where they do not
-    pay for what a tree costs beyond a chain.
+    is what the drafter gives it, corrected by what became of such nodes (see TreeHistory). n nodes are verified in each
+    row, where the sum of their chances - rate x seconds is largest, at the rate that such rounds have promised so far.
+    The likeliest chain is verified without the branches where these do not pay for what a tree costs beyond a chain.
 
     whole: the drafter drafts all positions in any case, so trees are always drafted as large as they may be.
     """

@@ -252,6 +252,8 @@ class Bench:
             partial(self.judge, length, None),
             partial(self.verify, length),
         )
+        for warm_up in (*parts, *parts) if self.target.graphs is not None else ():
+            warm_up()
         runs = np.array([[seconds_of(part, self.target.device) for part in parts] for _ in range(repeats)])
         drafted, grown, judged, branched = runs.min(0).tolist()
         return max(0.0, grown - drafted), max(0.0, branched - judged)
