@@ -40,6 +40,7 @@ REPORTED = (
     "smollm2-t0.json",
     "smollm2-auto.json",
     "smollm2-weightings.json",
+    "smollm2-objectives.json",
     "decoding-smollm2-b1.json",
     "decoding-smollm2-b4.json",
     "decoding-smollm2-b16.json",

@@ -104,6 +104,20 @@ def test_dpace_against_decay() -> None:
         assert found in ended
 
 
+def test_dpace_against_head_weights_and_its_own_parts() -> None:
+    trials = read("smollm2-objectives.json")["trials"]
+    cells = {trial["cell"] for trial in trials}
+    rows = {"head-weights": "ahead of head weights", "prefix-only": "both factors", "continuation-only": "both factors"}
+    for cell in cells & rows.keys():
+        pair = [trial for trial in trials if trial["cell"] in ("dpace", cell)]
+        for row in summary(pair, cell):
+            if row["cell"] == "dpace":
+                gain = row["difference"] / (row["emitted_length"] - row["difference"])
+                interval = f"({row['low']:+.3f} to {row['high']:+.3f})"
+                assert f"{row['prompts']} {row['difference']:+.3f} {interval}, {gain:+.1%}" in row_of(rows[cell])
+    assert {"dpace", "decay", "head-weights", "prefix-only"} <= cells
+
+
 def test_the_grids_figures() -> None:
     found: dict[tuple[str, str, str], list[float]] = {}
     for name in ("objective-grid-dflash.json", "objective-grid-pard.json", "objective-grid-pard-seed3.json"):

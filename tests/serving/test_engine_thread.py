@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from paradraft.decoding import Engine, Event, Request, Sampling
+from paradraft.decoding.request import Round
 from paradraft.models import Target
 from paradraft.serving.engine_thread import Drafting, EngineThread, Full, Job, Update
 from paradraft.serving.metrics import Metrics
@@ -182,3 +183,17 @@ def test_lanes_share_the_time(target: Target, watcher: Watcher) -> None:
         watcher.wait(plain)
         found.stop()
     assert spent[0] > 2 * spent[4]
+
+
+def test_a_tree_is_counted_by_how_far_ahead_it_goes() -> None:
+    """Four nodes, two tokens deep, of which the second node was kept."""
+    metrics = Metrics()
+    done = Round((5, 6, 7, 8), 1, 2, depth=2, path=(1,))
+    metrics.round(done, True)
+    lines = metrics.text().decode().splitlines()
+    assert [line for line in lines if line.startswith("paradraft_drafted_total")] == [
+        'paradraft_drafted_total{position="1"} 1.0',
+        'paradraft_drafted_total{position="2"} 1.0',
+    ]
+    assert 'paradraft_accepted_total{position="1"} 1.0' in lines
+    assert done.rejected == () and Round((5, 6, 7), 1, 2).rejected == (6, 7)

@@ -52,6 +52,11 @@ class Round:
         return len(self.drafted) if self.depth is None else self.depth
 
     @property
+    def rejected(self) -> tuple[int, ...]:
+        """The drafts behind the accepted ones; of a tree none, since its nodes are not one text."""
+        return self.drafted[self.accepted :] if self.depth is None else ()
+
+    @property
     def clipped(self) -> bool:
         """The text ended (stop token or length) before the target's own token of this round."""
         return self.emitted <= self.accepted

@@ -134,8 +134,7 @@ def round_pieces(tokenizer: Any, generation: Generation) -> list[RoundPiece]:
     start = 1
     for r in generation.rounds:
         own, end = start + r.kept, start + r.emitted
-        rejected = r.drafted[r.accepted :] if r.depth is None else ()  # a tree's are not one text
-        texts = (generation.tokens[start:own], generation.tokens[own:end], list(rejected))
+        texts = (generation.tokens[start:own], generation.tokens[own:end], list(r.rejected))
         found.append(RoundPiece(*(str(tokenizer.decode(tokens)) for tokens in texts)))
         start = end
     return found

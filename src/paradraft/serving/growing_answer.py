@@ -86,15 +86,15 @@ class GrowingAnswer:
 def shown_round(tokenizer: PreTrainedTokenizerBase, update: Update, texts: list[str]) -> dict[str, Any]:
     """A round for those who watch: the texts of accepted drafts, of the target's own token, of rejected drafts.
 
-    drafted: tokens of the draft. judged: how many of them were kept or not (the text may end before). seconds: since
-    the prefill, of the steps that this answer was in. The first token, which the prefill brings, is `own` as well.
+    drafted: tokens of the draft, of a tree its nodes. judged: how many places ahead were kept or not (the text may end
+    before). rejected: of a chain only. seconds: since the prefill, of the steps that this answer was in. The first token, which the prefill brings, is `own` as well.
     """
     done = update.round or Round((), 0, 1)
     kept = done.kept
     return {
         "accepted": texts[:kept],
         "own": "".join(texts[kept:]),
-        "rejected": [token_text(tokenizer, token)[0] for token in done.drafted[done.accepted :]],
+        "rejected": [token_text(tokenizer, token)[0] for token in done.rejected],
         "drafted": len(done.drafted),
         "judged": judged(done),
         "kept": kept,

@@ -60,5 +60,5 @@ class Metrics:
 
 
 def judged(done: Round) -> int:
-    """Drafts of a round that were kept or not; behind the end of a text no draft is."""
-    return done.kept if done.clipped else len(done.drafted)
+    """How many places ahead the drafts of a round were kept or not; behind the end of a text none is."""
+    return done.kept if done.clipped else done.reach
