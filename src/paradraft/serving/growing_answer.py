@@ -87,7 +87,8 @@ def shown_round(tokenizer: PreTrainedTokenizerBase, update: Update, texts: list[
     """A round for those who watch: the texts of accepted drafts, of the target's own token, of rejected drafts.
 
     drafted: tokens of the draft, of a tree its nodes. judged: how many places ahead were kept or not (the text may end
-    before). rejected: of a chain only. seconds: since the prefill, of the steps that this answer was in. The first token, which the prefill brings, is `own` as well.
+    before). rejected: of a chain only. seconds: since the prefill, of the steps that this answer was in. The first
+    token, which the prefill brings, is `own` as well.
     """
     done = update.round or Round((), 0, 1)
     kept = done.kept
