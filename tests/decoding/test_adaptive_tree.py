@@ -162,6 +162,7 @@ def test_auto_drafts_trees_where_they_cost_little_more_than_chains(
         (generation,) = engine.generate([[4, 9, 2]], 30, ())
         assert {r.depth is not None for r in generation.rounds if r.drafted} <= {wanted, False}
         assert any(r.depth is not None for r in generation.rounds) == wanted
+        assert (engine.lengths.nodes is not None) == wanted
 
 
 @pytest.mark.parametrize(("kind", "own"), KINDS)

@@ -68,7 +68,8 @@ SURE, UNSURE = [0.95, 0.9, 0.8, 0.7, 0.5, 0.05, 0.02, 0.02], [0.3, 0.2, 0.1, 0.0
 def test_as_many_nodes_are_verified_as_pay_in_this_round(right: float, rows: int) -> None:
     """More where the drafter is sure, and more tokens a second than with any fixed number, by what is known here."""
     costs = Given(8, token=0.06 / rows, start=0.1, row=0.0)
-    sizes, rate = Texts([SURE, UNSURE], right, rows).decode(TimedTree(8, costs), 4000)
+    rule = TimedTree(8, costs)
+    sizes, rate = Texts([SURE, UNSURE], right, rows).decode(rule, 4000)
     sure, unsure = (np.mean([n for first, n in sizes[2000:] if first == said[0]]) for said in (SURE, UNSURE))
     assert sure - 2 > unsure > 0.5
 
@@ -80,6 +81,7 @@ def test_as_many_nodes_are_verified_as_pay_in_this_round(right: float, rows: int
     best = max(fixed(a, b) for a in range(9) for b in range(9))
     equal = max(fixed(n, n) for n in range(9))
     assert 0.985 * best < rate < 1.015 * best and rate > 1.01 * equal
+    assert 1.003 < rule.surplus < 1.06
 
 
 def test_a_drafter_that_is_wrong_for_sure_soon_drafts_nothing() -> None:
@@ -138,6 +140,13 @@ def test_branches_are_left_out_where_they_do_not_pay(branching: float, tokens: l
     assert nodes is not None and nodes.verified.tolist() == verified
     as_tree = costs.verify(1)[len(tokens)]
     assert rule._verifying == pytest.approx(as_tree if len(tokens) == 3 else max(1, as_tree - branching))
+
+
+def test_the_first_nodes_of_a_tree_are_a_tree() -> None:
+    two, none = drafted_tree().first(2), drafted_tree().first(0)
+    assert two.tokens.tolist() == [[11, 21]] and two.lengths.tolist() == [2]
+    assert two.parents is not None and two.parents.tolist() == [[-1, 0]]
+    assert none.parents is None and none.tokens.shape == (1, 0) and none.lengths.tolist() == [0]
 
 
 def test_the_likeliest_chain_is_a_path() -> None:
