@@ -19,13 +19,12 @@ from paradraft.evaluation.bench import (
     bench,
     bench_results,
     bench_run,
-    bench_sentences,
     lengths_of,
-    paying_sentence,
     read_bench,
     weight_bytes,
     write_bench,
 )
+from paradraft.evaluation.bench_report import bench_sentences, paying_sentence
 from paradraft.evaluation.report import write_report
 from paradraft.evaluation.results import TimeSplit
 from paradraft.evaluation.shapes import SHAPES, random_pair

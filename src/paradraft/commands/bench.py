@@ -84,12 +84,11 @@ def bench(
         BenchSettings,
         bench_json,
         bench_results,
-        bench_sentences,
-        bench_table,
         lengths_of,
         write_bench,
     )
     from ..evaluation.bench import bench as run_bench
+    from ..evaluation.bench_report import bench_sentences, bench_table
     from ..evaluation.measure import check_first_turns, interleaved
     from ..evaluation.prompts import load_prompts
     from ..evaluation.shapes import PREFIX, is_random, random_pair, synthetic_prompts

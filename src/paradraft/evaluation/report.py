@@ -9,8 +9,9 @@ from html import escape
 from pathlib import Path
 
 from ..errors import UserError
-from .bench import COLUMNS as BENCH_COLUMNS
-from .bench import PLAIN, BenchResults, bench_cells, bench_sentences
+from .bench import PLAIN, BenchResults
+from .bench_report import COLUMNS as BENCH_COLUMNS
+from .bench_report import bench_cells, bench_sentences
 from .figures import (
     Line,
     PageSection,
