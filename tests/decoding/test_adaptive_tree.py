@@ -142,7 +142,7 @@ def test_every_row_drafts_its_own_number_of_nodes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("growing", "temperature", "trees"), [(0.0, 0.0, True), (0.01, 0.0, True), (0.1, 0.0, False), (0.0, 1.0, False)]
+    ("growing", "temperature", "trees"), [(0.0, 0.0, True), (0.01, 0.0, True), (0.3, 0.0, False), (0.0, 1.0, False)]
 )
 def test_auto_drafts_trees_where_they_cost_little_more_than_chains(
     growing: float, temperature: float, trees: bool, monkeypatch: pytest.MonkeyPatch

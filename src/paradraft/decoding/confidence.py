@@ -16,7 +16,8 @@ from .history import Array, Deviation, Nodes, TreeHistory
 from .length import Adaptive, Costs
 from .request import Sequence
 
-BOOKKEEPING = 0.02  # share of a round with a chain that a tree may add
+BOOKKEEPING = 0.08  # share of a round with a chain that a tree may add
+DECIDING = 0.001  # seconds of a round in which `paying` and what follows from it are computed
 SURPLUS_WEIGHT = 10.0  # weight of the prior that choosing anew in every round gains nothing, in tokens
 
 
@@ -87,7 +88,7 @@ class Confident(Adaptive):
     def bookkeeping(self, rows: int, length: int) -> float:
         """Share that making and judging a tree adds to a round with a chain of so many tokens."""
         (verify, draft), beyond = self._measured(rows), sum(self.costs.beyond_chains(rows))
-        return beyond / float(verify[length] + draft[-1, length] - beyond)
+        return (beyond + DECIDING) / float(verify[length] + draft[-1, length] - beyond)
 
     def nodes_of(self, row: int) -> Nodes | None:
         return self._drafted[row]

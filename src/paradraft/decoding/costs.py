@@ -37,6 +37,7 @@ CONTEXT = 256  # tokens of the text in front, as far as the target's context all
 SOME = 2  # tokens that an ordinary round brings
 ROWS = (1, 4, 16, 64)
 REPEATS = 5
+TURNS = 40  # of a tree and a chain, at most
 ENOUGH = 1.0  # seconds for the figures of one number of rows; longer drafts are then extrapolated
 Array = NDArray[np.float64]
 
@@ -196,8 +197,7 @@ def measure_costs(
             if time.perf_counter() - started > ENOUGH:
                 break
         later = min(seconds_of(partial(bench.observe, LATER), target.device) for _ in range(2))
-        repeats = REPEATS if time.perf_counter() - started < 2 * ENOUGH else 1
-        growing, branching = bench.beyond_chains(repeats) if tree else (0.0, 0.0)
+        growing, branching = bench.beyond_chains() if tree else (0.0, 0.0)
     verify = {length: value for (part, length), value in seconds.items() if part == "verify"}
     draft = {length: value for (part, length), value in seconds.items() if part == "draft"}
     drafts = [0.0, *over_lengths(draft, most)[1:]]
@@ -243,8 +243,11 @@ class Bench:
         parents = torch.arange(-1, length - 1, device=self.anchors.device).expand(self.rows, -1)
         self.judge(length, parents if self.tree is not None and length else None)
 
-    def beyond_chains(self, repeats: int) -> tuple[float, float]:
-        """Seconds that drafting and verifying a tree take beyond a chain of as many tokens; measured in turns."""
+    def beyond_chains(self) -> tuple[float, float]:
+        """Seconds that drafting and verifying a tree take beyond a chain of as many tokens.
+
+        Small differences of large figures: measured in turns, as often as there is time for.
+        """
         length = min(self.deepest, self.tree or 0)
         parts = (
             partial(self.draft_chain, length),
@@ -254,8 +257,11 @@ class Bench:
         )
         for warm_up in (*parts, *parts) if self.target.graphs is not None else ():
             warm_up()
-        runs = np.array([[seconds_of(part, self.target.device) for part in parts] for _ in range(repeats)])
-        drafted, grown, judged, branched = runs.min(0).tolist()
+        runs: list[list[float]] = []
+        started = time.perf_counter()
+        while len(runs) < TURNS and (not runs or time.perf_counter() - started < ENOUGH):
+            runs.append([seconds_of(part, self.target.device) for part in parts])
+        drafted, grown, judged, branched = (min(column) for column in zip(*runs, strict=True))
         return max(0.0, grown - drafted), max(0.0, branched - judged)
 
     def judge(self, length: int, parents: Tensor | None) -> None:
