@@ -66,17 +66,23 @@ def newest_step(run: Path) -> int:
 
 
 def kill_once(config: RunConfig, rng: random.Random, seconds: float, in_write: bool) -> dict[str, Any] | None:
-    """Start, wait, kill. None if the run was quicker."""
+    """Start, wait, kill; with `in_write`, at some point of a write. None if the run was quicker."""
     run, child = config.output, start(config)
     delay = rng.uniform(0.3, 0.6) * seconds if not in_write else rng.uniform(0.2, 0.4) * seconds
+    into_write = rng.uniform(0, 0.01)
     began = time.perf_counter()
-    while time.perf_counter() - began < delay or (in_write and not writing(run)):
+    while True:
         if os.waitpid(child, os.WNOHANG)[0]:
             return None
+        if time.perf_counter() - began >= delay and (not in_write or writing(run)):
+            time.sleep(into_write if in_write else 0)
+            os.kill(child, signal.SIGSTOP)  # it cannot finish the write between the look and the kill
+            during = writing(run)
+            if during or not in_write:
+                break
+            os.kill(child, signal.SIGCONT)  # the write was shorter: go less far into the next one
+            into_write /= 2
         time.sleep(0.0005)
-    if in_write:
-        time.sleep(rng.uniform(0, 0.01))
-    during = writing(run)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return {"while_writing": during, "half_written": writing(run), "newest_step": newest_step(run)}
