@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from paradraft.decoding import Engine, Sampling, costs
-from paradraft.decoding.costs import MeasuredCosts, RowCosts, cost_path, identity, over_lengths
+from paradraft.decoding.costs import MeasuredCosts, RowCosts, cost_path, identity, over_lengths, read_costs
 from paradraft.models import Target
 from tests.conftest import KINDS, make_drafter, make_drafter_of, make_model
 
@@ -49,6 +49,19 @@ def test_costs_are_measured_once(target: Target, monkeypatch: pytest.MonkeyPatch
     assert measured == [1, 4, 16, 64]
     assert known.verify(1)[0] == 1 and known.verify(10)[3] == 10 and known.verify(100)[5] == 100
     assert np.allclose(known.draft(70)[:, 2], 2 * np.arange(1, 71))
+
+
+def test_forgotten_costs_are_measured_again_and_replace_the_file(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafter, seconds = make_drafter(target), iter((2.0, 2.0, 1.0))
+    monkeypatch.setattr(costs, "measure_costs", lambda *_: RowCosts([next(seconds)] * 6, [0.0] * 6, 0.1))
+    found = MeasuredCosts(target, drafter, 5)
+    found.prepare(4, False)
+    found.forget()
+    found.prepare(1, False)
+    assert found.verify(1)[0] == 1
+    assert list(read_costs(cost_path(identity(target, drafter, 5, False)))) == [1]
 
 
 def test_a_damaged_file_is_said_and_measured_again(target: Target, caplog: pytest.LogCaptureFixture) -> None:

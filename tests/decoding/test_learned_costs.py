@@ -65,3 +65,24 @@ def test_plain_steps_to_compare_with_cost_little() -> None:
         rule.learn([row], [length])
     best = 5 / (costs.verify(1)[4] + costs.draft(1)[0, 4])
     assert plain >= 5 and tokens / seconds > 0.993 * best
+
+
+def test_costs_of_a_busy_machine_are_forgotten_at_the_next_batch() -> None:
+    """Plain steps take half of what was measured; one slow or quick step, or a machine busy now, tells nothing."""
+    for times, expected in (([0.5] * 16, 1), ([0.5] * 15, 0), ([0.5] * 7 + [1.0] * 9, 0), ([3.0] * 16, 0)):
+        costs = Given(4)
+        rule = Timed(4, costs)
+        for rule.times in times:
+            rule.learn([sequence()], [0])
+        rule.prepare(1, False)
+        assert costs.forgotten == expected
+
+
+def test_a_new_measurement_is_believed_longer() -> None:
+    costs, forgotten = Given(4), []
+    rule = Timed(4, costs, times=0.5)
+    for step in range(200):
+        rule.learn([sequence()], [0])
+        rule.prepare(1, False)
+        forgotten += [step + 1] * (costs.forgotten - len(forgotten))
+    assert forgotten == [16, 16 + 64]

@@ -29,12 +29,16 @@ class Given:
 
     catch_up = 0.001
     growing = branching = 0.0  # of a tree, beyond a chain
+    forgotten = 0  # times
 
     def __init__(self, most: int, token: float = 0.05, start: float = 0.3, row: float = 0.1) -> None:
         self.most, self.token, self.start, self.row = most, token, start, row
 
     def prepare(self, rows: int, sampled: bool) -> None:
         pass
+
+    def forget(self) -> None:
+        self.forgotten += 1
 
     def verify(self, rows: int) -> np.ndarray:
         return 1 + (rows - 1) * self.row + rows * self.token * np.arange(self.most + 1)

@@ -89,6 +89,11 @@ class MeasuredCosts:
             write_costs(cost_path(key), self._now)
             log.info("measured what drafting costs here in %.1f s: %s", time.perf_counter() - started, cost_path(key))
 
+    def forget(self) -> None:
+        """`prepare` measures again, and replaces the file."""
+        log.info("rounds are far quicker than when their costs were measured; these are measured again")
+        self._now.clear()
+
     def verify(self, rows: int) -> Array:
         found: Array = self._at(np.array([rows]), {n: costs.verify for n, costs in self._now.items()})[0]
         return found

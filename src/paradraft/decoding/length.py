@@ -7,6 +7,7 @@ makes that token rarer.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final, Literal, Protocol
 
 import numpy as np
@@ -28,6 +29,8 @@ OUTLIER = 2.0  # times too much or too little that one comparison may count for:
 MARGIN = 1.02  # times as fast as plain decoding drafting must promise to be
 KEEPING = 0.015  # share of the time of plain steps that a resting drafter may take to read the text
 LOSS = 0.01  # share of the time of plain steps that is spent on asking whether drafting pays again
+STALE = 0.7  # share of the measured time that plain steps take where the costs were measured on a busy machine
+WATCHED = 16  # plain steps of which the median tells that; four times as many after each new measurement
 COMPARING = 0.005  # share of the time of drafting rounds that is spent on plain steps to compare them with
 FIRST = 16  # tokens that all rows together draft in a round as long as nothing is known, but at least one each
 
@@ -93,13 +96,15 @@ class FixedTree(Fixed):
 
 
 class Costs(Protocol):
-    """Seconds that the parts of a round take; `prepare` as in LengthRule."""
+    """Seconds that the parts of a round take; `prepare` as in LengthRule. `forget`: they are to be measured again."""
 
     @property
     def catch_up(self) -> float:
         """Of letting a drafter observe a token later than in the round that brought it."""
 
     def prepare(self, rows: int, sampled: bool) -> None: ...
+
+    def forget(self) -> None: ...
 
     def verify(self, rows: int) -> Array:
         """[K+1]: of the target's step with 0 to K drafted tokens in each of so many rows."""
@@ -115,7 +120,8 @@ class Adaptive:
     """The lengths that promise the most tokens a second over all rows, by measured costs and tracked acceptance.
 
     What rounds really take corrects the measured costs: a drafting round is compared with a plain step behind it, and
-    where drafting pays, a plain step comes now and then for that.
+    where drafting pays, a plain step comes now and then for that. Where plain steps are far quicker than measured, the
+    machine was busy then, and the next batch begins with a new measurement.
 
     All rows that draft draft equally much, as far as they have room: the target's step pays for the longest draft in
     every row. Where plain decoding is faster nothing is drafted, and no round says whether that has changed. So a round
@@ -134,6 +140,7 @@ class Adaptive:
         self._known: dict[int, tuple[Array, Array]] = {}
         self._deviations: dict[int, Deviation] = {}  # of the costs, by the size of the batch; see `_deviation`
         self._before: tuple[int, float] | None = None  # rows and relative seconds of the round before, if that drafted
+        self._plain: deque[float] = deque(maxlen=WATCHED)  # relative seconds of the latest plain steps
         self._behind = 0  # tokens of each row that the drafter follows and has not observed yet
         self._saved = 0.0  # seconds that may be lost to a plain step where drafting pays
         self._resting: list[Sequence] = []  # they decode plainly until `_credit`, in seconds, reaches `_needed`
@@ -141,6 +148,10 @@ class Adaptive:
         self._paying = 1.0  # share of the latest steps in which drafting paid
 
     def prepare(self, rows: int, sampled: bool) -> None:
+        if len(self._plain) == self._plain.maxlen and np.median(self._plain) < STALE:
+            self.costs.forget()
+            self._deviations.clear()
+            self._plain = deque(maxlen=4 * len(self._plain))
         self.costs.prepare(rows, sampled)
         self._known.clear()
 
@@ -232,6 +243,7 @@ class Adaptive:
         if any(lengths):
             self._before, self._behind = (rows, relative), 0
             return
+        self._plain.append(relative)
         if self._before is not None and self._before[0] == rows:
             found = min(max(self._before[1] / relative, 1 / OUTLIER), OUTLIER)
             self._deviation(rows).add(found, 1.0)
