@@ -195,7 +195,8 @@ def test_generate_drafts_what_pays_where_that_cannot_change_the_text(
     run(*drafted, "--temperature", 1)
     run(*drafted, "--tree", 4)
     run(*drafted, "--draft-length", 2)
-    assert asked == ["auto", None, None, 2]
+    run(*drafted, "--tree", 0)
+    assert asked == ["auto", None, None, 2, "auto"]
 
 
 def test_verify_fails_with_exit_code_1(

@@ -15,7 +15,14 @@ def export(
     drafter: Annotated[str, typer.Argument(help="directory, Hugging Face id or demo:NAME")],
     to: Annotated[str, typer.Option("--to", help="vllm, sglang, speculators, gguf, transformers or published")],
     out: Annotated[Path, typer.Option("--out", help="new directory")],
-    target: Annotated[str | None, typer.Option("--target", help="its target; needed for gguf and speculators")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            help="its target; needed for gguf and speculators, for a "
+            "reduced vocabulary, for a draft model that shares the target's embedding, for DSpark as published",
+        ),
+    ] = None,
 ) -> None:
     """Write a drafter in the format of an engine. Example: `paradraft export runs/x/drafter --to vllm --out served`"""
     from ..interchange import exchange

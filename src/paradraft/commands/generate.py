@@ -77,7 +77,7 @@ def generate(
     if drafting is not None and mode is not None:
         drafting.set_mode(mode)
     tokenizer = loaded.chat.tokenizer
-    if length is None and tree is None and sampling.greedy:
+    if length is None and not tree and sampling.greedy:
         length = AUTO  # above temperature 0 the seed would not give the same text again
     engine = Engine(loaded, drafting, sampling, length, seed, acceptance=acceptance, tree=tree)
     ids = render_prompt(loaded.chat, [{"role": "user", "content": prompt}])

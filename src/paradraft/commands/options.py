@@ -61,7 +61,7 @@ DraftLengthOption = Annotated[
     typer.Option(
         "--draft-length",
         metavar="K|auto",
-        help="drafted tokens per round; auto: as many as pay, none included; default: as trained",
+        help="drafted tokens per round; auto: as many as pay, possibly none; default: as trained",
     ),
 ]
 PayingDraftLengthOption = Annotated[
@@ -69,8 +69,8 @@ PayingDraftLengthOption = Annotated[
     typer.Option(
         "--draft-length",
         metavar="K|auto",
-        help="drafted tokens per round; auto: as many as pay, none included. Default: auto; above temperature 0 "
-        "with a seed the trained length, so that the seed repeats the text",
+        help="drafted tokens per round; auto: as many as pay, possibly none. Default: auto; as trained with --tree "
+        "NODES, and above temperature 0, so that the seed repeats the text",
     ),
 ]
 AcceptanceOption = Annotated[

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from ..errors import UserError
 from .options import (
-    AcceptanceOption,
     DateOption,
     DraftersOption,
     DtypeOption,
@@ -49,7 +48,9 @@ def serve(
         float | None, typer.Option("--timeout", min=1, help="seconds a request may take; default: 600")
     ] = None,
     draft_length: PayingDraftLengthOption = None,
-    acceptance: AcceptanceOption = None,
+    acceptance: Annotated[
+        str | None, typer.Option("--acceptance", help="chain or block; they differ above temperature 0")
+    ] = None,
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = None,
     trust_remote_code: TrustOption = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,7 +29,9 @@ from .options import (
 from .terminal import print_origin, progress_bar
 
 if TYPE_CHECKING:
-    from ..evaluation.lossless import DistributionResult, ExactResult
+    from ..evaluation.lossless import DistributionResult, Divergence, ExactResult
+
+SHOWN = 5  # texts that differ, by name
 
 
 def verify(
@@ -119,12 +122,22 @@ def verify(
 
 
 def exact_sentence(result: ExactResult) -> str:
-    ties = sum(divergence.tie for divergence in result.divergences)
-    bugs = len(result.divergences) - ties
-    return (
-        f"{result.prompts} prompts, {result.tokens} tokens, {result.prompts - ties - bugs} texts identical, "
-        f"{ties} differ at a tie of the target's two best tokens, {bugs} differ otherwise: {verdict(result.passed)}"
+    """The count; then where the first texts part that differ not at a tie."""
+    bugs = [divergence for divergence in result.divergences if not divergence.tie]
+    ties = len(result.divergences) - len(bugs)
+    count = (
+        f"{result.prompts} prompts, {result.tokens} tokens, {result.prompts - ties - len(bugs)} texts identical, "
+        f"{ties} differ at a tie of the target's two best tokens, {len(bugs)} differ otherwise: "
+        f"{verdict(result.passed)}"
     )
+    return "\n".join([count, *map(place_sentence, bugs[:SHOWN])])
+
+
+def place_sentence(divergence: Divergence) -> str:
+    where = f"prompt {divergence.prompt + 1} differs from token {divergence.position + 1} of the answer on"
+    if math.isinf(divergence.gap):
+        return f"{where}: one text ends there"
+    return f"{where}: the target's two best logits are {divergence.gap:.3g} apart there"
 
 
 def distribution_sentence(result: DistributionResult, answers: int) -> str:

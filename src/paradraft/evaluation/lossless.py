@@ -120,7 +120,8 @@ def likely_continuations(
             for prefix, row in zip(part, probabilities, strict=True):
                 likely = (row * level[prefix] >= smallest).nonzero().flatten()
                 for token, p in zip(likely.tolist(), row[likely].tolist(), strict=True):
-                    following[(*prefix, token)] = p * level[prefix]
+                    longer = (*prefix, token)
+                    following[longer] = p * level[prefix]
         level = dict(sorted(following.items(), key=lambda item: -item[1])[:MOST_CONTINUATIONS])
     return level
 

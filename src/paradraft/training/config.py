@@ -99,7 +99,7 @@ class TrainingSection(Section):
     learning_rate: float = Field(6e-4, gt=0, description="peak of the rate")
     warmup_ratio: float = Field(0.04, ge=0, lt=1, description="share of the steps with a rising rate")
     weight_decay: float = Field(0.0, ge=0)
-    anchors: int = Field(512, ge=1, description="anchors sampled per conversation")
+    anchors: int = Field(512, ge=1, description="anchors sampled per conversation; pard, pard2 and vanilla take all")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the forward passes; auto: bfloat16 on a GPU, float32 on a CPU"
