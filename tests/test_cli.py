@@ -295,3 +295,24 @@ def test_wrong_evaluations(target_directory: Path, drafter_directory: Path, prom
         with pytest.raises(UserError, match=complaint):
             run(*arguments, *(["--out", tmp_path / "out"] if arguments[0] == "eval" else []))
     assert not (tmp_path / "out").exists()
+
+
+def test_where_to_write_is_checked_before_the_work(
+    target_directory: Path, drafter_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("paradraft.models.Target.load", lambda *_, **__: pytest.fail("a target was loaded"))
+    pair = ["--target", target_directory, "--drafter", drafter_directory]
+    for arguments, complaint in (
+        (["bench", *pair, "--out", tmp_path / "file"], "cannot be made a directory"),
+        (["demo", "--target", "demo", "--out", tmp_path], "is a directory; --out takes a file"),
+        (["demo", "--target", "demo", "--out", tmp_path / "file" / "x.html"], "cannot be made a directory"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            run(*arguments)
+
+
+def test_a_request_may_not_take_for_ever(target_directory: Path) -> None:
+    command = ["serve", "--target", str(target_directory), "--timeout", "inf"]
+    result = CliRunner().invoke(cli.app, command)
+    assert result.exit_code == 2 and "--timeout" in result.output

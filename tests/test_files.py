@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -110,3 +112,17 @@ def test_a_directory_that_cannot_be_made_is_named_as_it_was_given(
         pass
     with pytest.raises(UserError, match=r"^out cannot be written"), whole_directory(Path("out")):
         Path("out").write_text("in the way")
+
+
+def test_two_that_write_a_file_at_once_leave_one_of_the_two(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    both = threading.Barrier(2)
+
+    def write(text: str) -> None:
+        with replaced_file(path) as temporary:
+            temporary.write_text(text)
+            both.wait(10)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(write, ("a" * 1000, "b" * 1000))) == [None, None]
+    assert path.read_text() in ("a" * 1000, "b" * 1000) and [p.name for p in tmp_path.iterdir()] == ["x.json"]

@@ -90,7 +90,7 @@ def make_directory(path: Path, named: Path | None = None) -> None:
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write under: renamed to `path` when all went well, removed otherwise."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -10,6 +10,7 @@ import pytest
 
 from paradraft.decoding import Engine, Sampling, costs
 from paradraft.decoding.costs import MeasuredCosts, RowCosts, cost_path, identity, over_lengths, read_costs
+from paradraft.errors import UserError
 from paradraft.models import Target
 from tests.conftest import KINDS, make_drafter, make_drafter_of, make_model
 
@@ -98,3 +99,16 @@ def test_an_engine_measures_by_itself(target: Target) -> None:
     plain = Engine(target).generate([[4, 9, 2], [8]], 20, ())
     again = Engine(target, drafter, draft_length="auto").generate([[4, 9, 2], [8]], 20, ())
     assert [g.tokens for g in plain] == [g.tokens for g in again]
+
+
+def test_costs_that_cannot_be_written_are_said_and_used(
+    target: Target, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise UserError(f"{path} cannot be written (No space left on device)")
+
+    monkeypatch.setattr(costs, "write_text", full)
+    found = MeasuredCosts(target, make_drafter(target), 3)
+    with caplog.at_level(logging.WARNING):
+        found.prepare(1, False)
+    assert found.verify(1)[0] > 0 and "No space left" in caplog.text

@@ -86,3 +86,16 @@ def test_a_new_measurement_is_believed_longer() -> None:
         rule.prepare(1, False)
         forgotten += [step + 1] * (costs.forgotten - len(forgotten))
     assert forgotten == [16, 16 + 64]
+
+
+def test_tokens_of_answers_that_ended_are_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each answer ends in plain steps; the drafting round of the next one is as expected."""
+    rule = Timed(4, Given(4))
+    for _ in range(30):
+        row = sequence()
+        for lengths in ([4], [0], [0], [0]):
+            monkeypatch.setattr(rule, "_rest", lambda rows: [0] * len(rows))
+            rule.choose([row])
+            row.generation.rounds.append(Round((1,) * lengths[0], lengths[0], lengths[0] + 1))
+            rule.learn([row], lengths, Given(4).verify(1)[lengths[0]] + Given(4).draft(1)[0, lengths[0]])
+    assert rule._deviation(1).factor == pytest.approx(1.0)

@@ -100,7 +100,7 @@ def test_too_few_samples_are_no_pass(small: tuple[Target, DFlash]) -> None:
 def test_the_test_begins_where_the_target_is_least_sure(small: tuple[Target, DFlash]) -> None:
     target, _ = small
     sampling = Sampling(0.3)
-    for prompt, start in zip(PROMPTS, undecided_starts(target, PROMPTS, sampling, tokens=20), strict=True):
+    for prompt, start in zip(PROMPTS, undecided_starts(target, PROMPTS, sampling, 0, tokens=20), strict=True):
         assert start[: len(prompt)] == prompt and len(start) < len(prompt) + 20
         there = likely_continuations(target, start, 1, sampling, smallest=0.0)
         before = likely_continuations(target, prompt, 1, sampling, smallest=0.0)
@@ -140,3 +140,10 @@ def test_a_divergence_at_equal_logits_is_a_tie(small: tuple[Target, DFlash]) -> 
     third = next(t for t in range(12) if t not in (best, second))
     assert not examine_divergence(target, 0, [1, 2, 3], [best], [third]).tie
     assert not examine_divergence(target, 0, [1, 2, 3], [best], [best, third]).tie
+
+
+def test_the_start_of_an_answer_leaves_room_for_the_test(small: tuple[Target, DFlash]) -> None:
+    target, _ = small
+    long = [1] * (target.context_length - 9)
+    (start,) = undecided_starts(target, [long], Sampling(1.0), 7)
+    assert len(start) + 7 <= target.context_length

@@ -11,7 +11,7 @@ import pytest
 from paradraft.drafters import DFlash
 from paradraft.errors import UserError
 from paradraft.evaluation.measure import Settings, Weights, check_first_turns, first_turn_ids, measure, run_results
-from paradraft.evaluation.prompts import Prompt, load_prompts
+from paradraft.evaluation.prompts import Prompt, load_prompt_sets, load_prompts
 from paradraft.models import Target
 
 SYSTEM, USER = {"role": "system", "content": "be brief"}, {"role": "user", "content": "the cat"}
@@ -99,3 +99,11 @@ def test_a_bad_record_is_an_error_not_left_out(tmp_path: Path) -> None:
     result = {"role": "tool", "content": "3"}
     with pytest.raises(UserError, match=r"line 1: there is no user message before the first tool result"):
         load(tmp_path / "x.jsonl", {"messages": [result, USER]})
+
+
+def test_sets_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dev.jsonl").write_text('{"prompt": "the cat"}\n')
+    with pytest.raises(UserError, match=r"two prompt sets are called dev.*rename"):
+        load_prompt_sets([str(tmp_path / name / "dev.jsonl") for name in "ab"])

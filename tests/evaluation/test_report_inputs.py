@@ -162,3 +162,11 @@ def test_wrong_files_are_named(tmp_path: Path, name: str, text: str, complaint: 
     with pytest.raises(UserError, match=complaint) as caught:
         write_report([tmp_path / name], tmp_path / "page.html")
     assert str(tmp_path / name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_baseline_with_two_modes_is_still_the_baseline(tmp_path: Path) -> None:
+    """Its second mode is compared with the first."""
+    row = {"cell": "pard2", "prompts": "math", "temperature": 0, "seeds": 1, "spread": None, "emitted_length": 2.0}
+    compared = {"difference": -0.1, "low": -0.2, "high": 0.0}
+    rows = [row | {"mode": "dependent"}, row | {"mode": "independent"} | compared]
+    assert read_study(study_file(tmp_path, baseline="pard2", rows=rows)).baseline == "pard2"

@@ -235,6 +235,16 @@ def test_slots_are_kept_where_the_next_texts_fit(target: Target) -> None:
     assert found[0] is found[1] is found[2] is not found[3] and found[3] is not found[4]
 
 
+def test_slots_are_not_kept_for_another_mode(target: Target) -> None:
+    """It needs other features."""
+    drafter = make_drafter_of("pard2", target)
+    engine = Engine(target, drafter)
+    engine.keeps_slots = True
+    for mode in ("dependent", "independent", "dependent"):
+        drafter.set_mode(mode)
+        assert engine.generate([[1, 2, 3]], 12, ())[0] == Engine(target, drafter).generate([[1, 2, 3]], 12, ())[0]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("tokens", [1, 3, 16, 33])
 def test_graphs_on_a_gpu_say_what_a_forward_says(tokens: int) -> None:

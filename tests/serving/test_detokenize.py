@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from demo_target.tokenizer import train_tokenizer
@@ -80,3 +81,20 @@ def test_only_what_may_begin_a_stop_string_is_held_back() -> None:
     finder = StopStrings(["\n\nUser:"])
     assert [finder.push(piece) for piece in ("one\n", "two\n\nUs", "e it")] == ["one", "\ntwo", "\n\nUse it"]
     assert finder.finish() == "" and not finder.found
+
+
+def test_tokens_that_end_one_character_and_begin_the_next() -> None:
+    """The tokenizer has merged the last byte of one character with the first of another."""
+    bytewise = Tokenizer(models.BPE())
+    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytewise.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    text = "日本語日本語の文を日本語で"
+    bytewise.train_from_iterator(
+        [text] * 3, trainers.BpeTrainer(vocab_size=262, initial_alphabet=alphabet, show_progress=False)
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytewise)
+    ids = tokenizer(text)["input_ids"]
+    across = [i for i in ids if tokenizer.decode([i]).startswith(BROKEN) and len(token_text(tokenizer, i)[1]) > 1]
+    assert across
+    assert "".join(pieces(tokenizer, ids)) == text and not any(BROKEN in piece for piece in pieces(tokenizer, ids))

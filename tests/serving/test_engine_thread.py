@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from paradraft.decoding import Engine, Event, Request, Sampling
+from paradraft.decoding.costs import MeasuredCosts
 from paradraft.decoding.request import Round
 from paradraft.models import Target
 from paradraft.serving.engine_thread import Drafting, EngineThread, Full, Job, Update
@@ -197,3 +198,40 @@ def test_a_tree_is_counted_by_how_far_ahead_it_goes() -> None:
     ]
     assert 'paradraft_accepted_total{position="1"} 1.0' in lines
     assert done.rejected == () and Round((5, 6, 7), 1, 2).rejected == (6, 7)
+
+
+def test_a_lane_that_worked_for_hours_does_not_wait_for_a_new_one(target: Target, watcher: Watcher) -> None:
+    """It was idle when the other one came; from then on they share the time."""
+    found = EngineThread(target, {"d": make_drafter(target)}, DRAFTED, 4, 4, Metrics(), watcher)
+    found.start()
+    first = job(PROMPTS[0], 3)
+    found.submit([first])
+    watcher.wait(first)
+    found._lanes[DRAFTED].spent = 3600.0
+    other, usual = job(PROMPTS[1], 200, Drafting()), job(PROMPTS[0], 3)
+    found.submit([other])
+    while not watcher.of(other):
+        time.sleep(0.001)
+    found.submit([usual])
+    watcher.wait(usual)
+    assert not watcher.of(other)[-1].finished
+    found.stop()
+
+
+def test_measuring_costs_is_no_time_of_an_answer(
+    target: Target, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto, measured = Drafting("d", "auto"), MeasuredCosts.prepare
+
+    def slow(costs: MeasuredCosts, rows: int, sampled: bool) -> None:
+        time.sleep(0.5)
+        measured(costs, rows, sampled)
+
+    found = EngineThread(target, {"d": make_drafter(target)}, auto, 4, 4, Metrics(), watcher)
+    monkeypatch.setattr(MeasuredCosts, "prepare", slow)
+    found.start()
+    asked = job(PROMPTS[0], 3, auto)
+    found.submit([asked])
+    watcher.wait(asked)
+    found.stop()
+    assert 0 < asked.seconds < 0.5

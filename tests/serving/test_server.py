@@ -117,6 +117,7 @@ def test_stop_strings(server: Running, served_target: Target) -> None:
     """Every cut of the text that can be asked for; streamed text never goes beyond it."""
     whole = offline(served_target, render_prompt(served_target.chat, MESSAGES))
     assert len(whole) > 12
+    before = [server.metric("paradraft_answers_total", reason=reason) for reason in ("stop", "cancelled")]
     for begin in range(2, min(len(whole) - 4, 30), 5):
         stop = whole[begin : begin + 4]
         wanted = whole[: whole.index(stop)]
@@ -126,6 +127,8 @@ def test_stop_strings(server: Running, served_target: Target) -> None:
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == wanted
         assert found.usage is not None and found.usage.completion_tokens <= 24
     server.wait_until_idle()
+    after = [server.metric("paradraft_answers_total", reason=reason) for reason in ("stop", "cancelled")]
+    assert after[0] > before[0] and after[1] == before[1]
 
 
 def test_logprobs(server: Running, served_target: Target) -> None:

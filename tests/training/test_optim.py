@@ -55,3 +55,13 @@ def test_adamw_decays_matrices_alone() -> None:
     (adamw,) = make_optimizer("adamw", model.named_parameters(), 0.1, 0.3).optimizers
     decayed = {id(p) for group in adamw.param_groups if group["weight_decay"] for p in group["params"]}
     assert decayed == {id(model["layer"].weight)}
+
+
+def test_a_run_that_goes_on_decays_as_it_is_asked_now() -> None:
+    named = [("w", nn.Parameter(torch.ones(4, 4))), ("norm", nn.Parameter(torch.ones(4)))]
+    for name in ("adamw", "muon"):
+        before, now = (make_optimizer(name, named, 0.1, decay) for decay in (0.0, 0.5))
+        asked = [group["weight_decay"] for optimizer in now.optimizers for group in optimizer.param_groups]
+        now.load_state_dict(before.state_dict())
+        assert [g["weight_decay"] for optimizer in now.optimizers for g in optimizer.param_groups] == asked
+        assert 0.5 in asked

@@ -166,3 +166,18 @@ def test_resuming_on_other_text_is_refused(target_directory: Path, conversations
 def test_a_run_that_said_head_goes_on_with_geometric_weights() -> None:
     older = RunConfig.model_validate({"objective": {"weighting": "head", "base": 0.7}})
     assert older == RunConfig.model_validate({"objective": {"weighting": "geometric", "base": 0.7}})
+
+
+def test_other_prompts_choose_the_best_drafter_anew(
+    target_directory: Path, conversations: Path, prompts: Path, tmp_path: Path
+) -> None:
+    """Emitted lengths on other prompts cannot be compared with the best one so far."""
+    config = config_for(target_directory, conversations, tmp_path / "run", max_steps=2)
+    section = {"prompts": (str(prompts),), "every": 2, "max_new_tokens": 12, "batch_size": 2}
+    config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update=section)})
+    trainer = Trainer(config)
+    trainer.progress.best_emitted_length = 99.0
+    trainer.run()
+    assert Trainer(config).progress.best_emitted_length == 99.0
+    other = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"limit": 1})})
+    assert Trainer(other).progress.best_emitted_length == 0.0

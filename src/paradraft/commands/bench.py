@@ -90,7 +90,7 @@ def bench(
     from ..evaluation.bench import bench as run_bench
     from ..evaluation.bench_report import bench_sentences, bench_table
     from ..evaluation.measure import check_first_turns, interleaved
-    from ..evaluation.prompts import load_prompts
+    from ..evaluation.prompts import load_prompt_sets
     from ..evaluation.shapes import PREFIX, is_random, random_pair, synthetic_prompts
     from .pair import load_pair
 
@@ -104,6 +104,8 @@ def bench(
         seed,
     )
     console = Console(stderr=json)
+    if out is not None:
+        make_directory(out)
     set_threads(threads)
     named = drafter or (f"{PREFIX}dflash" if is_random(target) else drafter_of(target))
     if is_random(target):
@@ -119,7 +121,7 @@ def bench(
     if synthetic_acceptance is not None:
         asked = synthetic_prompts(loaded.vocabulary_size, context)
     else:
-        sets = [load_prompts(name) for name in prompts or prompts_of(target)]
+        sets = load_prompt_sets(prompts or prompts_of(target))
         for prompt_set in sets:
             check_first_turns(loaded, prompt_set, max_new_tokens)
         asked = interleaved(loaded, sets, max(64, 2 * max(settings.batch_sizes)))
@@ -128,7 +130,6 @@ def bench(
         runs = run_bench(loaded, checked, asked, settings, advance)
     results = bench_results(loaded, checked, (target, named), settings, runs)
     if out is not None:
-        make_directory(out)
         write_bench(out / BENCH_FILE, results)
     if json:
         print(bench_json(results))

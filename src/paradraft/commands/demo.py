@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from ..errors import UserError
+from ..files import make_directory
 from .options import drafter_of, prompts_of
 from .terminal import print_origin, progress_bar
 from .train import by_set
@@ -79,18 +81,21 @@ def demo(
     """
     from ..evaluation.figures import PageSection, remark, write_page
     from ..evaluation.measure import environment
-    from ..evaluation.prompts import load_prompts
+    from ..evaluation.prompts import load_prompt_sets
     from ..evaluation.report import results_sections, training_sections
     from ..evaluation.results import Results
     from .pair import load_pair
 
     console = Console()
+    make_directory(out.parent)
+    if out.is_dir():
+        raise UserError(f"{out} is a directory; --out takes a file, such as demo-report.html")
     target = target or usual_target(console)
     amount, name = AMOUNTS[target], drafter_of(target.value)
     console.rule("1. a target and its drafter")
     loaded, drafters = load_pair(target.value, [name], "auto", trust_remote_code=False)
     print_origin(console, loaded)
-    sets = [load_prompts(prompts) for prompts in prompts_of(target.value)]
+    sets = load_prompt_sets(prompts_of(target.value))
     introduce(console, loaded, drafters[name])
     console.rule("2. plain and drafted decoding, side by side")
     sections = [show_answer(console, loaded, drafters[name], prompt_set, amount) for prompt_set in sets]
@@ -108,7 +113,6 @@ def demo(
 
 def usual_target(console: Console) -> Shown:
     """The public LLM if its package is installed, else the target that comes with paradraft."""
-    from ..errors import UserError
     from ..models.names import smollm2_file
 
     try:
@@ -194,7 +198,7 @@ def check(console: Console, target: Target, drafter: Drafter, sets: list[PromptS
     """Compare token by token at temperature 0, and test the distribution of samples at 1."""
     from ..decoding import Sampling
     from ..evaluation.figures import PageSection
-    from ..evaluation.lossless import check_distribution, check_exact, undecided_starts
+    from ..evaluation.lossless import DEPTH, check_distribution, check_exact, undecided_starts
     from ..evaluation.measure import first_turn
 
     prompts = [first_turn(target, prompt) for s in sets for prompt in s.prompts[-amount.checked :]]
@@ -203,7 +207,7 @@ def check(console: Console, target: Target, drafter: Drafter, sets: list[PromptS
             target, drafter, prompts, amount.checked_tokens, draft_length=amount.draft_length, advance=advance
         )
     with progress_bar(console, "temperature 1", amount.samples) as advance:
-        places = undecided_starts(target, prompts[:1], Sampling(1.0))
+        places = undecided_starts(target, prompts[:1], Sampling(1.0), DEPTH + drafter.max_draft)
         sampled = check_distribution(target, drafter, places, amount.samples, Sampling(1.0), advance=advance)
     lines = [
         f"temperature 0, float32: {exact.prompts} prompts, {exact.tokens} tokens, "

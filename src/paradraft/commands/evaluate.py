@@ -73,7 +73,7 @@ def evaluate(
         run_results,
         weights_of,
     )
-    from ..evaluation.prompts import load_prompts
+    from ..evaluation.prompts import load_prompt_sets
     from ..evaluation.results import RunResult, write_results
     from ..evaluation.tables import acceptance_table, emitted_table, speed_table
     from ..models.chat import DATE_NOTE
@@ -83,7 +83,7 @@ def evaluate(
     sampling, length = Sampling(temperature, top_k, top_p), draft_length_of(draft_length)
     settings = Settings(sampling, batch_size, max_new_tokens, length, seed, acceptance, tree, tuple(mode or ()))
     set_threads(threads)
-    sets = [load_prompts(name, limit) for name in prompts or prompts_of(target)]
+    sets = load_prompt_sets(prompts or prompts_of(target), limit)
     loaded, drafters = load_pair(target, drafter or [drafter_of(target)], dtype, trust_remote_code, thinking, date)
     print_origin(console, loaded)
     if loaded.chat.writes_today:

@@ -45,7 +45,7 @@ def serve(
         int | None, typer.Option("--max-length", min=8, help="tokens of prompt and answer; default: 8192")
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", min=1, help="seconds a request may take; default: 600")
+        float | None, typer.Option("--timeout", min=1, max=31_536_000, help="seconds a request may take; default: 600")
     ] = None,
     draft_length: PayingDraftLengthOption = None,
     acceptance: Annotated[

@@ -73,7 +73,11 @@ def train_with_progress(config: RunConfig, resume: str) -> None:
         console.print(f"stopped; the same command goes on from step {trainer.saved_step}")
         raise typer.Exit(130) from None
     best = trainer.progress
-    note = f", best emitted length {best.best_emitted_length:.3f} at step {best.best_step}" if best.best_step else ""
+    note = (
+        f", best emitted length {best.best_emitted_length:.3f} at step {best.best_step}"
+        if best.best_emitted_length
+        else ""
+    )
     console.print(f"drafter in {config.output / 'drafter'}{note}")
     trainer.processes.shut_down()
 

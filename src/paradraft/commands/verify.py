@@ -66,23 +66,24 @@ def verify(
     Example: `paradraft verify --target demo --drafter demo:pard2 --mode independent --count 50`
     """
     from ..decoding import Sampling
-    from ..evaluation.lossless import check_distribution, check_exact, undecided_starts
+    from ..evaluation.lossless import DEPTH, check_distribution, check_exact, undecided_starts
     from ..evaluation.measure import check_first_turns, interleaved
-    from ..evaluation.prompts import load_prompts
+    from ..evaluation.prompts import load_prompt_sets
     from .pair import load_pair
 
     console = Console()
     set_threads(threads)
     length = draft_length_of(draft_length)
-    sets = [load_prompts(name) for name in prompts or prompts_of(target)]
+    sets = load_prompt_sets(prompts or prompts_of(target))
     name = drafter or drafter_of(target)
     loaded, drafters = load_pair(target, [name], dtype, trust_remote_code, thinking, date)
     print_origin(console, loaded)
     checked = drafters[name]
     if mode is not None:
         checked.set_mode(mode)
+    behind = DEPTH + checked.max_draft
     for prompt_set in sets:
-        check_first_turns(loaded, prompt_set, max_new_tokens)
+        check_first_turns(loaded, prompt_set, max(max_new_tokens, 1 + behind))
     asked = interleaved(loaded, sets, count)
     passed = True
     for degree in [0.0, 1.0] if temperature is None else [temperature]:
@@ -102,7 +103,7 @@ def verify(
             passed &= exact.passed
         else:
             sampling = Sampling(degree)
-            starts = undecided_starts(loaded, asked[:: max(1, len(asked) // 4)][:4], sampling)
+            starts = undecided_starts(loaded, asked[:: max(1, len(asked) // 4)][:4], sampling, behind)
             with progress_bar(console, f"temperature {degree:g}", samples) as advance:
                 found = check_distribution(
                     loaded,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..drafters import Drafter
+from ..errors import UserError
 from ..files import write_text
 from ..models import Target
 from ..models.gguf import cache_directory
@@ -168,7 +169,7 @@ def write_costs(path: Path, known: dict[int, RowCosts]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(content, indent=1) + "\n")
-    except OSError as error:
+    except (OSError, UserError) as error:
         log.warning("%s cannot be written (%s): the next process measures the costs again", path, error)
 
 

@@ -151,10 +151,12 @@ class Engine:
         running = (sequence.request for sequence in self.scheduler.running)
         longest = max(len(request.prompt) + request.max_new_tokens for request in running)
         capacity = longest + max(self.draft_length, self.lengths.most) + 1
-        if self._slots is None or (fresh and not fits(self._slots, rows, capacity)):
-            self._slots, self._drafting, self._feature_layers = self.target.new_slots(rows, capacity), None, ()
+        layers = () if self.drafter is None else self.drafter.feature_layers  # `set_mode` changes them
+        if self._slots is None or (
+            fresh and not (fits(self._slots, rows, capacity) and layers == self._feature_layers)
+        ):
+            self._slots, self._drafting, self._feature_layers = self.target.new_slots(rows, capacity), None, layers
             if self.drafter is not None:
-                self._feature_layers = self.drafter.feature_layers
                 whole = self.draft_length if self.lengths.whole else None
                 nodes = self.tree * self.draft_length if self.tree and not self.drafter.parallel else 0
                 self._drafting = Drafting(self.drafter, rows, capacity, whole, nodes)

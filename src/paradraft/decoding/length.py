@@ -141,7 +141,7 @@ class Adaptive:
         self._deviations: dict[int, Deviation] = {}  # of the costs, by the size of the batch; see `_deviation`
         self._before: tuple[int, float] | None = None  # rows and relative seconds of the round before, if that drafted
         self._plain: deque[float] = deque(maxlen=WATCHED)  # relative seconds of the latest plain steps
-        self._behind = 0  # tokens of each row that the drafter follows and has not observed yet
+        self._behind = 0  # tokens of each row that the drafter follows and has not observed yet; of new rows fewer
         self._saved = 0.0  # seconds that may be lost to a plain step where drafting pays
         self._resting: list[Sequence] = []  # they decode plainly until `_credit`, in seconds, reaches `_needed`
         self._credit = self._needed = self._earned = 0.0
@@ -156,6 +156,8 @@ class Adaptive:
         self._known.clear()
 
     def choose(self, sequences: list[Sequence]) -> list[int]:
+        if not any(sequence.generation.rounds for sequence in sequences):
+            self._behind = 0  # all are new; what others left unread is gone with them
         if sequences == self._resting and self._credit < self._needed:
             self._credit += self._earned
             self._paying *= 1 - 1 / STEPS
@@ -250,11 +252,13 @@ class Adaptive:
         self._before, self._behind = None, (self._behind + 1) % LATER
 
     def expected(self, sequences: list[Sequence], lengths: list[int]) -> float:
-        """Seconds of the coming round by the measured costs alone, when it drafts so many tokens for each row."""
+        """Seconds of the newest round by the measured costs alone, when it drafted so many tokens for each row."""
         drafting = int(np.count_nonzero(lengths))
         if not drafting:
             return float(self._measured(len(lengths))[0][0])
-        late = sum(sequence.followed for sequence in sequences) * self._behind * self.costs.catch_up
+        late = (
+            sum(min(self._behind, len(s.generation.rounds) - 1) for s in sequences if s.followed) * self.costs.catch_up
+        )
         return self._round(len(lengths), drafting, lengths) + late
 
     def _round(self, rows: int, drafting: int, lengths: list[int]) -> float:

@@ -21,11 +21,10 @@ from ..drafters import Drafter
 from ..errors import UserError
 from ..files import read_json, reading, write_text
 from ..models import Target
-from .measure import environment
+from .measure import PLAIN, environment
 from .results import TimeSplit
 from .statistics import mean_draft_length, ratio, rounds_and_tokens
 
-PLAIN = "plain"
 BENCH_FILE = "bench.json"
 DRAFT_LENGTHS: tuple[DraftLength, ...] = (AUTO, 2, 4, 7)  # timed unless others are asked for
 READ_BYTES = {"cpu": 2**28, "cuda": 2**31}  # of one read for the bandwidth: more than caches hold

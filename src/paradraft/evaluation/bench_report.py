@@ -10,7 +10,8 @@ from rich import box
 from rich.table import Table
 
 from ..numbers import number, size
-from .bench import PLAIN, BenchResults, BenchRun
+from .bench import BenchResults, BenchRun
+from .measure import PLAIN
 
 COLUMNS = (
     "batch",

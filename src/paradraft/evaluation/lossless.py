@@ -127,15 +127,18 @@ def likely_continuations(
 
 
 def undecided_starts(
-    target: Target, prompts: Sequence[list[int]], sampling: Sampling, tokens: int = 48
+    target: Target, prompts: Sequence[list[int]], sampling: Sampling, behind: int, tokens: int = 48
 ) -> list[list[int]]:
     """Each prompt with the start of an answer, up to the place where the target is least sure of its next token.
+
+    The start has at most `tokens`, fewer where `behind` more would not fit the context after it.
 
     Where the target is sure, sampling is not tested. The answers are sampled without a drafter, so the choice of the
     place does not depend on what is tested.
     """
     starts = []
-    answers = Engine(target, sampling=sampling).generate(prompts, tokens)
+    room = target.context_length - max(map(len, prompts)) - behind
+    answers = Engine(target, sampling=sampling).generate(prompts, max(1, min(tokens, room)))
     for prompt, answer in zip(prompts, answers, strict=True):
         written = answer.tokens[: len(answer.tokens) - answer.stopped]
         ids = torch.tensor([[*prompt, *written]], device=target.device)

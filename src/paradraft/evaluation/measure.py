@@ -66,6 +66,7 @@ class Measured:
     mode: str
     engine: Engine
     generations: list[Generation] = field(default_factory=list)
+    prompts: list[int] = field(default_factory=list)  # the number of the prompt of each
 
     def generate(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, seeds: Sequence[int] | None = None
@@ -133,6 +134,7 @@ def measure(
             seeds = [key_of(settings.seed, turn, i) for i in part]
             for way in measured:
                 way.generations += way.generate(prompts, settings.max_new_tokens, seeds)
+                way.prompts += part
                 advance(len(part))
             for i, generation in zip(part, measured[0].generations[-len(part) :], strict=True):
                 answer = tokenizer.decode(generation.tokens, skip_special_tokens=True)
@@ -232,7 +234,7 @@ def run_results(
         same = [a.tokens == b.tokens for a, b in zip(plain.generations, way.generations, strict=True)]
         against = None
         if way is not drafted[0]:
-            figures = paired_difference(drafted[0].generations, way.generations)
+            figures = paired_difference(drafted[0].generations, way.generations, way.prompts)
             against = AgainstFirst(drafted[0].name, drafted[0].mode, *figures)
         result = RunResult(
             target=weights.target,
@@ -259,7 +261,7 @@ def run_results(
             tree=way.engine.tree,
             adaptive=settings.draft_length == AUTO,
             mean_draft_length=mean_draft_length(way.generations),
-            emitted_length=emitted_length(way.generations),
+            emitted_length=emitted_length(way.generations, way.prompts),
             loop_share=loop_share(way.generations),
             plain_loop_share=loop_share(plain.generations),
             acceptance=acceptance(way.generations, steps),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,18 @@ class PromptSet:
         """Of all turns in order: 12 hexadecimal digits of SHA-256."""
         text = json.dumps([prompt.identity() for prompt in self.prompts], ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def load_prompt_sets(names: Sequence[str], limit: int | None = None) -> list[PromptSet]:
+    """`load_prompts` of each. UserError if two sets have one name: results are kept by it."""
+    sets = [load_prompts(name, limit) for name in names]
+    found = [prompt_set.name for prompt_set in sets]
+    for name in found:
+        if found.count(name) > 1:
+            raise UserError(
+                f"two prompt sets are called {name}, so their results would be mixed up; rename one of the files"
+            )
+    return sets
 
 
 def load_prompts(name: str, limit: int | None = None) -> PromptSet:

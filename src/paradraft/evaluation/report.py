@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from ..errors import UserError
-from .bench import PLAIN, BenchResults
+from .bench import BenchResults
 from .bench_report import COLUMNS as BENCH_COLUMNS
 from .bench_report import bench_cells, bench_sentences
 from .figures import (
@@ -27,6 +27,7 @@ from .figures import (
     table,
     write_page,
 )
+from .measure import PLAIN
 from .report_input import EXPECTED, ReportInput, name_of, read_input
 from .results import Results, RunResult
 from .study_report import study_sections

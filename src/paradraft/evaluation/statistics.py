@@ -39,6 +39,16 @@ def rounds_and_tokens(generations: Sequence[Generation]) -> tuple[np.ndarray, np
     return rounds, tokens
 
 
+def of_prompts(values: np.ndarray, prompts: Sequence[int] | None) -> np.ndarray:
+    """Sums over the answers to each prompt, of values of each answer; None: every answer has a prompt of its own.
+
+    The turns of a conversation depend on each other, so a bootstrap draws conversations.
+    """
+    if prompts is None:
+        return values
+    return np.bincount(np.unique(prompts, return_inverse=True)[1], values)
+
+
 def ratio(tokens: np.ndarray, rounds: np.ndarray) -> float | None:
     return float(tokens.sum() / rounds.sum()) if rounds.sum() else None
 
@@ -48,14 +58,18 @@ def resampled(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
 
 
-def emitted_length(generations: Sequence[Generation]) -> EmittedLength:
-    """Micro: all tokens by all rounds; macro: mean over prompts; non_looping: micro of answers that do not loop."""
-    rounds, tokens = rounds_and_tokens(generations)
+def emitted_length(generations: Sequence[Generation], prompts: Sequence[int] | None = None) -> EmittedLength:
+    """Micro: all tokens by all rounds; macro: mean over prompts; non_looping: micro of answers that do not loop.
+
+    prompts: the number of the prompt that each answer belongs to; see `of_prompts`.
+    """
+    each_rounds, each_tokens = rounds_and_tokens(generations)
+    rounds, tokens = of_prompts(each_rounds, prompts), of_prompts(each_tokens, prompts)
     used = rounds > 0
     if not used.any():
         return EmittedLength(None, None, None, None, None)
     straight = np.array([not is_looping(g.tokens) for g in generations])
-    index = resampled(len(generations))
+    index = resampled(len(rounds))
     totals = rounds[index].sum(1)
     samples = tokens[index].sum(1)[totals > 0] / totals[totals > 0]
     low, high = np.percentile(samples, [2.5, 97.5])
@@ -64,7 +78,7 @@ def emitted_length(generations: Sequence[Generation]) -> EmittedLength:
         macro=float((tokens[used] / rounds[used]).mean()),
         low=float(low),
         high=float(high),
-        non_looping=ratio(tokens[straight], rounds[straight]),
+        non_looping=ratio(each_tokens[straight], each_rounds[straight]),
     )
 
 
@@ -94,10 +108,14 @@ def acceptance(generations: Sequence[Generation], steps: int) -> Acceptance:
     return Acceptance(shares(reached), shares(drafted))
 
 
-def paired_difference(first: Sequence[Generation], second: Sequence[Generation]) -> tuple[float, float, float]:
+def paired_difference(
+    first: Sequence[Generation], second: Sequence[Generation], prompts: Sequence[int] | None = None
+) -> tuple[float, float, float]:
     """Micro emitted length of `second` minus `first` on the same prompts, with its 95% bootstrap interval."""
-    (r1, t1), (r2, t2) = rounds_and_tokens(first), rounds_and_tokens(second)
-    index = resampled(len(first))
+    (r1, t1), (r2, t2) = (
+        [of_prompts(values, prompts) for values in rounds_and_tokens(generations)] for generations in (first, second)
+    )
+    index = resampled(len(r1))
     samples = t2[index].sum(1) / r2[index].sum(1).clip(min=1) - t1[index].sum(1) / r1[index].sum(1).clip(min=1)
     low, high = np.percentile(samples, [2.5, 97.5])
     return float(t2.sum() / max(1, r2.sum()) - t1.sum() / max(1, r1.sum())), float(low), float(high)

@@ -67,10 +67,10 @@ def read_study(path: Path) -> StudyResults:
         found = read_json(path)
         rows = read_rows(found["rows"])
         compared = {row.cell for row in rows if row.difference is not None}
-        baselines = [row.cell for row in rows if row.cell not in compared]
-        if not baselines:
+        baseline = found.get("baseline") or next((row.cell for row in rows if row.cell not in compared), None)
+        if baseline is None:
             raise ValueError("no row is the baseline")
-        return StudyResults(found.get("baseline") or baselines[0], rows, found["trials"], found.get("seconds"))
+        return StudyResults(baseline, rows, found["trials"], found.get("seconds"))
 
 
 def study_cells(row: StudyRow) -> list[str]:

@@ -23,7 +23,7 @@ OwnLoss = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor | None]
 
 # anchors    mean over a sequence's valid anchors, then mean over sequences (default for D-PACE)
 # tokens     mean over valid positions
-# weights    weighted mean over positions (default for decay, head and CAT)
+# weights    weighted mean over positions (default for decay, geometric and CAT)
 # sequences  sum within a sequence, mean over sequences (as the published D-PACE code)
 DENOMINATORS = ("anchors", "tokens", "weights", "sequences")
 

@@ -33,8 +33,11 @@ class Detokenizer:
         certain = len(self.tokens) - OPEN_TOKENS
         if certain <= self.done:
             return ""
+        before = self._decode(certain)
+        if not text.startswith(before):  # the cut is inside a character: tokens can end one and begin the next
+            return ""
         broken_for_long = len(self.tokens) - self.start > LONGEST_WINDOW
-        return self._advance(self._decode(certain), certain, move=broken_for_long)
+        return self._advance(before, certain, move=broken_for_long)
 
     def finish(self) -> str:
         """The rest, however it ends."""

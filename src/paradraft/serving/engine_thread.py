@@ -135,10 +135,17 @@ class EngineThread:
 
     def cancel(self, jobs: Iterable[Job]) -> None:
         """Let jobs end before the next step, wherever they are; those that ended are left alone."""
+        self._take_away("cancel", jobs)
+
+    def finish(self, jobs: Iterable[Job]) -> None:
+        """The same for jobs whose answers are complete, by what the engine does not know: a stop string."""
+        self._take_away("finish", jobs)
+
+    def _take_away(self, what: str, jobs: Iterable[Job]) -> None:
         with self._lock:
             jobs = [job for job in jobs if job in self._live]
         if jobs:
-            self._commands.put(("cancel", jobs))
+            self._commands.put((what, jobs))
 
     # --- in the thread --------------------------------------------------------------------------------------------
 
@@ -154,7 +161,7 @@ class EngineThread:
         finally:
             with self._lock:
                 self._open, left = False, list(self._live)
-            self._drop(left)
+            self._drop(left, "cancelled")
             self._live.clear()
             self._count()
             self.deliver([Update(job, finished=True, failed=True) for job in left])
@@ -169,8 +176,11 @@ class EngineThread:
                     return False
                 if what == "add":
                     self._waiting.extend(jobs)
+                elif what == "finish":
+                    self._drop(jobs, "stop")
+                    self._took(jobs)
                 else:
-                    self._drop(jobs)
+                    self._drop(jobs, "cancelled")
                 self._count()
         except Empty:
             return True
@@ -190,7 +200,7 @@ class EngineThread:
             self._count()
 
     def _lane(self, drafting: Drafting) -> Lane:
-        """The lane of a way to draft; one that was idle has no claim on the time that others used."""
+        """The lane of a way to draft; one that was idle begins level with the busy lane that has had least time."""
         lane = self._lanes.get(drafting)
         if lane is None:
             drafter = None if drafting.drafter is None else self.drafters[drafting.drafter]
@@ -198,13 +208,11 @@ class EngineThread:
             lane = Lane(Engine(self.target, drafter, draft_length=length, acceptance=rule))
             self._lanes[drafting] = lane
         if not lane.jobs:
-            lane.spent = max(
-                lane.spent, min((other.spent for other in self._lanes.values() if other.jobs), default=0.0)
-            )
+            lane.spent = min((other.spent for other in self._lanes.values() if other.jobs), default=0.0)
         return lane
 
     def _step(self, lane: Lane) -> None:
-        prefill, began = lane.engine.seconds.prefill, time.perf_counter()
+        decoded, began = lane.engine.seconds.decode, time.perf_counter()
         try:
             events = lane.engine.step()
         except Exception:
@@ -216,8 +224,8 @@ class EngineThread:
         elapsed = time.perf_counter() - began
         self.metrics.step_seconds.observe(elapsed)
         lane.spent += elapsed / len(lane.jobs)
-        for job in lane.jobs.values():
-            job.seconds += elapsed - (lane.engine.seconds.prefill - prefill)
+        for job in lane.jobs.values():  # without the prefill, and without what `auto` measures when an engine is new
+            job.seconds += lane.engine.seconds.decode - decoded
         last = {event.sequence: event for event in events}
         self.deliver([self._update(lane, event, last[event.sequence] is event) for event in events])
         self._count()
@@ -237,22 +245,27 @@ class EngineThread:
         if finished:
             del lane.jobs[sequence]
             self._end([job], "stop" if sequence.generation.stopped else "length")
-            self.metrics.answer_seconds.observe(since)
-            self._mean_seconds += 0.1 * (since - self._mean_seconds)
+            self._took([job])
         return Update(job, event.tokens, event.logprobs, done, job.seconds, finished, sequence.generation.stopped)
 
-    def _drop(self, jobs: list[Job]) -> None:
-        """Those that others gave up."""
+    def _took(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            since = time.perf_counter() - job.asked
+            self.metrics.answer_seconds.observe(since)
+            self._mean_seconds += 0.1 * (since - self._mean_seconds)
+
+    def _drop(self, jobs: list[Job], reason: str) -> None:
+        """Those that others ended."""
         gone = set(jobs)
         waiting = [job for job in self._waiting if job in gone]
         self._waiting = deque(job for job in self._waiting if job not in gone)
-        self._end(waiting, "cancelled")
+        self._end(waiting, reason)
         for lane in self._lanes.values():
             running = {sequence: job for sequence, job in lane.jobs.items() if job in gone}
             lane.engine.cancel(list(running))
             for sequence in running:
                 del lane.jobs[sequence]
-            self._end(list(running.values()), "cancelled")
+            self._end(list(running.values()), reason)
 
     def _fail(self, lane: Lane) -> None:
         """An engine whose step failed is in no known state: it goes, and its jobs with it."""

@@ -241,7 +241,7 @@ class Service:
             if not answer.ended:
                 yield answer.take(update)
             if answer.ended and not update.finished:
-                self.thread.cancel([update.job])
+                self.thread.finish([update.job])
 
     def _deliver(self, updates: list[Update]) -> None:
         assert self._loop is not None

@@ -17,7 +17,7 @@ import torch
 from ..drafters import Drafter
 from ..errors import UserError
 from ..evaluation.measure import check_first_turns
-from ..evaluation.prompts import PromptSet, load_prompts
+from ..evaluation.prompts import PromptSet, load_prompt_sets
 from ..evaluation.quick import Watched, decode_first_turns, watched
 from ..files import make_directory, write_text
 from ..models import Target
@@ -45,6 +45,7 @@ from .setup import (
     load_target,
     precision_note,
     reduced_precision,
+    same_evaluation,
     seeded_drafter,
     total_steps,
 )
@@ -67,7 +68,7 @@ class Trainer:
         self.processes = Processes()
         self.objective = config.make_objective()
         check_machine(config, self.objective, self.processes.device)
-        self.prompt_sets = [load_prompts(name, config.evaluation.limit) for name in config.evaluation.prompts]
+        self.prompt_sets = load_prompt_sets(config.evaluation.prompts, config.evaluation.limit)
         self.target: Target = load_target(config, self.processes)
         for prompt_set in self.prompt_sets:
             check_first_turns(self.target, prompt_set, config.evaluation.max_new_tokens)
@@ -90,6 +91,8 @@ class Trainer:
         if self.checkpoint is not None:
             progress, state = read_training_state(self.checkpoint)
             self.progress = Progress(**progress)
+            if not same_evaluation(config, self.checkpoint.parent.parent / "config.yaml"):
+                self.progress.best_emitted_length, self.progress.best_step = 0.0, 0
             self.parallel.load_optimizer_state(self.optimizer, state)
         self.saved_step = self.progress.step
         self.steps = total_steps(section, len(self.examples))

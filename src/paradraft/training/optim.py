@@ -74,8 +74,12 @@ class Optimizers:
         return [optimizer.state_dict() for optimizer in self.optimizers]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """What was gathered so far. Rate and weight decay stay those of the run that goes on."""
         for optimizer, state in zip(self.optimizers, states, strict=True):
+            decays = [group.get("weight_decay") for group in optimizer.param_groups]
             optimizer.load_state_dict(state)
+            for group, decay in zip(optimizer.param_groups, decays, strict=True):
+                group["weight_decay"] = decay
 
 
 def make_optimizer(

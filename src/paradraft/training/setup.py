@@ -131,6 +131,14 @@ def check_same_run(config: RunConfig, saved: Path) -> None:
             )
 
 
+def same_evaluation(config: RunConfig, saved: Path) -> bool:
+    """Whether the emitted lengths to come can be compared with those of the run that goes on."""
+    if not saved.is_file():
+        return True
+    before, now = load_config(saved).evaluation, config.evaluation
+    return all(getattr(before, name) == getattr(now, name) for name in ("prompts", "limit", "max_new_tokens"))
+
+
 def check_same_data(data: Examples, saved: Path) -> None:
     """The order of a run's batches follows from its text: a file that has changed since would change it in silence."""
     if not saved.is_file():

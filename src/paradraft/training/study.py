@@ -22,7 +22,7 @@ from ..decoding.sampling import key_of
 from ..drafters import Drafter, load_drafter
 from ..errors import UserError
 from ..evaluation.measure import check_first_turns, environment, first_turn_ids
-from ..evaluation.prompts import PromptSet, load_prompts
+from ..evaluation.prompts import PromptSet, load_prompt_sets
 from ..evaluation.statistics import acceptance, ratio, resampled, rounds_and_tokens
 from ..files import make_directory, read_json, write_text
 from ..models import Target
@@ -97,7 +97,7 @@ class Study:
         self.study = study
         self.runs = check_budgets(study)
         section = study.measure
-        self.sets = [load_prompts(name, section.limit) for name in section.prompts]
+        self.sets = load_prompt_sets(section.prompts, section.limit)
         self.target: Target | None = None
 
     @property
