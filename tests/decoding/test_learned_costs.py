@@ -88,14 +88,24 @@ def test_a_new_measurement_is_believed_longer() -> None:
     assert forgotten == [16, 16 + 64]
 
 
-def test_tokens_of_answers_that_ended_are_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each answer ends in plain steps; the drafting round of the next one is as expected."""
-    rule = Timed(4, Given(4))
+def test_tokens_of_answers_that_ended_are_nobodys() -> None:
+    """Each answer ends in plain steps; the drafting round of the next one is as expected, and nothing is behind."""
+    rule, costs = Timed(4, Given(4)), Given(4)
     for _ in range(30):
         row = sequence()
-        for lengths in ([4], [0], [0], [0]):
-            monkeypatch.setattr(rule, "_rest", lambda rows: [0] * len(rows))
+        for length in (4, 0, 0, 0):
             rule.choose([row])
-            row.generation.rounds.append(Round((1,) * lengths[0], lengths[0], lengths[0] + 1))
-            rule.learn([row], lengths, Given(4).verify(1)[lengths[0]] + Given(4).draft(1)[0, lengths[0]])
+            assert length == 0 or rule._behind == 0
+            row.generation.rounds.append(Round((1,) * length, length, length + 1))
+            Adaptive.learn(rule, [row], [length], costs.verify(1)[length] + costs.draft(1)[0, length])
     assert rule._deviation(1).factor == pytest.approx(1.0)
+
+
+def test_a_new_row_owes_no_tokens_of_the_rows_beside_it() -> None:
+    """It came after three plain steps of the other."""
+    rule, costs, old, new = Timed(4, Given(4)), Given(4), sequence(), sequence()
+    for row in (old, old, old, old, new):
+        row.generation.rounds.append(Round((1,) * 4, 4, 5))
+    rule._behind = 3
+    expected = costs.verify(2)[4] + costs.draft(2)[1, 4] + 3 * costs.catch_up
+    assert rule.expected([old, new], [4, 4]) == pytest.approx(expected)

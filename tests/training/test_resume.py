@@ -20,6 +20,7 @@ from paradraft.training.config import RunConfig
 from paradraft.training.loop import Trainer
 from tests.conftest import KINDS, drafter_values
 from tests.training.test_training import config_for, records, weights
+from tests.training.test_watch import evaluated
 
 
 @pytest.mark.parametrize(
@@ -172,9 +173,7 @@ def test_other_prompts_choose_the_best_drafter_anew(
     target_directory: Path, conversations: Path, prompts: Path, tmp_path: Path
 ) -> None:
     """Emitted lengths on other prompts cannot be compared with the best one so far."""
-    config = config_for(target_directory, conversations, tmp_path / "run", max_steps=2)
-    section = {"prompts": (str(prompts),), "every": 2, "max_new_tokens": 12, "batch_size": 2}
-    config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update=section)})
+    config = evaluated(config_for(target_directory, conversations, tmp_path / "run", max_steps=2), prompts)
     trainer = Trainer(config)
     trainer.progress.best_emitted_length = 99.0
     trainer.run()
