@@ -64,10 +64,8 @@ class Outcome:
 class RandomLengths:
     """Another length in every round and row, 0 included: whatever chooses lengths, it chooses one of these.
 
-    Of a tree any number of nodes is verified, or its likeliest chain.
+    Of the trees any numbers of nodes are verified, or their likeliest chains.
     """
-
-    whole = False
 
     def __init__(self, most: int, tree: int | None, rng: random.Random) -> None:
         self.most, self.nodes, self.rng = tree or most, tree, rng
@@ -81,7 +79,7 @@ class RandomLengths:
     def paying(self, draft: Draft) -> Draft:
         assert draft.parents is not None
         if self.rng.random() < 0.5:
-            return draft.first(self.rng.randint(0, draft.tokens.shape[1]))
+            return draft.first([self.rng.randint(0, draft.tokens.shape[1]) for _ in draft.tokens])
         drafted = zip(draft.parents.tolist(), draft.lengths.tolist(), strict=True)
         return chains_of(draft, [likeliest_chain(parents[:length]) for parents, length in drafted])
 

@@ -154,7 +154,7 @@ def test_auto_drafts_trees_where_they_cost_little_more_than_chains(
         given.growing = growing
         return given
 
-    monkeypatch.setattr("paradraft.decoding.engine.MeasuredCosts", costs)
+    monkeypatch.setattr("paradraft.decoding.confidence.MeasuredCosts", costs)
     target = Target(make_model("llama"))
     drafter = make_drafter(target, block_size=5)
     for tree, wanted in ((None, trees), (0, False)):
@@ -175,10 +175,13 @@ def test_adaptive_trees_are_lossless(kind: str, own: dict[str, Any]) -> None:
         prompts = [[rng.randrange(1, 40) for _ in range(rng.randint(1, 9))] for _ in range(6)]
         new, nodes = rng.randint(5, 40), rng.choice([1, 4, 9])
         plain = [g.tokens for g in Engine(target).generate(prompts, new, ())]
+        if rng.random() < 0.5:
+            target.prepare_decoding()  # which packs
         engine = Engine(target, drafter, max_rows=rng.choice([None, 2]), tree=nodes, draft_length="auto")
         costs = Given(nodes, rng.choice([0.0, 0.02]), rng.choice([0.0, 0.05, 0.2]))
         costs.branching = rng.choice([0.0, 0.2])
-        engine.lengths = TimedTree(nodes, costs, drafter.parallel)
+        costs.padded = rng.choice([None, 0.0, 0.01])
+        engine.lengths = TimedTree(nodes, costs)
         sequences = [engine.add(Request(prompt, new, stops=frozenset())) for prompt in prompts]
         assert [s.generation.tokens for s in finish(engine, sequences)] == plain
         used |= {len(r.drafted) for s in sequences for r in s.generation.rounds}
@@ -194,7 +197,7 @@ def test_sizes_by_what_the_drafter_says_do_not_change_what_is_sampled(monkeypatc
             assert draft.scores is not None
             size = int(1000 * draft.scores[0, 0].exp()) % (self.most + 1)
             used[size] += 1
-            return draft.first(size)
+            return draft.first([size] * len(draft.tokens))
 
     monkeypatch.setattr("paradraft.decoding.engine.FixedTree", AsSure)
     drafter = make_drafter(target, block_size=4)
@@ -213,7 +216,7 @@ def test_adaptive_trees_do_not_change_what_is_sampled(rule: str, monkeypatch: py
         return found
 
     monkeypatch.setattr(
-        "paradraft.decoding.engine.MeasuredCosts", lambda target, drafter, most, tree: Given(tree, 0.0042, 0.3)
+        "paradraft.decoding.confidence.MeasuredCosts", lambda target, drafter, most, tree: Given(tree, 0.0042, 0.3)
     )
     monkeypatch.setattr(Confident, "paying", watched)
     drafter, prompts = make_drafter(target, block_size=4), [[1, 2, 3], [7]]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from paradraft.decoding.confidence import Confident, likeliest_chain
+from paradraft.decoding.confidence import Confident, best_offer, likeliest_chain
 from paradraft.decoding.draft import Draft
 from paradraft.decoding.history import Nodes, TreeHistory
 from paradraft.decoding.request import Round, Sequence
@@ -20,8 +20,8 @@ from .test_length import Given, sequence
 class TimedTree(Confident):
     """Rounds take as long as the costs say."""
 
-    def __init__(self, nodes: int, costs: Given, whole: bool = True) -> None:
-        super().__init__(costs, TreeHistory(nodes), whole)
+    def __init__(self, nodes: int, costs: Given) -> None:
+        super().__init__(costs, TreeHistory(nodes))
 
     def learn(self, sequences: list[Sequence], lengths: list[int], seconds: float = 0.0) -> None:
         super().learn(sequences, lengths, self.expected(sequences, lengths))
@@ -60,6 +60,13 @@ class Texts:
         return sizes, tokens / seconds
 
 
+class InOnePass(Given):
+    """Drafting many nodes takes as long as drafting one."""
+
+    def draft(self, rows: int) -> np.ndarray:
+        return self.start * (np.arange(self.most + 1) > 0) * np.ones((rows, 1))
+
+
 SURE, UNSURE = [0.95, 0.9, 0.8, 0.7, 0.5, 0.05, 0.02, 0.02], [0.3, 0.2, 0.1, 0.06, 0.05, 0.03, 0.02, 0.01]
 
 
@@ -67,7 +74,7 @@ SURE, UNSURE = [0.95, 0.9, 0.8, 0.7, 0.5, 0.05, 0.02, 0.02], [0.3, 0.2, 0.1, 0.0
 @pytest.mark.parametrize("rows", [1, 4])
 def test_as_many_nodes_are_verified_as_pay_in_this_round(right: float, rows: int) -> None:
     """More where the drafter is sure, and more tokens a second than with any fixed number, by what is known here."""
-    costs = Given(8, token=0.06 / rows, start=0.1, row=0.0)
+    costs = InOnePass(8, token=0.06 / rows, start=0.58, row=0.0)
     rule = TimedTree(8, costs)
     sizes, rate = Texts([SURE, UNSURE], right, rows).decode(rule, 4000)
     sure, unsure = (np.mean([n for first, n in sizes[2000:] if first == said[0]]) for said in (SURE, UNSURE))
@@ -143,7 +150,7 @@ def test_branches_are_left_out_where_they_do_not_pay(branching: float, tokens: l
 
 
 def test_the_first_nodes_of_a_tree_are_a_tree() -> None:
-    two, none = drafted_tree().first(2), drafted_tree().first(0)
+    two, none = drafted_tree().first([2]), drafted_tree().first([0])
     assert two.tokens.tolist() == [[11, 21]] and two.lengths.tolist() == [2]
     assert two.parents is not None and two.parents.tolist() == [[-1, 0]]
     assert none.parents is None and none.tokens.shape == (1, 0) and none.lengths.tolist() == [0]
@@ -152,3 +159,41 @@ def test_the_first_nodes_of_a_tree_are_a_tree() -> None:
 def test_the_likeliest_chain_is_a_path() -> None:
     assert likeliest_chain([-1, 0, -1, 1, 2, 4, 3]) == [0, 1, 3, 6]
     assert likeliest_chain([]) == []
+
+
+def test_spare_nodes_are_drafted_as_far_as_they_cost_little() -> None:
+    dear, cheap, free = Given(8, token=0.1, start=0.1), Given(8, token=0.0201, start=0.1), InOnePass(8)
+    assert [TimedTree(8, costs)._with_spare(1, 1, 3) for costs in (dear, cheap, free)] == [3, 6, 8]
+    assert TimedTree(8, free)._with_spare(1, 1, 0) == 0
+
+
+def worth(sizes: tuple[int, ...], chances: np.ndarray, verify: np.ndarray, padding: float | None, rate: float) -> float:
+    """Of verifying sizes[r] nodes of each row, as the docstrings of length.py and confidence.py have it."""
+    kept = sum(float(row[:size].sum()) for row, size in zip(chances, sizes, strict=True))
+    places = np.arange(len(verify))
+    if padding is None:
+        return kept - rate * float(np.interp(max(sizes), places, verify))
+    seconds = float(np.interp(np.mean(sizes), places, verify)) + padding * (len(sizes) * max(sizes) - sum(sizes))
+    return kept - rate * seconds
+
+
+@pytest.mark.parametrize("padding", [0.0, 0.02, 0.09, None])
+def test_of_all_numbers_of_nodes_those_are_verified_that_bring_most(padding: float | None) -> None:
+    rng, unequal = np.random.default_rng(0), 0
+    for _ in range(100):
+        rows, nodes, rate = int(rng.integers(2, 4)), 3, float(rng.uniform(0.3, 3))
+        chances, verify = np.sort(rng.random((rows, nodes)))[:, ::-1], 1 + np.sort(rng.random(nodes + 1))
+        found = best_offer(chances, verify, padding, 1.1, rate)
+        given = chances, 1.1 * verify, None if padding is None else 1.1 * padding, rate
+        best = max(worth(sizes, *given) for sizes in itertools.product(range(nodes + 1), repeat=rows))
+        assert worth(tuple(found.sizes), *given) == pytest.approx(best) == pytest.approx(found.worth(rate))
+        unequal += len(set(found.sizes)) > 1
+    assert (padding is None) == (unequal == 0), unequal
+
+
+def test_no_node_is_verified_without_those_before_it() -> None:
+    """Corrected probabilities need not fall from node to node."""
+    chances = np.array([[0.2, 0.9], [0.5, 0.1]])
+    assert best_offer(chances, np.array([1.0, 1.7, 2.4]), 0.0, 1.0, 1.0).sizes == [2, 1]
+    chances[0, 1] = 0.4
+    assert best_offer(chances, np.array([1.0, 1.7, 2.4]), 0.0, 1.0, 1.0).sizes == [0, 1]

@@ -52,6 +52,21 @@ def test_costs_are_measured_once(target: Target, monkeypatch: pytest.MonkeyPatch
     assert np.allclose(known.draft(70)[:, 2], 2 * np.arange(1, 71))
 
 
+def test_what_padding_costs_is_measured_where_rows_are_packed(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row drafts 4 tokens, three none: a step of the time of 4 tokens, and 12 places without one."""
+    drafter, verify = make_drafter(target), [1.0, 3.0, 5.0, 7.0, 9.0, 11.0]
+    with_four_rows = MeasuredCosts(target, drafter, 5)
+    with_four_rows.prepare(4, False)
+    assert with_four_rows.padding(4) is None
+    target.prepare_decoding()
+    packs = MeasuredCosts(target, drafter, 5)
+    packs.prepare(4, False)
+    assert packs.padding(1) == 0 and (packs.padding(4) or 0) >= 0 and packs.padding(4) is not None
+    bench = costs.Bench(target, drafter, 4, False, 20, 5, None)
+    monkeypatch.setattr(costs, "seconds_of", lambda call, device: (call(), 6.6)[1])
+    assert costs.padding_of(bench, verify) == pytest.approx((6.6 - 3.0) / 12)
+
+
 def test_forgotten_costs_are_measured_again_and_replace_the_file(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,7 +101,7 @@ def test_only_what_costs_depend_on_makes_another_file(target: Target) -> None:
 
 def test_between_and_beyond_measured_lengths() -> None:
     assert over_lengths({0: 1.0, 1: 3.0, 3: 5.0}, 5) == [1, 3, 4, 5, 6, 7]
-    assert over_lengths({0: 2.0, 1: 1.0, 3: 2.5}, 3) == [2, 2, 2.25, 2.5]
+    assert over_lengths({0: 2.0, 1: 1.0, 3: 2.5}, 3) == [1, 1, 1.75, 2.5]  # something else ran meanwhile
     assert over_lengths({1: 2.0}, 2) == [2, 2, 2]
 
 

@@ -209,9 +209,9 @@ def test_a_resized_draft_state_is_as_large_as_a_new_one(target: Target, kind: st
     """Beyond the text it holds what is observed late and the block, whichever capacity it was made with."""
     drafter = make_drafter_of(kind, target)
     for before, after in ((20, 60), (60, 20)):
-        drafting = Drafting(drafter, 2, before, None)
+        drafting = Drafting(drafter, 2, before)
         drafting.resize(3, after)
-        assert drafting.state.cache.capacity == Drafting(drafter, 3, after, None).state.cache.capacity
+        assert drafting.state.cache.capacity == Drafting(drafter, 3, after).state.cache.capacity
         assert len(drafting.state.cache.lengths) == len(drafting.state.pending) == 3
 
 

@@ -30,6 +30,7 @@ class Given:
     catch_up = 0.001
     growing = branching = 0.0  # of a tree, beyond a chain
     forgotten = 0  # times
+    padded: float | None = None  # a place without a token
 
     def __init__(self, most: int, token: float = 0.05, start: float = 0.3, row: float = 0.1) -> None:
         self.most, self.token, self.start, self.row = most, token, start, row
@@ -42,6 +43,9 @@ class Given:
 
     def verify(self, rows: int) -> np.ndarray:
         return 1 + (rows - 1) * self.row + rows * self.token * np.arange(self.most + 1)
+
+    def padding(self, rows: int) -> float | None:
+        return self.padded
 
     def beyond_chains(self, rows: int) -> tuple[float, float]:
         return self.growing, self.branching
@@ -237,9 +241,9 @@ def test_adaptive_lengths_do_not_change_what_is_sampled(monkeypatch: pytest.Monk
     drafter = make_drafter(target, block_size=4)
 
     monkeypatch.setattr(
-        "paradraft.decoding.engine.MeasuredCosts", lambda target, drafter, most, tree=None: Given(most, 0.0004)
+        "paradraft.decoding.confidence.MeasuredCosts", lambda target, drafter, most, tree=None: Given(most, 0.0004)
     )
-    monkeypatch.setattr("paradraft.decoding.engine.Adaptive", adaptive_that_tells(used))
+    monkeypatch.setattr("paradraft.decoding.confidence.Adaptive", adaptive_that_tells(used))
     result = check_distribution(
         target, drafter, [[1, 2, 3], [7]], 30_000, Sampling(1.0), batch_size=200, draft_length="auto"
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from paradraft.drafters import Batch, Pard, Pard2, load_drafter
 from paradraft.drafters.attention import dense_mask
-from paradraft.drafters.pard import lay_out, pard_predicate
+from paradraft.drafters.pard import lay_out, new_token, pard_predicate
 from paradraft.drafters.pard2 import default_layers, layer_id, published_layers
 from paradraft.errors import UserError
 from paradraft.models import Target
@@ -242,3 +242,15 @@ def test_one_token_a_round_needs_no_masks() -> None:
     batch = whole(torch.randint(1, 39, (2, 9)))
     grid = drafter.grid(batch, 9, [0, 1])
     assert drafter(grid, torch.empty(2, 9, 0)).shape == (16, 1, 24)
+
+
+def test_a_new_mask_starts_as_the_average_of_the_others() -> None:
+    """Also in a model of shapes alone, which `train --plan` makes."""
+    model = make_model("qwen3")
+    rows = model.get_input_embeddings().weight.detach().clone()
+    assert new_token(model) == 40
+    torch.testing.assert_close(model.get_input_embeddings().weight[40], rows.mean(0))
+    assert torch.equal(model.get_input_embeddings().weight[:40], rows)
+    assert model.get_output_embeddings().weight.shape[0] == 41
+    with torch.device("meta"):
+        assert new_token(make_model("qwen3")) == 40

@@ -14,16 +14,24 @@ from torch import Tensor
 from paradraft.drafters import Batch, Drafter, Vanilla
 from paradraft.drafters.vocabulary import DraftVocabulary
 from paradraft.models import Target
-from tests.conftest import BOUND, VARIANTS, make_drafter_of, make_model
+from tests.conftest import BOUND, KINDS, VARIANTS, make_drafter_of, make_model
 
 WAYS = [("dflash", "dependent"), ("pard", "independent"), ("pard2", "dependent"), ("pard2", "independent")]
 WAYS += [("vanilla", "independent"), ("eagle3", "dependent"), ("dspark", "dependent")]
 
 
 def drafting_logits(
-    drafter: Drafter, target: Target, ids: Tensor, anchors: list[int], pieces: int, forced: bool = True
+    drafter: Drafter,
+    target: Target,
+    ids: Tensor,
+    anchors: list[int],
+    pieces: int,
+    forced: bool = True,
+    steps: int | None = None,
 ) -> Tensor:
     """Logits [rows, K, V] of one draft behind ragged `anchors`; the text before them is observed in `pieces`.
+
+    `steps`: K, the drafter's maximum unless told.
 
     `forced`: what is drafted is the text's own tokens, which is what a drafter that reads its drafts is trained on.
     """
@@ -55,7 +63,7 @@ def drafting_logits(
                 drafter.propose(state, range(rows), ids[torch.arange(rows), done], 3, sampler)
         seen.clear()
         newest = ids[torch.arange(rows), torch.tensor(anchors)]
-        drafter.propose(state, range(rows), newest, drafter.max_draft, sampler)
+        drafter.propose(state, range(rows), newest, steps or drafter.max_draft, sampler)
     return torch.cat(seen, dim=1)
 
 
@@ -112,6 +120,18 @@ def check_parity(drafter: Drafter, mode: str, rows: int, lean: bool) -> None:
                 torch.testing.assert_close(decoding[row, :steps], training[n, :steps], rtol=1e-4, atol=1e-4)
                 checked += steps
     assert checked >= 8 * rows
+
+
+@pytest.mark.parametrize(("kind", "own"), [*((kind, {}) for kind in KINDS), *VARIANTS])
+def test_fewer_steps_are_the_beginning_of_all(kind: str, own: dict[str, Any]) -> None:
+    """Slots may see those behind them: a shorter block than in training would draft something else."""
+    target = Target(make_model("qwen3"))
+    drafter = make_drafter_of(kind, target, **own)
+    ids = torch.randint(1, 39, (2, 17))
+    whole = drafting_logits(drafter, target, ids, [7, 9], pieces=3, forced=False)
+    for steps in range(1, drafter.max_draft):
+        begun = drafting_logits(drafter, target, ids, [7, 9], pieces=3, forced=False, steps=steps)
+        torch.testing.assert_close(begun, whole[:, :steps], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("rows", [1, 3])

@@ -19,7 +19,7 @@ from paradraft.drafters.vocabulary import DraftVocabulary, most_frequent
 from paradraft.errors import UserError
 from paradraft.evaluation.lossless import check_distribution
 from paradraft.models import Target
-from tests.conftest import BOUND, KINDS, drafter_values
+from tests.conftest import BOUND, KINDS, drafter_values, make_model
 
 IDS = torch.tensor([0, 2, 3, 5, 8, 13, 21, 34, 39])
 SHARED = [(kind, share) for kind in KINDS for share in (False, True) if not (kind in BOUND and share)]
@@ -169,3 +169,16 @@ def test_the_shared_embedding_is_never_trained(target: Target) -> None:
     with pytest.raises(UserError, match="width of 32"):
         section = PardSection(layers=1, hidden_size=16, mask_token=1, share_embedding=True)
         DRAFTERS["pard"].create(section, target)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BOUND if kind != "eagle3"])  # which has a head of its own
+def test_the_heads_rows_keep_the_targets_type(kind: str, tmp_path: Path) -> None:
+    """A run goes on in float32, as it began, for a target in another type."""
+    target = Target(make_model("qwen3").bfloat16())
+    fresh = restricted(kind, target)
+    fresh.save_pretrained(tmp_path)
+    again = DRAFTERS[kind].from_pretrained(tmp_path, target, torch.float32)
+    for drafter in (fresh, again, again.to(torch.float32)):
+        assert drafter.head_rows is not None and drafter.head_rows.weight.dtype == torch.bfloat16
+    state = again.start(1, 20)
+    again.propose(state, [0], torch.tensor([5]), 2, lambda logits: (logits.argmax(-1), None))

@@ -72,6 +72,15 @@ def test_the_targets_last_layer() -> None:
     assert "was not checked" in why(facts, "llama") and read_by(facts)["vLLM"]
 
 
+def test_a_target_that_scales_its_embeddings() -> None:
+    gemma = {**TARGET, "model_type": "gemma3_text"}
+    read = read_by(replace(DFLASH, target=gemma))
+    assert not read["vLLM"] and not read["llama.cpp"] and read["paradraft"] and read["Transformers"]
+    assert "square root of its width" in why(replace(DFLASH, target=gemma), "vLLM")
+    assert read_by(replace(DFLASH, target={**TARGET, "model_type": "qwen3"}))["vLLM"]
+    assert read_by(replace(PARD, target=gemma)) == read_by(PARD)
+
+
 def test_a_reduced_vocabulary() -> None:
     facts = replace(DFLASH, tensors=frozenset({"fc.weight", "d2t", "t2d"}))
     assert read_by(facts) == {

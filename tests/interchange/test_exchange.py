@@ -221,10 +221,16 @@ def test_a_reduced_vocabulary_is_written_with_its_head(
             import_checkpoint(str(tmp_path / "out"), tmp_path / "b", str(target_directory))
 
 
-@pytest.mark.parametrize(("kind", "tied"), [("pard", True), ("pard2", True), ("vanilla", True), ("pard", False)])
-def test_a_shared_embedding_is_written_whole(kind: str, tied: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "tied", "family"),
+    [
+        *(("pard", True, "qwen3"), ("pard2", True, "qwen3"), ("vanilla", True, "qwen3"), ("pard", False, "qwen3")),
+        *(("pard", True, "gemma"), ("pard2", True, "gemma3")),  # which scale what they read of the embedding
+    ],
+)
+def test_a_shared_embedding_is_written_whole(kind: str, tied: bool, family: str, tmp_path: Path) -> None:
     """With the mask's own row in it; a reduced vocabulary becomes the whole one."""
-    make_model("qwen3", tie_word_embeddings=tied).save_pretrained(tmp_path / "target")
+    make_model(family, tie_word_embeddings=tied).save_pretrained(tmp_path / "target")
     target = Target.load(str(tmp_path / "target"))
     values = drafter_values(kind, init_from="target", layers=2, share_embedding=True, mask_token=39)
     section = DRAFTERS[kind].section.model_validate(values)

@@ -79,6 +79,42 @@ def test_lean_equals_eager(name: str, pack: bool, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("pack", WAYS)
+@pytest.mark.parametrize("name", MODELS)
+def test_rows_of_unequally_many_tokens_give_what_padded_rows_give(
+    name: str, pack: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chains and trees; what is kept of them is read by the steps behind."""
+    eager, fast = pair(name, pack, monkeypatch)
+    assert fast.packs and not eager.packs
+    caches = [target.new_slots(4, 40) for target in (eager, fast)]
+    torch.manual_seed(4)
+    tree = torch.tensor([[-1, 0, 0, 1, 2], [-1, 0, 1, 2, 3], [-1, 0, 0, 0, 0]])
+    steps: list[tuple[list[int], int, list[int], Any]] = [
+        ([0, 1, 3], 7, [7, 4, 6], None),
+        ([0, 1, 3], 4, [1, 4, 2], None),
+        ([0, 1, 3], 5, [5, 1, 3], tree),
+        ([1, 2], 3, [1, 2], None),
+        ([0, 1, 2, 3], 2, [2, 1, 1, 1], None),
+        ([0, 1, 2, 3], 2, [2, 2, 2, 2], None),
+    ]
+    for slots, tokens, counts, parents in steps:
+        ids = torch.randint(1, 40, (len(slots), tokens))
+        with torch.inference_mode():
+            wanted, found = (
+                target.forward(ids, cache, (2, 0, 4), slots, parents, counts=counts)
+                for target, cache in zip((eager, fast), caches, strict=True)
+            )
+        assert found.scores.numel() == sum(counts) * found.logits.shape[-1]
+        assert found.logits.shape == wanted.logits.shape and wanted.scores is wanted.logits
+        for row, count in enumerate(counts):
+            for mine, theirs in ((found.logits, wanted.logits), (found.features, wanted.features)):
+                torch.testing.assert_close(mine[row, :count], theirs[row, :count], rtol=1e-4, atol=2e-4)
+            assert torch.equal(found.choices[row, :count], wanted.logits[row, :count].argmax(-1))
+        for cache in caches:
+            cache.commit(torch.tensor(counts))
+
+
+@pytest.mark.parametrize("pack", WAYS)
 def test_transformers_own_forward_says_the_same_afterwards(pack: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training and reading texts go on with it: the weights are laid out otherwise, not changed."""
     eager, fast = pair("qwen2", pack, monkeypatch)

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from paradraft.drafters import load_drafter
 from paradraft.errors import UserError
+from paradraft.models import Target
 from paradraft.text.batches import collate
 from paradraft.training.config import RunConfig
 from paradraft.training.distributed import Processes
@@ -84,7 +86,15 @@ def results(target_directory: Path, folder: Path) -> dict[str, Any]:
             jobs.append(job(title, with_evaluation(config, questions), "run", stop_at=stop_at))
     config = made(target_directory, data, folder / "sharded-target", **RUN, target_sharding="fsdp2")
     jobs.append(job("sharded-target", with_evaluation(config, questions), "run"))
+    jobs.append(job("pruned-target", pruned(target_directory, data, folder, target_sharding="fsdp2"), "run"))
     return launch(jobs, folder / "out")
+
+
+def pruned(target: Path, data: Path, folder: Path, **training: Any) -> RunConfig:
+    """One step of a draft model that starts from the target's layers; its learning rate is nothing."""
+    config = made(target, data, folder / "pruned-target", max_steps=1, learning_rate=1e-12, **training)
+    values = drafter_values("vanilla", init_from="target", layers=2, share_embedding=True)
+    return RunConfig.model_validate(config.model_dump(mode="json") | {"drafter": values})
 
 
 def indices_of(split: str) -> list[int]:
@@ -138,6 +148,17 @@ def test_a_target_in_pieces_decodes_as_a_whole_one(results: dict[str, Any], fold
     assert results["sharded-target"]["progress"]["step"] == RUN["max_steps"]
     for key in ("loss", "emitted_length"):
         assert records(folder / "sharded-target", key) == pytest.approx(records(folder / "whole-ddp", key), rel=1e-3)
+
+
+def test_a_draft_model_may_start_from_a_target_in_pieces(
+    results: dict[str, Any], folder: Path, target_directory: Path
+) -> None:
+    assert results["pruned-target"]["progress"]["step"] == 1
+    target = Target.load(str(target_directory))
+    drafter: Any = load_drafter(folder / "pruned-target" / "latest", target)
+    for mine, theirs in zip(drafter.model.base_model.layers, (0, len(target.layers) - 1), strict=True):
+        for a, b in zip(mine.parameters(), target.layers[theirs].parameters(), strict=True):
+            torch.testing.assert_close(a, b)
 
 
 def same_files(one: Path, two: Path) -> bool:

@@ -23,10 +23,14 @@ Rule = Callable[[Draft, Tensor, Noise], Accepted]
 def accept(rule: str, draft: Draft, logits: Tensor, samplings: Sequence[Sampling], noise: Noise | None) -> Accepted:
     """Apply a rule by name to the target's logits [rows, N+1, V]; without a sampled row none needs noise."""
     if noise is None:
-        choices = logits.argmax(-1)
-        return follow(draft, choices) if draft.parents is None else follow_tree(draft, choices)
+        return accept_greedy(draft, logits.argmax(-1))
     noise = Noise(noise.accept[:, : draft.tokens.shape[1]], noise.last)  # there is some for drafts that were cut
     return (ACCEPTANCE | TREE_ACCEPTANCE)[rule](draft, distributions(logits, samplings), noise)
+
+
+def accept_greedy(draft: Draft, choices: Tensor) -> Accepted:
+    """Keep what equals the likeliest tokens [rows, N+1], which is what every rule does at temperature 0."""
+    return follow(draft, choices) if draft.parents is None else follow_tree(draft, choices)
 
 
 def leading(agreed: Tensor) -> Tensor:

@@ -11,12 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..drafters import Drafter
+from ..models import Target
+from .costs import MeasuredCosts
 from .draft import Draft, no_draft
-from .history import Array, Deviation, Nodes, TreeHistory
-from .length import Adaptive, Costs
+from .history import Array, ChainHistory, Deviation, Nodes, TreeHistory
+from .length import Adaptive, Costs, LengthRule, step_seconds
 from .request import Sequence
 
+NODES = 2  # of a tree for each token of its longest path, at most, where that is left to the engine
 BOOKKEEPING = 0.08  # share of a round with a chain that a tree may add
+SPARE = 0.05  # share of a round that may go into drafting more than is likely to be verified
 DECIDING = 0.001  # seconds of a round in which `paying` and what follows from it are computed
 SURPLUS_WEIGHT = 10.0  # weight of the prior that choosing anew in every round gains nothing, in tokens
 
@@ -25,7 +30,7 @@ SURPLUS_WEIGHT = 10.0  # weight of the prior that choosing anew in every round g
 class Offer:
     """To verify so many nodes of each row: tokens that are expected to be kept, and seconds of the verify forward."""
 
-    size: int
+    sizes: list[int]
     kept: float
     seconds: float
 
@@ -37,16 +42,15 @@ class Confident(Adaptive):
     """Draft a large tree, then verify its best nodes, as many as bring the most tokens a second.
 
     Which rows draft is decided before, as in Adaptive, by what trees have brought so far. A node's chance of being kept
-    is what the drafter gives it, corrected by what became of such nodes (see TreeHistory). n nodes are verified in each
-    row, where the sum of their chances - rate x seconds is largest, at the rate that such rounds have promised so far.
-    The likeliest chain is verified without the branches where these do not pay for what a tree costs beyond a chain.
-
-    whole: the drafter drafts all positions in any case, so trees are always drafted as large as they may be.
+    is what the drafter gives it, corrected by what became of such nodes (see TreeHistory). Those nodes are verified for
+    which the sum of their chances - rate x seconds is largest, at the rate that such rounds have promised so far: in
+    some rows more than in others, but equally many where padding costs as much as tokens. The likeliest chains are
+    verified without the branches where these do not pay for what a tree costs beyond a chain.
     """
 
-    def __init__(self, costs: Costs, history: TreeHistory, whole: bool) -> None:
+    def __init__(self, costs: Costs, history: TreeHistory) -> None:
         super().__init__(costs, history)
-        self.trees, self.nodes, self.draws_all = history, self.most, whole
+        self.trees, self.nodes = history, self.most
         self._drafted: list[Nodes] = []  # by row, in this round
         self._verifying = 0.0  # seconds, by the measured costs
         self._surplus = Deviation(SURPLUS_WEIGHT)
@@ -58,7 +62,8 @@ class Confident(Adaptive):
     def choose(self, sequences: list[Sequence]) -> list[int]:
         lengths = super().choose(sequences)
         self._verifying = float(self._measured(len(lengths))[0][max(lengths)])
-        return [self.most if length and self.draws_all else length for length in lengths]
+        drafted = self._with_spare(len(lengths), int(np.count_nonzero(lengths)), max(lengths))
+        return [drafted if length else 0 for length in lengths]
 
     def paying(self, draft: Draft) -> Draft:
         assert draft.scores is not None and draft.parents is not None
@@ -70,15 +75,16 @@ class Confident(Adaptive):
         for row, path in enumerate(chains):
             along[row, : len(path)] = chances[row, path]
         factor, (verify, drafting) = self._deviation(rows).factor, self._measured(rows)
-        tree = best_offer(chances, factor * verify, self.rate)
+        padding = self.costs.padding(rows)
+        tree = best_offer(chances, verify, padding, factor, self.rate)
         unbranched = np.maximum(verify - self.costs.beyond_chains(rows)[1], verify[0])
-        chain = best_offer(along, factor * unbranched, self.rate)
+        chain = best_offer(along, unbranched, padding, factor, self.rate)
         if chain.worth(self.rate) >= tree.worth(self.rate):
-            taken, places = chain, [row[: chain.size] for row in chains]
+            taken, places = chain, [row[:size] for row, size in zip(chains, chain.sizes, strict=True)]
             draft = chains_of(draft, places)
         else:
-            taken, places = tree, [list(range(min(tree.size, len(row)))) for row in parents]
-            draft = draft.first(tree.size)
+            taken, places = tree, [list(range(len(row)))[:size] for row, size in zip(parents, tree.sizes, strict=True)]
+            draft = draft.first(tree.sizes)
         self._drafted = [Nodes(row, np.array(kept, dtype=np.int64)) for row, kept in zip(said, places, strict=True)]
         self._verifying = taken.seconds / factor
         seconds = taken.seconds + factor * float(drafting[np.count_nonzero(said.any(1)) - 1, said.shape[1]])
@@ -98,24 +104,41 @@ class Confident(Adaptive):
 
     def _trial(self, asked: Array, plain: float, longest: int) -> tuple[int, float]:
         """If the drafter has nothing to say, hardly more than one node is verified."""
-        return self.most, max(0.0, float(asked[0]) - plain)
+        return 1, max(0.0, float(asked[0]) - plain)
 
     def _round(self, rows: int, drafting: int, lengths: list[int]) -> float:
         return self._verifying + float(self._measured(rows)[1][drafting - 1, max(lengths)])
 
-    def _seconds(self, rows: int) -> tuple[float, Array]:
-        if not self.draws_all:
-            return super()._seconds(rows)
-        verify, draft = self._measured(rows)
-        drafted: Array = self._deviation(rows).factor * (verify[1:] + draft[:, -1:])
-        return float(verify[0]), drafted
+    def _with_spare(self, rows: int, drafting: int, nodes: int) -> int:
+        """How many nodes to draft where so many pay: as many more as cost at most SPARE."""
+        if not nodes:
+            return 0
+        seconds = self._measured(rows)[1][drafting - 1]
+        most = float(seconds[nodes]) + SPARE * super()._round(rows, drafting, [nodes] * drafting)
+        return int(np.flatnonzero(seconds <= most)[-1])
 
 
-def best_offer(chances: Array, seconds: Array, rate: float) -> Offer:
-    """The first n of each row, chances [rows, N], for which most tokens come at this rate; seconds [> N]."""
-    kept = np.concatenate(([0.0], chances.sum(0).cumsum()))
-    size = int((kept - rate * seconds[: len(kept)]).argmax())
-    return Offer(size, float(kept[size]), float(seconds[size]))
+def best_offer(chances: Array, verify: Array, padding: float | None, factor: float, rate: float) -> Offer:
+    """The first nodes of each row, chances [rows, N], for which most tokens come at this rate.
+
+    They take `factor` times what step_seconds gives for `verify` [> N] and `padding`.
+    """
+    rows, nodes = chances.shape
+    if padding is None or rows == 1:
+        kept = np.concatenate(([0.0], chances.sum(0).cumsum()))
+        seconds = factor * verify[: nodes + 1]
+        size = int((kept - rate * seconds).argmax())
+        return Offer([size] * rows, float(kept[size]), float(seconds[size]))
+    # Of all nodes the best 1, 2, ... that have a place among the first 1, 2, ... of their row.
+    falling = np.minimum.accumulate(chances, axis=1)  # no node is taken without those before it
+    best_first = np.argsort(-falling, axis=None, kind="stable")
+    longest = np.arange(nodes + 1)[:, None]
+    allowed = best_first % nodes < longest
+    kept = (chances.ravel()[best_first] * allowed).cumsum(1)
+    seconds = factor * step_seconds(verify, rows, longest, allowed.cumsum(1) / rows, padding)
+    most, last = divmod(int((kept - rate * seconds).argmax()), rows * nodes)
+    sizes = np.bincount(best_first[: last + 1][allowed[most, : last + 1]] // nodes, minlength=rows)
+    return Offer(sizes.tolist(), float(kept[most, last]), float(seconds[most, last]))
 
 
 def likeliest_chain(parents: list[int]) -> list[int]:
@@ -141,8 +164,6 @@ class TreesOrChains:
 
     The two learn apart from each other.
     """
-
-    whole = False
 
     def __init__(self, trees: Confident, chains: Adaptive) -> None:
         self.trees, self.chains = trees, chains
@@ -170,3 +191,19 @@ class TreesOrChains:
 
     def learn(self, sequences: list[Sequence], lengths: list[int], seconds: float) -> None:
         self.now.learn(sequences, lengths, seconds)
+
+
+def adaptive(target: Target, drafter: Drafter, draft_length: int, tree: int | None) -> LengthRule:
+    """Trees where they are asked for, or chains (0); else (None) what suits, if the drafter drafts in one pass."""
+
+    def chains() -> Adaptive:
+        return Adaptive(MeasuredCosts(target, drafter, draft_length), ChainHistory(draft_length))
+
+    def trees(nodes: int) -> Confident:
+        return Confident(MeasuredCosts(target, drafter, draft_length, nodes), TreeHistory(nodes))
+
+    if tree:
+        return trees(tree)
+    if tree is None and drafter.parallel:
+        return TreesOrChains(trees(NODES * draft_length), chains())
+    return chains()

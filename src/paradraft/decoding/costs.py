@@ -25,7 +25,7 @@ from ..errors import UserError
 from ..files import write_text
 from ..models import Target
 from ..models.gguf import cache_directory
-from .acceptance import accept
+from .acceptance import accept, accept_greedy
 from .draft import LATER, Draft, Drafting, Noise, reach
 from .sampling import Sampling
 from .timing import seconds_of
@@ -33,13 +33,14 @@ from .tree import behind_root
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # of the file on disk and of what is measured
+FORMAT = 3  # of the file on disk and of what is measured
 CONTEXT = 256  # tokens of the text in front, as far as the target's context allows
+USUAL = 4  # tokens that are verified of a row which drafts, for what padding costs
 SOME = 2  # tokens that an ordinary round brings
 ROWS = (1, 4, 16, 64)
 REPEATS = 5
 TURNS = 40  # of a tree and a chain, at most
-ENOUGH = 1.0  # seconds for the figures of one number of rows; longer drafts are then extrapolated
+ENOUGH = 1.0  # seconds for the figures of one number of rows; of longer drafts some are then extrapolated
 Array = NDArray[np.float64]
 
 
@@ -47,7 +48,8 @@ Array = NDArray[np.float64]
 class RowCosts:
     """Seconds for one number of rows: `verify` and `draft` of 0 to N tokens, `catch_up` of a token in one row.
 
-    growing, branching: of drafting a tree and of verifying it, beyond a chain of as many tokens.
+    growing, branching: of drafting a tree and of verifying it, beyond a chain of as many tokens. padding: of a place in
+    a packed step that holds no token.
     """
 
     verify: list[float]
@@ -55,6 +57,7 @@ class RowCosts:
     catch_up: float
     growing: float = 0.0
     branching: float = 0.0
+    padding: float = 0.0
 
 
 class MeasuredCosts:
@@ -101,6 +104,11 @@ class MeasuredCosts:
 
     def draft(self, rows: int) -> Array:
         return self._at(np.arange(1, rows + 1), {n: costs.draft for n, costs in self._now.items()})
+
+    def padding(self, rows: int) -> float | None:
+        if not self.target.packs:
+            return None
+        return float(self._at(np.array([rows]), {n: [costs.padding] for n, costs in self._now.items()})[0, 0])
 
     def beyond_chains(self, rows: int) -> tuple[float, float]:
         found = {n: [costs.growing, costs.branching] for n, costs in self._now.items()}
@@ -191,34 +199,47 @@ def measure_costs(
             for warm_up in (bench.verify, bench.verify, bench.draft, bench.draft)[: 4 if length else 2]:
                 warm_up(length)
         started = time.perf_counter()
-        for passed in range(REPEATS):  # in passes: what else runs on the machine then slows all figures alike
+        for _ in range(REPEATS):  # in passes: what else runs on the machine then slows all figures alike
             for length in points:
-                if passed and ("verify", length) not in seconds:
-                    continue
+                if length > 1 and time.perf_counter() - started > ENOUGH:
+                    break  # whether drafting pays at all hangs on the first two
                 for part in ("verify", "draft") if length else ("verify",):
                     took = seconds_of(partial(getattr(bench, part), length), target.device)
                     seconds[part, length] = min(took, seconds.get((part, length), took))
-                if not passed and length > 1 and time.perf_counter() - started > ENOUGH:
-                    break
-            if time.perf_counter() - started > ENOUGH:
-                break
         later = min(seconds_of(partial(bench.observe, LATER), target.device) for _ in range(2))
         growing, branching = bench.beyond_chains() if tree else (0.0, 0.0)
     verify = {length: value for (part, length), value in seconds.items() if part == "verify"}
     draft = {length: value for (part, length), value in seconds.items() if part == "draft"}
     drafts = [0.0, *over_lengths(draft, most)[1:]]
-    return RowCosts(over_lengths(verify, most), drafts, later / (rows * LATER), growing, branching)
+    verified = over_lengths(verify, most)
+    return RowCosts(verified, drafts, later / (rows * LATER), growing, branching, padding_of(bench, verified))
 
 
 def over_lengths(seconds: dict[int, float], most: int) -> list[float]:
-    """Seconds of 0 to `most` tokens, on straight lines between the measured numbers and beyond them; never falling."""
-    x, y = np.array(list(seconds), dtype=float), np.maximum.accumulate(np.array(list(seconds.values())))
+    """Seconds of 0 to `most` tokens, on straight lines between the measured numbers and beyond them; never falling.
+
+    What else runs can only make a figure too large, so fewer tokens take at most as long as more of them did.
+    """
+    x, y = np.array(list(seconds), dtype=float), np.array(list(seconds.values()))
+    y = np.minimum.accumulate(y[::-1])[::-1]
     wanted = np.arange(most + 1, dtype=float)
     found = np.interp(wanted, x, y)
     if len(x) > 1:
         slope = (y[-1] - y[-2]) / (x[-1] - x[-2])
         found = np.where(wanted > x[-1], y[-1] + slope * (wanted - x[-1]), found)
     return [float(value) for value in found]
+
+
+def padding_of(bench: Bench, verify: list[float]) -> float:
+    """Seconds of a place without a token, from a step in which one row alone has drafted as much as is usual."""
+    rows, longest = bench.rows, min(USUAL, len(verify) - 1)
+    if rows == 1 or not bench.target.packs:
+        return 0.0
+    with bench.target.decoding():
+        uneven = partial(bench.judge, longest, None, [longest] + [0] * (rows - 1))
+        took = min(seconds_of(uneven, bench.target.device) for _ in range(REPEATS))
+    tokens = np.interp(longest / rows, np.arange(len(verify)), verify)
+    return max(0.0, float(took - tokens)) / ((rows - 1) * longest)
 
 
 class Bench:
@@ -236,7 +257,7 @@ class Bench:
         capacity = context + (tree or deepest) + 1
         self.noise = torch.full((rows, capacity), 0.5, dtype=torch.float64, device=target.device) if sampled else None
         self.cache = target.new_slots(rows, capacity)
-        self.drafting = Drafting(drafter, rows, capacity, None, (tree or 0) * deepest)
+        self.drafting = Drafting(drafter, rows, capacity, (tree or 0) * deepest)
         self.anchors = torch.ones(rows, dtype=torch.long, device=target.device)
         width = len(drafter.feature_layers) * target.hidden_size
         self.features = torch.zeros(rows, LATER, width, dtype=target.dtype, device=target.device)
@@ -270,15 +291,22 @@ class Bench:
         drafted, grown, judged, branched = (min(column) for column in zip(*runs, strict=True))
         return max(0.0, grown - drafted), max(0.0, branched - judged)
 
-    def judge(self, length: int, parents: Tensor | None) -> None:
+    def judge(self, length: int, parents: Tensor | None, lengths: list[int] | None = None) -> None:
+        """`lengths`: of the rows' drafts, `length` of all unless told."""
+        lengths = [length] * self.rows if lengths is None else lengths
         self.cache.lengths[:] = self.context
         layers = self.drafting.drafter.feature_layers
         seen = None if parents is None else behind_root(parents)
-        output = self.target.forward(self.tokens(1 + length), self.cache, layers, self.slots, seen)
-        drafted = Draft(self.tokens(length), torch.full((self.rows,), length), parents)
+        counts = [1 + n for n in lengths]
+        output = self.target.forward(self.tokens(1 + length), self.cache, layers, self.slots, seen, counts=counts)
+        drafted = Draft(self.tokens(length), torch.tensor(lengths), parents)
         noise = None if self.noise is None else Noise(self.noise[:, :length], self.noise[:, 0])
         rule = "chain" if parents is None else "tree_residual"
-        accepted = accept(rule, drafted, output.logits, self.samplings, noise)
+        accepted = (
+            accept_greedy(drafted, output.choices)
+            if noise is None
+            else accept(rule, drafted, output.logits, self.samplings, noise)
+        )
         reach(drafted).cpu()
         kept = accepted.counts.cpu() + 1
         self.cache.commit(kept, accepted.shortened(int(kept.max())).path)

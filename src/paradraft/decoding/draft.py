@@ -32,13 +32,14 @@ class Draft:
     probabilities: Tensor | None = None
     scores: Tensor | None = None
 
-    def first(self, nodes: int) -> Draft:
-        """The tree of the best `nodes` in each row; of 0 the empty chain."""
-        if not nodes:
+    def first(self, nodes: Sequence[int]) -> Draft:
+        """The tree of the best nodes[r] in each row; of none the empty chain."""
+        most = max(nodes)
+        if not most:
             return no_draft(self.tokens[:, 0])
         assert self.parents is not None and self.scores is not None
-        lengths = self.lengths.clamp(max=nodes)
-        return Draft(self.tokens[:, :nodes], lengths, self.parents[:, :nodes], None, self.scores[:, :nodes])
+        lengths = self.lengths.minimum(torch.tensor(nodes))
+        return Draft(self.tokens[:, :most], lengths, self.parents[:, :most], None, self.scores[:, :most])
 
 
 def no_draft(anchors: Tensor) -> Draft:
@@ -178,12 +179,11 @@ class Deferred:
 class Drafting:
     """Everything that drafts: the drafter and what it remembers of `rows` sequences of at most `capacity` tokens.
 
-    most: tokens that a parallel drafter drafts in any case; None: as many as the longest draft of the round needs.
     nodes: how many a drafter that branches may look at to draft a tree.
     """
 
-    def __init__(self, drafter: Drafter, rows: int, capacity: int, most: int | None, nodes: int = 0) -> None:
-        self.drafter, self.most = drafter, most
+    def __init__(self, drafter: Drafter, rows: int, capacity: int, nodes: int = 0) -> None:
+        self.drafter = drafter
         self.state: DraftState = drafter.start(rows, capacity + LATER + nodes)  # what is observed late is ragged
         self.margin = self.state.cache.capacity - capacity
         self.deferred = Deferred()
@@ -237,9 +237,7 @@ class Drafting:
         counts = torch.tensor(lengths)
         self.catch_up()
         sampler = ChainSampler([samplings[row] for row in rows], None if noise is None else noise[rows])
-        # Masks read each other: what a row drafts must not depend on how long the others' drafts may be.
-        steps = self.most if self.drafter.parallel and self.most else longest
-        proposal = self.drafter.propose(self.state, [slots[row] for row in rows], anchors[rows], steps, sampler)
+        proposal = self.drafter.propose(self.state, [slots[row] for row in rows], anchors[rows], longest, sampler)
         if proposal.lengths is not None:
             counts[rows] = counts[rows].minimum(proposal.lengths)
             longest = int(counts.max())
@@ -282,8 +280,7 @@ class Drafting:
             tree, vocabulary = levels.growth.tree, self.drafter.vocabulary
             return tree if vocabulary is None else replace(tree, tokens=vocabulary.ids[tree.tokens])
         sampler = TreeSampler(samplings, depths, nodes)
-        # Masks read each other: what a row drafts must not depend on how deep the others' trees may be.
-        proposal = self.drafter.propose(self.state, slots, anchors, self.most or max(depths), sampler)
+        proposal = self.drafter.propose(self.state, slots, anchors, max(depths), sampler)
         assert sampler.tree is not None
         return replace(sampler.tree, tokens=proposal.tokens)
 

@@ -14,13 +14,11 @@ from torch import Tensor
 
 from ..drafters import BranchingDrafter, Drafter
 from ..errors import UserError
-from ..models import KeyValueSlots, Target
-from .acceptance import accept, check_acceptance
-from .confidence import Confident, TreesOrChains
-from .costs import MeasuredCosts
+from ..models import KeyValueSlots, Target, TargetOutput
+from .acceptance import accept, accept_greedy, check_acceptance
+from .confidence import adaptive
 from .draft import Accepted, Deferred, Draft, Drafting, Noise, no_draft, reach
-from .history import ChainHistory, TreeHistory
-from .length import AUTO, Adaptive, DraftLength, Fixed, FixedTree, LengthRule, check_draft_length
+from .length import AUTO, DraftLength, Fixed, FixedTree, LengthRule, check_draft_length
 from .logprobs import logprobs_of
 from .prefill import read_prompts
 from .request import Event, Generation, Request, Sequence
@@ -29,7 +27,6 @@ from .scheduler import Scheduler
 from .timing import Clock, Seconds
 from .tree import behind_root
 
-NODES = 2  # of a tree for each token of its longest path, at most, where that is left to the engine
 SPARE = 2  # times the tokens that running sequences need may be held for each
 
 
@@ -157,9 +154,8 @@ class Engine:
         ):
             self._slots, self._drafting, self._feature_layers = self.target.new_slots(rows, capacity), None, layers
             if self.drafter is not None:
-                whole = self.draft_length if self.lengths.whole else None
                 nodes = self.tree * self.draft_length if self.tree and not self.drafter.parallel else 0
-                self._drafting = Drafting(self.drafter, rows, capacity, whole, nodes)
+                self._drafting = Drafting(self.drafter, rows, capacity, nodes)
         elif capacity <= self._slots.capacity <= SPARE * capacity:
             capacity = self._slots.capacity
         for held in self._held():
@@ -206,10 +202,11 @@ class Engine:
 
         consumed = torch.cat((anchors[:, None], draft.tokens), dim=1)
         parents = None if draft.parents is None else behind_root(draft.parents)
-        output = self.target.forward(consumed, self._slots, self._feature_layers, slots, parents)
+        counts = [1 + length for length in verified]
+        output = self.target.forward(consumed, self._slots, self._feature_layers, slots, parents, counts=counts)
         self.seconds.verify += clock.lap()
 
-        accepted = self.judge(draft, output.logits, samplings, deciding)
+        accepted = self.judge(draft, output, samplings, deciding)
         kept_tokens = accepted.along(consumed)
         figures = torch.stack((accepted.counts, accepted.next, reach(draft)), dim=1)
         places = () if accepted.path is None else (accepted.path[:, 1:] - 1,)
@@ -232,7 +229,8 @@ class Engine:
             emitted = sequence.emit(
                 [*tokens[:count], new], drafted, ahead if drafted and path is not None else None, nodes
             )
-            events.append(event(sequence, emitted, output.logits[row], path))
+            told = output.logits[row] if sequence.request.logprobs is not None else None  # needs all logits
+            events.append(event(sequence, emitted, told, path))
         self.lengths.learn(running, lengths, clock.elapsed)
         self._leave([sequence for sequence in running if sequence.finished])
         self.seconds.other += clock.lap()
@@ -254,10 +252,12 @@ class Engine:
             return self._drafting.chain(slots, anchors, lengths, samplings, choosing), deciding
         return draft, self._noise(running, draft.lengths.tolist())[1]
 
-    def judge(self, draft: Draft, logits: Tensor, samplings: Tokens[Sampling], noise: Noise | None) -> Accepted:
-        """What of a draft is kept, by the target's logits [rows, N+1, V]."""
+    def judge(self, draft: Draft, output: TargetOutput, samplings: Tokens[Sampling], noise: Noise | None) -> Accepted:
+        """What of a draft is kept; without a sampled row none needs noise."""
+        if noise is None:
+            return accept_greedy(draft, output.choices)
         of_trees = self.tree and draft.parents is None  # nothing is verified
-        return accept("chain" if of_trees else self.acceptance, draft, logits, samplings, noise)
+        return accept("chain" if of_trees else self.acceptance, draft, output.logits, samplings, noise)
 
     def _leave(self, sequences: list[Sequence]) -> None:
         """End sequences; where none is left, so do the slots: an engine that waits holds no memory for texts.
@@ -293,10 +293,12 @@ class Engine:
         return found[:, 1::2], Noise(found[:, 2::2], found[:, 0])
 
 
-def event(sequence: Sequence, tokens: list[int], logits: Tensor, path: Tensor | None = None) -> Event:
+def event(sequence: Sequence, tokens: list[int], logits: Tensor | None, path: Tensor | None = None) -> Event:
     """What `tokens` of a round tell; `logits` [N+1, V] and `path` as in `logprobs_of`."""
     count = sequence.request.logprobs
-    return Event(sequence, tokens, None if count is None else logprobs_of(logits, tokens, count, path))
+    if count is None or logits is None:
+        return Event(sequence, tokens)
+    return Event(sequence, tokens, logprobs_of(logits, tokens, count, path))
 
 
 def fits(slots: KeyValueSlots, rows: int, capacity: int) -> bool:
@@ -307,22 +309,6 @@ def fits(slots: KeyValueSlots, rows: int, capacity: int) -> bool:
 def slot_of(sequence: Sequence) -> int:
     assert sequence.slot is not None
     return sequence.slot
-
-
-def adaptive(target: Target, drafter: Drafter, draft_length: int, tree: int | None) -> LengthRule:
-    """Trees where they are asked for, or chains (0); else (None) what suits, if the drafter drafts in one pass."""
-
-    def chains() -> Adaptive:
-        return Adaptive(MeasuredCosts(target, drafter, draft_length), ChainHistory(draft_length))
-
-    def trees(nodes: int) -> Confident:
-        return Confident(MeasuredCosts(target, drafter, draft_length, nodes), TreeHistory(nodes), drafter.parallel)
-
-    if tree:
-        return trees(tree)
-    if tree is None and drafter.parallel:
-        return TreesOrChains(trees(NODES * draft_length), chains())
-    return chains()
 
 
 def check_tree(drafter: Drafter | None, tree: int | None) -> int | None:

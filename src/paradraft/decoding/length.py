@@ -36,14 +36,9 @@ FIRST = 16  # tokens that all rows together draft in a round as long as nothing 
 
 
 class LengthRule(Protocol):
-    """How much to draft: so many tokens of a chain, or so many nodes of a tree.
-
-    `most` of them at any time. `whole`: a parallel drafter drafts all that it can in any case, so that rows do not
-    influence each other.
-    """
+    """How much to draft: so many tokens of a chain, or so many nodes of a tree, `most` of them at any time."""
 
     most: int
-    whole: bool
 
     @property
     def nodes(self) -> int | None:
@@ -64,8 +59,6 @@ class LengthRule(Protocol):
 
 class Fixed:
     """`most` tokens, or as many as the end of the answer leaves room for."""
-
-    whole = True
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -109,6 +102,9 @@ class Costs(Protocol):
     def verify(self, rows: int) -> Array:
         """[K+1]: of the target's step with 0 to K drafted tokens in each of so many rows."""
 
+    def padding(self, rows: int) -> float | None:
+        """Of a place in the target's step that holds no token, in so many rows; None: as much as a token."""
+
     def beyond_chains(self, rows: int) -> tuple[float, float]:
         """Of drafting a tree and of verifying it, beyond what a chain of as many tokens takes."""
 
@@ -123,14 +119,12 @@ class Adaptive:
     where drafting pays, a plain step comes now and then for that. Where plain steps are far quicker than measured, the
     machine was busy then, and the next batch begins with a new measurement.
 
-    All rows that draft draft equally much, as far as they have room: the target's step pays for the longest draft in
-    every row. Where plain decoding is faster nothing is drafted, and no round says whether that has changed. So a round
-    drafts all the same, as much as would pay by the prior, whenever the plain steps before it make that a loss of at
-    most LOSS; and once for a new row, which is paid by the plain steps after it. Reading the text meanwhile costs the
-    drafter time too: of more rows than KEEPING allows, those that accept least are given up.
+    All rows that draft draft equally much, as far as they have room. Where plain decoding is faster nothing is drafted,
+    and no round says whether that has changed. So a round drafts all the same, as much as would pay by the prior,
+    whenever the plain steps before it make that a loss of at most LOSS; and once for a new row, which is paid by the
+    plain steps after it. Reading the text meanwhile costs the drafter time too: of more rows than KEEPING allows, those
+    that accept least are given up.
     """
-
-    whole = False
 
     def __init__(self, costs: Costs, history: History) -> None:
         self.costs, self.history, self.most = costs, history, len(history.shares)
@@ -262,8 +256,13 @@ class Adaptive:
         return self._round(len(lengths), drafting, lengths) + late
 
     def _round(self, rows: int, drafting: int, lengths: list[int]) -> float:
-        verify, draft = self._measured(rows)
-        return float(verify[max(lengths)] + draft[drafting - 1, max(lengths)])
+        verified = self._verify(rows, np.array([max(lengths)]), np.array([sum(lengths) / rows]))
+        return float(verified[0] + self._measured(rows)[1][drafting - 1, max(lengths)])
+
+    def _verify(self, rows: int, longest: Array, mean: Array) -> Array:
+        """Seconds of the target's step by how many drafted tokens the rows have at most and on average."""
+        verify, padding = self._measured(rows)[0], self.costs.padding(rows)
+        return step_seconds(verify, rows, longest, mean, padding)
 
     def _measured(self, rows: int) -> tuple[Array, Array]:
         """[K+1] of verifying 0 to K tokens in so many rows, [rows, K+1] of drafting as many for 1, 2, ... of them."""
@@ -278,8 +277,21 @@ class Adaptive:
     def _seconds(self, rows: int) -> tuple[float, Array]:
         """Of a plain step; of a round that drafts 1 to K tokens for 1, 2, ... of the rows, [rows, K]."""
         verify, draft = self._measured(rows)
-        drafted: Array = self._deviation(rows).factor * (verify[1:] + draft[:, 1:])
-        return float(verify[0]), drafted
+        lengths, share = np.arange(1.0, self.most + 1), np.arange(1.0, rows + 1)[:, None] / rows
+        verified = self._verify(rows, lengths, lengths * share)
+        return float(verify[0]), self._deviation(rows).factor * (verified + draft[:, 1:])
+
+
+def step_seconds(verify: Array, rows: int, longest: Array, mean: Array, padding: float | None) -> Array:
+    """Of the target's step with at most `longest` and on average `mean` drafted tokens a row.
+
+    verify [K+1]: with equally many. padding: of a place without a token; None: as much as a token.
+    """
+    places = np.arange(len(verify))
+    if padding is None:
+        return np.interp(longest, places, verify)
+    found: Array = np.interp(mean, places, verify) + padding * rows * (longest - mean)
+    return found
 
 
 def check_draft_length(drafter: Drafter | None, draft_length: DraftLength | None) -> int:

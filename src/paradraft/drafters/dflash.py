@@ -192,12 +192,14 @@ class DFlash(Drafter):
         return self.proposal(self.head(self.draft_hidden(state, slots, anchors, steps)), sampler)
 
     def draft_hidden(self, state: DraftState, slots: Sequence[int], anchors: Tensor, steps: int) -> Tensor:
-        """Hidden states [rows, steps, H] of the slots that draft.
+        """Hidden states [rows, steps, H] of the first slots that draft.
 
-        The block is written behind the pending tokens. Rows with fewer of them have padding between, which positions
-        and mask leave out. The block is not committed.
+        Where slots see those behind them the block is as long as in training: a shorter one drafts worse. It is written
+        behind the pending tokens. Rows with fewer of them have padding between, which positions and mask leave out. The
+        block is not committed.
         """
-        block, starts = self.config.unused_slots + steps, state.starts(slots).to(anchors.device)
+        drafting = steps if self.config.causal else self.max_draft
+        block, starts = self.config.unused_slots + drafting, state.starts(slots).to(anchors.device)
         context, counts = state.flush(slots, self.graphs is not None)
         hidden = None
         if self.graphs is not None:
@@ -207,7 +209,7 @@ class DFlash(Drafter):
             mask = self._draft_mask(starts, places[:, context.shape[1] :], state.cache.end)
             hidden = self.draft_block(anchors, context, starts, places, mask, state.cache.update)
         state.cache.commit(counts)
-        return hidden
+        return hidden[:, :steps]
 
     def draft_block(
         self, anchors: Tensor, context: Tensor, starts: Tensor, places: Tensor, mask: Any, write: Write

@@ -228,8 +228,8 @@ class DFlash2(DFlash):
     def propose(
         self, state: DraftState, slots: Sequence[int], anchors: Tensor, steps: int, sampler: Sampler
     ) -> Proposal:
-        """Walk through the candidates of a block as long as in training, whatever `steps` asks for."""
-        hidden = self.draft_hidden(state, slots, anchors, self.max_draft)[:, :steps]
+        """Walk through the candidates of the slots."""
+        hidden = self.draft_hidden(state, slots, anchors, steps)
         logits, tokens = self.head(hidden), anchors[:, None]
         chosen = self.candidates(logits)
         unary, ids = logits.gather(-1, chosen), self.target_ids(chosen)

@@ -222,8 +222,7 @@ class DSpark(DFlash):
     def propose(
         self, state: DraftState, slots: Sequence[int], anchors: Tensor, steps: int, sampler: Sampler
     ) -> Proposal:
-        """The block is as long as in training, whatever `steps` asks for."""
-        hidden = self.draft_hidden(state, slots, anchors, self.max_draft)[:, :steps]
+        hidden = self.draft_hidden(state, slots, anchors, steps)
         tokens, memory = anchors[:, None], hidden.new_zeros(len(anchors), 1, self.config.markov_rank)
         drafted: list[Proposal] = []
         chances: list[Tensor] = []

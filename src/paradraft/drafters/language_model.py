@@ -25,7 +25,7 @@ from ..models.attention import refuse_unsupported, sliding_window
 from ..models.cpu_kernels import head_is_plain, head_logits, soft_capped
 from ..models.graphs import Graphs, as_it_is, graphs_for
 from ..models.lean import LeanDecoder, prepare_decoding
-from ..models.loading import load_causal_lm, moved
+from ..models.loading import full_tensor, load_causal_lm, moved
 from ..models.names import drafter_directory
 from ..models.target import run_decoder
 from .base import FRESH_LAYERS, Drafter, DrafterSection, check_start
@@ -303,11 +303,11 @@ def pruned_target(section: LanguageModelSection, target: Target) -> PreTrainedMo
         )
     ids = [*range(kept - kept // 2), *range(count - kept // 2, count)]
     model: Any = AutoModelForCausalLM.from_config(full_attention_config(target, kept), dtype=torch.float32)
-    state = target.model.state_dict()
+    state = target.model.state_dict()  # of a target that is sharded all processes gather one tensor after the other
     for name in model.state_dict():
         layer = LAYER.fullmatch(name)
         source = name if layer is None else f"{layer[1]}{ids[int(layer[2])]}{layer[3]}"
-        model.state_dict()[name].copy_(state[source])
+        model.state_dict()[name].copy_(full_tensor(state[source]))
     loaded: PreTrainedModel = moved(model, target.device)
     return loaded
 

@@ -126,7 +126,9 @@ class Pard(LanguageModelDrafter):
         embedded = super().embed(tokens)
         if self.mask_embedding is None:
             return embedded
-        return torch.where((tokens == self.mask_token)[..., None], self.mask_embedding.to(embedded.dtype), embedded)
+        scale = getattr(self.target.embedding, "embed_scale", 1.0)  # Gemma's, which it multiplies its rows by
+        mask = (self.mask_embedding * scale).to(embedded.dtype)
+        return torch.where((tokens == self.mask_token)[..., None], mask, embedded)
 
     # --- training -------------------------------------------------------------------------------------------------
 
@@ -248,7 +250,15 @@ def mask_of(section: ParallelSection, model: PreTrainedModel, target: Target) ->
     except UserError:
         if section.share_embedding:
             raise
-        embedding: Any = model.get_input_embeddings()
-        size = int(embedding.weight.shape[0])
-        model.resize_token_embeddings(size + 1)
-        return size
+        return new_token(model)
+
+
+@torch.no_grad()
+def new_token(model: PreTrainedModel) -> int:
+    """An id more, which starts as the average of the others."""
+    size = int(model.config.get_text_config().vocab_size)
+    model.resize_token_embeddings(size + 1, mean_resizing=False)
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        weight: Any = module.weight
+        weight[size] = weight[:size].mean(0)
+    return size

@@ -7,11 +7,13 @@ read it: `d2t` [V_d], the target's id minus the draft's, and `t2d` [V], true for
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from ..errors import UserError
 
@@ -63,13 +65,16 @@ class DraftVocabulary(nn.Module):
 
 
 class FrozenLinear(nn.Linear):
-    """Some rows of the target's head; they are neither trained nor saved."""
+    """Some rows of the target's head; they are neither trained nor saved, and keep the target's type."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         nn.Module.__init__(self)
         self.out_features, self.in_features = weight.shape
         self.register_buffer("weight", weight.detach().clone(), persistent=False)
         self.register_buffer("bias", None if bias is None else bias.detach().clone(), persistent=False)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
 
 
 def head_rows(head: nn.Module, ids: Tensor) -> FrozenLinear:

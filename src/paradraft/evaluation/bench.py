@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..decoding import DraftLength, Engine, Generation, Sampling, Seconds
 from ..decoding.acceptance import leading
@@ -20,7 +20,7 @@ from ..decoding.timing import seconds_of
 from ..drafters import Drafter
 from ..errors import UserError
 from ..files import read_json, reading, write_text
-from ..models import Target
+from ..models import Target, TargetOutput
 from .measure import PLAIN, environment
 from .results import TimeSplit
 from .statistics import mean_draft_length, ratio, rounds_and_tokens
@@ -48,8 +48,8 @@ class SyntheticEngine(Engine):
         super().__init__(target, drafter, sampling, draft_length, seed, tree=0)
         self.probability, self.chance = probability, torch.Generator().manual_seed(self.seed)
 
-    def judge(self, draft: Draft, logits: Tensor, samplings: Sequence[Sampling], noise: Noise | None) -> Accepted:
-        found = super().judge(draft, logits, samplings, noise)  # costs what it costs
+    def judge(self, draft: Draft, output: TargetOutput, samplings: Sequence[Sampling], noise: Noise | None) -> Accepted:
+        found = super().judge(draft, output, samplings, noise)  # costs what it costs
         lucky = torch.rand(draft.tokens.shape, generator=self.chance).to(draft.tokens.device) < self.probability
         return Accepted(leading(lucky & is_drafted(draft)), found.next)
 

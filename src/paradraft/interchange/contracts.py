@@ -70,6 +70,14 @@ def other_vocabulary(facts: Facts) -> str:
     return f"its vocabulary of {mine} is not the target's {theirs}: vLLM wants them equal (a mask token was added?)"
 
 
+def scaled_embedding(facts: Facts) -> str:
+    """A block of DFlash is made of embeddings; Gemma multiplies them by the square root of its width."""
+    scaled = str(facts.target.get("model_type", "")).startswith("gemma")
+    if not scaled or facts.kind not in ("dflash", "dflash2", "dspark"):
+        return ""
+    return "the target multiplies its embeddings by the square root of its width, and this engine drafts without that"
+
+
 def mask_outside(facts: Facts) -> str:
     layout, size = LAYOUTS.get(facts.kind), facts.config.get("vocab_size")
     mask = None if layout is None else layout.mask(facts.config)
@@ -82,9 +90,9 @@ UNWRITTEN = "paradraft writes no drafters of this kind for it"
 COMMON = (wrong_target, mask_outside)
 CONTRACTS = {
     "paradraft": Contract("paradraft", "run", (wrong_target, few_tokens, mask_outside)),
-    "vllm": Contract("vLLM 0.32", "run on a CPU", (*COMMON, other_vocabulary)),
+    "vllm": Contract("vLLM 0.32", "run on a CPU", (*COMMON, other_vocabulary, scaled_embedding)),
     "sglang": Contract("SGLang 0.5.23", "read only", (*COMMON, few_tokens)),
-    "llama.cpp": Contract("llama.cpp", "read only", (*COMMON, few_tokens)),
+    "llama.cpp": Contract("llama.cpp", "read only", (*COMMON, few_tokens, scaled_embedding)),
     "transformers": Contract("Transformers 5.23", "run", (*COMMON, few_tokens)),
 }
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .attention import additive, sliding_window
 from .cpu_kernels import PackedLinear, Product, linears_to_pack, pack_for_decoding
+from .packing import Packing
 from .slots import Index, KeyValueSlots, SlotLayer
 
 COMMON = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -26,12 +27,14 @@ class Round:
     """What the layers of one forward share.
 
     rotation: cos and signed sin [R, T, 1, dim]. runs: rows whose slots stand side by side, their slots, the number of
-    keys that they read, and their mask. index: where keys and values go; None: where the cache reserved.
+    keys that they read, and their mask. index: where keys and values go; None: where the cache reserved. With a
+    `packing` hidden states and rotation are packed, [1, S, ...].
     """
 
     rotation: tuple[Tensor, Tensor]
     runs: list[tuple[slice, slice, int, Tensor | None]]
     index: Index | None = None
+    packing: Packing | None = None
 
 
 class LeanLayer:
@@ -61,17 +64,20 @@ class LeanLayer:
         return self.qkv, self.out, self.gate_up, self.down
 
     def attend(self, hidden: Tensor, held: SlotLayer, shared: Round) -> Tensor:
-        """The attention's output [R, T, H].
+        """The attention's output [R, T, H], packed as `hidden` is.
 
         The query heads that share a key head are queries of that one head, so that its keys are read once.
         """
-        rows, tokens, _ = hidden.shape
-        states = self.qkv(rms_norm(hidden, self.before)).view(rows, tokens, -1, self.head_dim)
+        states = self.qkv(rms_norm(hidden, self.before)).view(*hidden.shape[:2], -1, self.head_dim)
         both, values = states.split((self.heads + self.key_heads, self.key_heads), dim=2)
         if self.normed is not None:
             weights, epsilon = self.normed
             both = F.rms_norm(both, (self.head_dim,), None, epsilon) * weights
-        both = rotated(both, shared.rotation).transpose(1, 2)
+        both = rotated(both, shared.rotation)
+        if shared.packing is not None:
+            both, values = shared.packing.pad(both), shared.packing.pad(values)
+        rows, tokens = both.shape[:2]
+        both = both.transpose(1, 2)
         queries, keys = both[:, : self.heads], both[:, self.heads :]
         queries = queries.reshape(rows, self.key_heads, self.group * tokens, self.head_dim)
         all_keys, all_values = held.write(keys, values.transpose(1, 2), shared.index)
@@ -81,7 +87,8 @@ class LeanLayer:
             found.append(F.scaled_dot_product_attention(queries[row], *known, mask, scale=self.scale))
         attended = found[0] if len(found) == 1 else torch.cat(found)
         attended = attended.reshape(rows, self.heads, tokens, self.head_dim)  # fused kernels choose their strides
-        return self.out(attended.transpose(1, 2).reshape(rows, tokens, -1))
+        attended = attended.transpose(1, 2).reshape(rows, tokens, -1)
+        return self.out(attended if shared.packing is None else shared.packing.pack(attended))
 
     def feed_forward(self, hidden: Tensor) -> Tensor:
         gate, up = self.gate_up(rms_norm(hidden, self.between)).chunk(2, dim=-1)
@@ -108,15 +115,17 @@ class LeanDecoder:
         visible: Tensor,
         cache: KeyValueSlots,
         feature_layers: Sequence[int] = (),
+        packing: Packing | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Final-normed hidden states of embeddings [R, T, H], and the outputs of some layers.
 
         positions [R, T] and visible [R, T, end] as `cache.reserve` gave them; the id N of a model with N layers is the
-        output after the final norm.
+        output after the final norm. With a `packing` embeddings and results are packed.
         """
         group = self.layers[0].group
         runs = [(row, slot, end, run_mask(visible[row, :, :end], hidden.dtype, group)) for row, slot, end in cache.runs]
-        shared = Round(rotation_at(self.table(cache.capacity, hidden), positions), runs)
+        positions = positions if packing is None else packing.pack(positions)
+        shared = Round(rotation_at(self.table(cache.capacity, hidden), positions), runs, None, packing)
         return self.through(hidden, cache.layers, shared, feature_layers)
 
     def through(

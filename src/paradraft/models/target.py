@@ -11,7 +11,6 @@ import datetime
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,20 +26,13 @@ from .graphs import Graphs, graphs_for
 from .lean import LeanDecoder, prepare_decoding
 from .loading import load_causal_lm, moved
 from .names import found_target, shown_name
+from .packing import Packing, TargetOutput
 from .slots import KeyValueSlots
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TargetOutput:
-    """logits [rows, tokens, vocabulary], features [rows, tokens, layers * hidden] (of width 0 without layers)."""
-
-    logits: Tensor
-    features: Tensor
 
 
 class Target:
@@ -143,16 +135,29 @@ class Target:
         slots: Sequence[int] | None = None,
         parents: Tensor | None = None,
         logits_at: Tensor | None = None,
+        counts: Sequence[int] | None = None,
     ) -> TargetOutput:
         """Run [rows, tokens] behind the committed tokens of `slots` (None: all); the caller commits what it accepts.
 
         `parents` as `KeyValueSlots.reserve` takes them. With `logits_at` [rows] the head runs on one position a row
-        (prefill), logits [rows, 1, vocabulary].
+        (prefill), logits [rows, 1, vocabulary]. `counts`: of each row only so many tokens matter; where `packs`, the
+        rest costs little.
         """
-        hidden, features = self._behind(input_ids, cache, feature_layers, slots, parents, logits_at is None)
+        packing = None
+        if counts is not None and self.packs:
+            packing = Packing.of(counts, input_ids.shape[1], input_ids.device)
+        hidden, features = self._behind(input_ids, cache, feature_layers, slots, parents, packing, logits_at is None)
         if logits_at is not None:
             hidden = hidden[torch.arange(len(hidden), device=hidden.device), logits_at][:, None]
-        return TargetOutput(self.head(hidden), features)
+        return TargetOutput(self.head(hidden), features, packing)
+
+    @property
+    def packs(self) -> bool:
+        """Whether a forward of rows of unequally many tokens costs what these tokens cost.
+
+        Not in a graph, whose shapes are fixed, and not in Transformers' own forward.
+        """
+        return self.lean is not None and not self.sharded and self.graphs is None
 
     def _behind(
         self,
@@ -161,9 +166,13 @@ class Target:
         feature_layers: Sequence[int],
         slots: Sequence[int] | None,
         parents: Tensor | None,
+        packing: Packing | None,
         again: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Final-normed hidden states and features; `again`: forwards of this shape will come again."""
+        """Final-normed hidden states, packed where there is a `packing`, and features.
+
+        `again`: forwards of this shape will come again.
+        """
         if self.lean is None or self.sharded:
             return self._run(input_ids, *cache.reserve(slots, input_ids.shape[1], parents), feature_layers, cache)
         if self.graphs is not None and again:
@@ -171,8 +180,10 @@ class Target:
             if found is not None:
                 return found
         positions, visible = cache.reserve(slots, input_ids.shape[1], parents)
-        hidden, outputs = self.lean.run(self.embedding(input_ids), positions, visible, cache, feature_layers)
-        return hidden, torch.cat(outputs, dim=-1) if outputs else hidden[..., :0]
+        tokens = input_ids if packing is None else packing.pack(input_ids)
+        hidden, outputs = self.lean.run(self.embedding(tokens), positions, visible, cache, feature_layers, packing)
+        features = torch.cat(outputs, dim=-1) if outputs else hidden[..., :0]
+        return hidden, features if packing is None else packing.pad(features)
 
     @torch.no_grad()
     def read(self, input_ids: Tensor, document_ids: Tensor, feature_layers: Sequence[int]) -> tuple[Tensor, Tensor]:

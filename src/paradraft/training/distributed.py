@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..drafters import Drafter
 from ..errors import UserError
 from ..models import Target
+from ..models.loading import full_tensor
 from ..objectives import ObjectiveSums
 from .optim import Optimizers
 
@@ -148,7 +149,11 @@ class DDP(SingleProcess):
     def __init__(self, drafter: Drafter, processes: Processes) -> None:
         super().__init__(drafter)
         self.averaged_over = float(processes.world_size)
-        self.model = self.wrapped = DistributedDataParallel(drafter, gradient_as_bucket_view=True)
+        self.model = self.wrapped = DistributedDataParallel(
+            drafter,
+            gradient_as_bucket_view=True,
+            broadcast_buffers=False,  # they never change
+        )
 
     def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
         return nullcontext() if last else self.wrapped.no_sync()
@@ -205,11 +210,6 @@ class FSDP2(SingleProcess):
             shards = {i: {k: shard_like(v, parameters[i]) for k, v in of.items()} for i, of in entries}
             sharded.append({**state, "state": shards})
         optimizer.load_state_dict(sharded)
-
-
-def full_tensor(value: Tensor) -> Tensor:
-    """A sharded tensor gathered from all processes, any other as it is."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def shard_like(value: Any, parameter: Tensor) -> Any:

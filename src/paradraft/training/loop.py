@@ -91,7 +91,8 @@ class Trainer:
         if self.checkpoint is not None:
             progress, state = read_training_state(self.checkpoint)
             self.progress = Progress(**progress)
-            if not same_evaluation(config, self.checkpoint.parent.parent / "config.yaml"):
+            saved = self.checkpoint.parent.parent / "config.yaml"  # the main process is the first to write it anew
+            if not self.processes.from_main(lambda: same_evaluation(config, saved)):
                 self.progress.best_emitted_length, self.progress.best_step = 0.0, 0
             self.parallel.load_optimizer_state(self.optimizer, state)
         self.saved_step = self.progress.step
