@@ -155,7 +155,7 @@ def test_a_draft_model_may_start_from_a_target_in_pieces(
 ) -> None:
     assert results["pruned-target"]["progress"]["step"] == 1
     target = Target.load(str(target_directory))
-    drafter: Any = load_drafter(folder / "pruned-target" / "latest", target)
+    drafter: Any = load_drafter(folder / "pruned-target" / "drafter", target)
     for mine, theirs in zip(drafter.model.base_model.layers, (0, len(target.layers) - 1), strict=True):
         for a, b in zip(mine.parameters(), target.layers[theirs].parameters(), strict=True):
             torch.testing.assert_close(a, b)
