@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import torch
 from typer.testing import CliRunner
 
 from paradraft import cli
+from paradraft.errors import UserError
+from paradraft.models import Target
+from tests.conftest import make_drafter
 
 
 def run(*arguments: str) -> str:
@@ -33,3 +37,16 @@ def test_engines_of_a_shipped_drafter() -> None:
     assert reads == {"paradraft": True, "vLLM": True, "SGLang": False, "llama.cpp": False, "Transformers": False}
     output = run(*arguments)
     assert "the projection is ignored" in output and "does not draft in parallel" in output
+
+
+def test_what_cannot_be_read_is_said_in_a_sentence(target: Target, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    make_drafter(target).save_pretrained(tmp_path / "drafter")
+    weights = tmp_path / "drafter" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:40])
+    for arguments, said in (
+        (("--target", str(tmp_path / "empty"), "--drafter", "demo:pard2"), "empty cannot be read"),
+        (("--target", "demo", "--drafter", str(tmp_path / "drafter")), "is damaged or cut off"),
+    ):
+        result = CliRunner().invoke(cli.app, ["doctor", *arguments], env={"COLUMNS": "400"})
+        assert isinstance(result.exception, UserError) and said in str(result.exception)

@@ -153,6 +153,11 @@ def test_the_first_nodes_of_a_tree_are_a_tree() -> None:
     two, none = drafted_tree().first([2]), drafted_tree().first([0])
     assert two.tokens.tolist() == [[11, 21]] and two.lengths.tolist() == [2]
     assert two.parents is not None and two.parents.tolist() == [[-1, 0]]
+    one = drafted_tree()
+    assert one.parents is not None and one.scores is not None
+    tokens, parents, scores = (part.expand(2, -1) for part in (one.tokens, one.parents, one.scores))
+    unequal = Draft(tokens, torch.tensor([3, 3]), parents, None, scores).first([2, 1])
+    assert unequal.lengths.tolist() == [2, 1] and unequal.tokens.shape == (2, 2)
     assert none.parents is None and none.tokens.shape == (1, 0) and none.lengths.tolist() == [0]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from paradraft.errors import UserError
 from paradraft.interchange import LAYOUTS
 from paradraft.interchange.contracts import CONTRACTS, facts_of, verdicts
 from paradraft.interchange.exchange import FORMATS
@@ -130,6 +131,14 @@ def test_sglang_prefers_the_tokenizers_mask() -> None:
 def test_causal_blocks() -> None:
     found = {"paradraft": True, "vLLM": True, "SGLang": True, "llama.cpp": False, "Transformers": False}
     assert read_by(configured(DFLASH, is_causal=True)) == found
+
+
+@pytest.mark.parametrize("kind", ["dflash", "dflash2", "dspark"])
+def test_the_block_size_may_stand_inside(kind: str) -> None:
+    inside = Facts(kind, {"dflash_config": {"block_size": 8}}, frozenset(), TARGET)
+    assert inside.length == (8 if kind == "dspark" else 7)
+    with pytest.raises(UserError, match="lacks block_size"):
+        _ = Facts(kind, {}, frozenset(), TARGET).length
 
 
 def test_dflash2() -> None:

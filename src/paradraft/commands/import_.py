@@ -23,7 +23,8 @@ def import_(
 ) -> None:
     """Turn a published drafter's checkpoint into a directory to train on or decode with.
 
-    DFlash, DFlash 2, DSpark, EAGLE-3, PARD, PARD-2, and DFlash in the speculators format.
+    DFlash, DFlash 2, DSpark, EAGLE-3, PARD, PARD-2, and DFlash in the speculators format; not those with sliding-window
+    layers, as published DFlash 2 drafters have them.
 
     Example: `paradraft import z-lab/Qwen3-4B-DFlash-b16 --out drafter`
     """

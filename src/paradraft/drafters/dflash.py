@@ -27,7 +27,7 @@ from ..models.lean import group_mask
 from ..models.names import drafter_directory
 from .attention import SharedKeys, attention_mask, dflash_predicate
 from .base import FRESH_LAYERS, Drafter, DrafterSection, Proposal, Sampler, check_start
-from .dflash_config import DFlashConfig
+from .dflash_config import DFlashConfig, block_size_of
 from .directory import check_feature_layers, dtype_name, read_config, read_weights, write_directory
 from .fixed_draft import FixedDraft, Write
 from .grid import Batch, Grid, anchor_grid
@@ -281,7 +281,7 @@ class DFlash(Drafter):
 
     @classmethod
     def trained_length(cls, config: Mapping[str, Any]) -> int:
-        return int(config["block_size"]) - 1
+        return block_size_of(config) - 1
 
     @classmethod
     def create(cls, section: Any, target: Target) -> Self:

@@ -110,6 +110,14 @@ class DFlashConfig(LayerConfig):
         }
 
 
+def block_size_of(config: Mapping[str, Any]) -> int:
+    """Of a config.json, which may have it in `dflash_config` alone."""
+    found = config.get("block_size") or (config.get("dflash_config") or {}).get("block_size")
+    if not isinstance(found, int):
+        raise UserError("the drafter's config.json lacks block_size; copy the whole directory")
+    return found
+
+
 def default_feature_layers(drafter_layers: int, target_layers: int) -> tuple[int, ...]:
     """n ids evenly spaced from 1 to N - 3 inclusive, rounded; a single one is N // 2."""
     if drafter_layers == 1:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..models import Target
 from .base import Proposal, Sampler
 from .dflash import BlockSection, DFlash
-from .dflash_config import DFlashConfig
+from .dflash_config import DFlashConfig, block_size_of
 from .grid import Grid
 from .state import DraftState
 from .vocabulary import DraftVocabulary
@@ -177,7 +177,7 @@ class DSpark(DFlash):
 
     @classmethod
     def trained_length(cls, config: Mapping[str, Any]) -> int:
-        return int(config["block_size"])
+        return block_size_of(config)
 
     def __init__(self, config: DSparkConfig, target: Target) -> None:
         super().__init__(config, target)

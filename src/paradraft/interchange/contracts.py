@@ -12,6 +12,7 @@ from typing import Any
 
 from ..drafters import kind_of
 from ..drafters.directory import read_config
+from ..errors import UserError, first_line
 from ..models.names import drafter_directory, found_target
 from . import LAYOUTS
 from .drafter_files import tensor_names
@@ -140,7 +141,10 @@ def describe_target(name: str) -> tuple[dict[str, Any], int | None]:
     from transformers import AutoConfig, AutoTokenizer
 
     where = found_target(name)
-    config = AutoConfig.from_pretrained(where).get_text_config().to_dict()
-    if not Path(where).is_dir() or any(Path(where).glob("tokenizer*")):
-        return config, AutoTokenizer.from_pretrained(where).mask_token_id
+    try:
+        config = AutoConfig.from_pretrained(where).get_text_config().to_dict()
+        if not Path(where).is_dir() or any(Path(where).glob("tokenizer*")):
+            return config, AutoTokenizer.from_pretrained(where).mask_token_id
+    except Exception as error:  # damaged files surface as errors of many libraries
+        raise UserError(f"target {name} cannot be read: {first_line(error)}") from None
     return config, None

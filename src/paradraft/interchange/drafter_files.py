@@ -105,7 +105,7 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
         try:
             tensors |= load_file(path)
         except Exception as error:  # damaged files surface as errors of many kinds
-            raise UserError(f"{path} is damaged or cut off ({first_line(error)})") from None
+            raise damaged(path, error) from None
     return tensors
 
 
@@ -113,9 +113,16 @@ def tensor_names(directory: Path) -> frozenset[str]:
     """The names alone, from the headers of the same files and of what engines know nothing of."""
     names: set[str] = set()
     for path in (*directory.glob("model*.safetensors"), *directory.glob(str(OWN_TENSORS))):
-        with safe_open(path, framework="pt") as file:
-            names.update(file.keys())
+        try:
+            with safe_open(path, framework="pt") as file:
+                names.update(file.keys())
+        except Exception as error:  # damaged files surface as errors of many kinds
+            raise damaged(path, error) from None
     return frozenset(names)
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is damaged or cut off ({first_line(error)})")
 
 
 def write_drafter_files(out: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

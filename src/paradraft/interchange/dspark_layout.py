@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..drafters import DSpark
 from ..errors import UserError
 from . import dflash_layout, gguf, transformers
 from .dflash_layout import TRITON, reader, write_for_vllm
 from .drafter_files import DrafterFiles, only, write_drafter_files
-from .layout import Facts, Foreign, Layout, Use, reduced
+from .layout import Facts, Foreign, Layout, Reader, Use, reduced
 from .target_side import TargetSide, needed
 
 HEADS = ("markov_rank", "markov_head_type", "enable_confidence_head")
@@ -62,13 +64,26 @@ def understood(found: Foreign) -> tuple[dict[str, Any], list[str]]:
     return native_config({"dtype": config.get("torch_dtype", "bfloat16"), **config}, found.where), notes
 
 
+def with_bias(read: Reader) -> Reader:
+    """The same with a bias of the confidence head, which some files lack: it is zero."""
+
+    def whole(found: Foreign) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+        config, tensors, notes = read(found)
+        weight = tensors.get("confidence_head.proj.weight")
+        if weight is not None:
+            tensors.setdefault("confidence_head.proj.bias", weight.new_zeros(1))
+        return config, tensors, notes
+
+    return whole
+
+
 def vanilla_only(facts: Facts) -> str:
     head = facts.config.get("markov_head_type")
     return "" if head == "vanilla" else f"it reads the vanilla Markov head only, this one is {head}"
 
 
 LAYOUT = Layout(
-    reader(understood),
+    with_bias(reader(understood)),
     write={
         "vllm": write_vllm,
         "sglang": "paradraft has not checked how SGLang reads DSpark; export --to vllm",

@@ -25,6 +25,7 @@ from .layout import Foreign, Layout, Reader, Use, reduced, when
 from .target_side import TargetSide, needed
 
 PARD2_KEYS = ("pard2", "spd_type", "pard2_scale", "pard2_proj_bias", "pard2_target_dim", "pard2_target_layers")
+OLDER = ("rope_theta", "rope_scaling", "torch_dtype")  # of files by Transformers 4, which 5 and engines still read
 NEVER = ("mask_token_id",)  # vLLM would read it before pard_token
 
 
@@ -49,7 +50,13 @@ def write_language_model(
 
 def projected(config: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
     """The fields that the model's class knows, those of the drafter's kind, and our own settings."""
-    known = set(AutoConfig.for_model(config["model_type"]).to_dict()) | {"architectures", "head_dim"}
+    try:
+        known = set(AutoConfig.for_model(config["model_type"]).to_dict()) | {"architectures", "head_dim", *OLDER}
+    except (KeyError, ValueError):
+        kind = config.get("model_type")
+        raise UserError(
+            f"Transformers does not know the model_type {kind!r} of config.json: update Transformers"
+        ) from None
     kept = {key: value for key, value in config.items() if key in known and key not in NEVER}
     for key in ("pard_token", *keys):
         if key in config:
