@@ -44,7 +44,7 @@ def learned(
     rendered = render_conversation(chat, conversation)
     first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
     asked = render_prompt(chat, list(messages[:first]), record.get("tools", ()))
-    assert rendered[0].input_ids[: len(asked)] == asked and not any(rendered[0].loss_mask[: len(asked)])
+    assert rendered[0].input_ids[: len(asked)].tolist() == asked and not any(rendered[0].loss_mask[: len(asked)])
     return [masked_text(tokenizer, example) for example in rendered]
 
 
@@ -91,7 +91,7 @@ def test_an_empty_thinking_block_of_the_template_is_not_learned(tokenizer: PreTr
         assert masked_text(tokenizer, example) == "sat on<|im_end|>"
         # These are the ids with thinking switched off, whichever way the block came in.
         asked = render_prompt(chat_of(tokenizer, CHATML_THINKING, False), [USER])
-        assert example.input_ids[: len(asked)] == asked and example.loss_mask.index(True) == len(asked)
+        assert example.input_ids[: len(asked)].tolist() == asked and example.loss_mask.argmax() == len(asked)
 
 
 def test_thoughts_and_empty_blocks_that_the_target_wrote_are_learned(tokenizer: PreTrainedTokenizerFast) -> None:
