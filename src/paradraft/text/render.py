@@ -90,31 +90,32 @@ def render_conversation(chat: ChatText, conversation: Conversation) -> list[Rend
         mask = [False] * len(prompt_ids)
         if examples and answer.prompt.startswith(done):
             ids, learned = examples[-1]
-            if (
-                ids + chat.encode(before[len(done) :]) == prompt_ids
-            ):  # else the history would not be read as at decoding
+            more = chat.encode_behind(done, ids, before[len(done) :])
+            if ids + more == prompt_ids:  # else the history would not be read as at decoding
                 mask[: len(ids)] = learned
                 examples.pop()
         ended = not (conversation.cut and i == answers[-1])
-        answer_ids, written = answer_tokens(chat, answer, ended)
+        answer_ids, written = answer_tokens(chat, answer, prompt_ids, ended)
         mask += [n < written for n in range(len(answer_ids))]
         examples.append((prompt_ids + answer_ids, mask))
         done = before + answer.written + answer.rest
     return [Rendered(ids, mask) for ids, mask in examples]
 
 
-def answer_tokens(chat: ChatText, answer: SplitAnswer, ended: bool) -> tuple[list[int], int]:
+def answer_tokens(chat: ChatText, answer: SplitAnswer, prompt_ids: list[int], ended: bool) -> tuple[list[int], int]:
     """Ids of an answer with the template text behind it, and how many of them the target wrote.
 
     Its stop token counts where the target ended the answer itself. Decoding stops at the first one.
     """
+    before = answer.prompt + answer.inserted
     if ended:
-        ids = chat.encode(answer.written + answer.rest)
+        ids = chat.encode_behind(before, prompt_ids, answer.written + answer.rest)
         stop = next((n for n, token in enumerate(ids, 1) if token in chat.stop_tokens), None)
         if stop is not None:
             return ids, stop
-    written = chat.encode(answer.written)
-    return written + chat.encode(answer.rest), len(written)
+    written = chat.encode_behind(before, prompt_ids, answer.written)
+    rest = chat.encode_behind(before + answer.written, prompt_ids + written, answer.rest)
+    return written + rest, len(written)
 
 
 def render_text(chat: ChatText, text: str) -> Rendered:
