@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tracemalloc
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,10 @@ def test_long_conversations_are_cut_behind_an_answer() -> None:
     long = example(30, answers=((4, 9), (14, 20), (24, 29)))
     assert len(cut(long, 30).input_ids) == 30
     assert [len(cut(long, n).input_ids) for n in (29, 28, 20, 19, 9)] == [29, 20, 20, 9, 9]
-    assert len(cut(long, 7).input_ids) == 7 and cut(long, 7).loss_mask[4:] == [True] * 3  # the first one, in part
-    assert cut(long, 20).loss_mask == long.loss_mask[:20]
+    assert (
+        len(cut(long, 7).input_ids) == 7 and cut(long, 7).loss_mask[4:].tolist() == [True] * 3
+    )  # the first one, in part
+    assert cut(long, 20) == Rendered(long.input_ids[:20], long.loss_mask[:20])
 
 
 def test_packed_rows_hold_every_example_once_and_whole() -> None:
@@ -72,11 +75,11 @@ def test_packed_rows_hold_every_example_once_and_whole() -> None:
     assert all(len(row.input_ids) <= 64 for row in rows)
     found = []
     for row in rows:
-        assert row.document_ids is not None and row.document_ids == sorted(row.document_ids)
+        assert row.document_ids is not None and row.document_ids.tolist() == sorted(row.document_ids)
         for number in range(row.document_ids[-1] + 1):
-            at = [i for i, document in enumerate(row.document_ids) if document == number]
-            found.append((row.input_ids[at[0] : at[-1] + 1], row.loss_mask[at[0] : at[-1] + 1]))
-    assert sorted(found) == sorted((e.input_ids, e.loss_mask) for e in examples)
+            at = row.document_ids == number
+            found.append((row.input_ids[at].tolist(), row.loss_mask[at].tolist()))
+    assert sorted(found) == sorted((e.input_ids.tolist(), e.loss_mask.tolist()) for e in examples)
     assert sum(len(row.input_ids) for row in rows) > 0.97 * 64 * len(rows)
     assert rows == pack(examples, 64, seed=3) != pack(examples, 64, seed=4)
 
@@ -87,7 +90,7 @@ def test_texts_of_a_packed_row_know_nothing_of_each_other(target: Target, drafte
     (row,) = pack(examples, 40, seed=0)
     packed = collate([row])
     documents = [packed.input_ids[0, packed.document_ids[0] == number].tolist() for number in range(3)]
-    order = sorted(examples, key=lambda e: documents.index(e.input_ids))
+    order = sorted(examples, key=lambda e: documents.index(e.input_ids.tolist()))
     features = target.features(packed.input_ids, packed.document_ids, drafter.feature_layers)
     grid = drafter.grid(packed, 100, [0])
     hidden = drafter(grid, features)
@@ -105,6 +108,22 @@ def test_texts_of_a_packed_row_know_nothing_of_each_other(target: Target, drafte
         torch.testing.assert_close(hidden[mine], drafter(alone_grid, alone_features), rtol=1e-4, atol=1e-4)
         start, seen = start + len(single.input_ids), seen + n
     assert seen == len(grid.anchors)
+
+
+def test_text_takes_five_bytes_a_token_and_a_piece_does_not_keep_the_whole() -> None:
+    tracemalloc.start()
+    try:
+        held = [Rendered(list(range(1000, 6000)), [n % 2 == 0 for n in range(5000)]) for _ in range(20)]
+        whole = tracemalloc.get_traced_memory()[0]
+        held = [cut(example, 500) for example in held]
+        cut_off = tracemalloc.get_traced_memory()[0]
+        del held[:]
+        rows = pack([example(50) for _ in range(2000)], 5000, seed=0)
+        packed = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert whole < 5.2 * 20 * 5000 and cut_off < 7 * 20 * 500
+    assert packed < 9.2 * 2000 * 50 and rows[0].document_ids is not None
 
 
 def test_learnable() -> None:

@@ -39,7 +39,7 @@ def test_a_conversation_is_trimmed_at_its_first_loop() -> None:
     asked = example((straight, False), (straight, True), (straight, False), (loop, True), (straight, False))
     (found,) = trimmed([asked])
     length = 36 + before_loop(loop)
-    assert (found.input_ids, found.loss_mask) == (asked.input_ids[:length], asked.loss_mask[:length])
+    assert found == Rendered(asked.input_ids[:length], asked.loss_mask[:length])
     assert not has_looping_answer(found)
     plain = example((loop, False), (straight, True))
     assert trimmed([plain, plain]) == [plain, plain]

@@ -89,7 +89,7 @@ def test_a_unit_is_answered_turn_by_turn(tiny: Target) -> None:
     assert fourth[1] is not None and len(fourth[1]["messages"]) == 2  # its second turn has no room
     assert [len(lengths) for lengths, _ in scripted.calls] == [3, 1]
     (learned,) = render_conversation(chat, parse_record(record))
-    assert not learned.loss_mask[-1] and learned.input_ids.count(chat.tokenizer.eos_token_id) == 4
+    assert not learned.loss_mask[-1] and learned.input_ids.tolist().count(chat.tokenizer.eos_token_id) == 4
 
 
 def test_looping_answers_are_counted(tiny: Target) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from demo_target.tokenizer import train_tokenizer
@@ -44,7 +45,7 @@ def learned(
     rendered = render_conversation(chat, conversation)
     first = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
     asked = render_prompt(chat, list(messages[:first]), record.get("tools", ()))
-    assert rendered[0].input_ids[: len(asked)] == asked and not any(rendered[0].loss_mask[: len(asked)])
+    assert rendered[0].input_ids[: len(asked)].tolist() == asked and not any(rendered[0].loss_mask[: len(asked)])
     return [masked_text(tokenizer, example) for example in rendered]
 
 
@@ -91,7 +92,7 @@ def test_an_empty_thinking_block_of_the_template_is_not_learned(tokenizer: PreTr
         assert masked_text(tokenizer, example) == "sat on<|im_end|>"
         # These are the ids with thinking switched off, whichever way the block came in.
         asked = render_prompt(chat_of(tokenizer, CHATML_THINKING, False), [USER])
-        assert example.input_ids[: len(asked)] == asked and example.loss_mask.index(True) == len(asked)
+        assert example.input_ids[: len(asked)].tolist() == asked and example.loss_mask.argmax() == len(asked)
 
 
 def test_thoughts_and_empty_blocks_that_the_target_wrote_are_learned(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -163,6 +164,51 @@ def test_without_a_template_text_is_plain(tokenizer: PreTrainedTokenizerFast) ->
     assert masked_text(tokenizer, example) == "sat on"
     (bare,) = render_conversation(chat, Conversation(text="the cat sat"))
     assert masked_text(tokenizer, bare) == "the cat sat" and all(bare.loss_mask)
+
+
+PREFIXED = ["▁" + word for word in ("the", "cat", "sat", "on", "12", "345", "[INST]", "[/INST]")]
+
+
+def sentencepiece_like(legacy: bool) -> PreTrainedTokenizerFast:
+    """As in Llama 2: a blank in front of every text. Legacy: by the normaliser, also behind special tokens."""
+    made = Tokenizer(models.BPE())
+    trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=["<s>", "</s>"], initial_alphabet=["\n", *"abc"])
+    made.train_from_iterator(PREFIXED * 5, trainer)
+    if legacy:
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    made.decoder = decoders.Replace("▁", " ")
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_no_blank_is_learned_that_the_tokenizer_alone_puts_in_front(legacy: bool) -> None:
+    made = sentencepiece_like(legacy)
+    turns = (USER, ANSWER, MORE, LAST)
+    for template, after in ((MISTRAL, " "), (MISTRAL.replace("' ' + m", "'\\n' + m"), "\n")):
+        made.chat_template = template
+        chat = ChatText.of(made, frozenset([made.convert_tokens_to_ids("</s>")]))
+        assert chat.adds_prefix
+        (rendered,) = render_conversation(chat, Conversation(turns))  # the history is read as at decoding
+        whole = chat.encode(chat.render(turns, (), answer_next=False))
+        assert rendered.input_ids.tolist() == whole
+        assert masked_text(made, rendered) == f"{after}sat on</s>{after}345</s>"
+        (cut,) = render_conversation(chat, Conversation(turns, cut=True))
+        assert cut.input_ids.tolist() == whole and masked_text(made, cut) == f"{after}sat on</s>{after}345"
+
+
+def test_an_answer_whose_border_is_within_a_token_gets_no_blank_either() -> None:
+    chat = ChatText.of(sentencepiece_like(legacy=True))
+    before = "the cat "
+    assert chat.encode(f"{before}sat")[: len(chat.encode(before))] != chat.encode(before)
+    assert chat.decode(chat.encode_behind(before, chat.encode(before), "sat")) == "sat"
+
+
+def test_byte_level_tokenizers_add_no_prefix(tokenizer: PreTrainedTokenizerFast) -> None:
+    chat = ChatText.of(tokenizer)
+    assert not chat.adds_prefix
+    assert chat.encode_behind("the ca", chat.encode("the ca"), "t sat") == chat.encode("t sat")
 
 
 def test_what_the_target_wrote_is_kept_so_that_the_template_gives_it_back(tokenizer: PreTrainedTokenizerFast) -> None:

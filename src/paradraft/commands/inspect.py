@@ -92,6 +92,6 @@ def inspect(
 def counted(rendered: list[Rendered], examples: list[Rendered]) -> str:
     """The numbers of all tokens, of those learned, and of those cut off, as a sentence."""
     tokens = sum(len(example.input_ids) for example in examples)
-    learned = sum(sum(example.loss_mask) for example in examples)
+    learned = sum(example.learned for example in examples)
     cut_off = sum(len(example.input_ids) for example in rendered) - tokens
     return f"{tokens}, {learned} of them learned" + (f", {cut_off} cut off" if cut_off else "")

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,28 @@ class ChatText:
         except TypeError:
             raise UserError("a text holds half of a surrogate pair, which is no character; mend it") from None
         return ids
+
+    @cached_property
+    def adds_prefix(self) -> bool:
+        """Whether the tokenizer puts a blank of its own in front of every text (SentencePiece's dummy prefix).
+
+        The ids of a text in two pieces are then never those of the two encoded apart.
+        """
+        pieces = (("1", "a"), ("2", "b"), ("3", "c"))  # one may be a token of some vocabulary, not all of them
+        return all(self.encode(first + second) != self.encode(first) + self.encode(second) for first, second in pieces)
+
+    def encode_behind(self, before: str, before_ids: Sequence[int], text: str) -> list[int]:
+        """Ids of `text` as it is read behind `before`, whose ids are given.
+
+        Encoded apart, unless that would begin with a blank that is not in the text. A text whose first characters
+        share a token with the end of `before` is read behind a newline.
+        """
+        if self.adds_prefix:
+            for context, ids in ((before, list(before_ids)), ("\n", self.encode("\n"))):
+                whole = self.encode(context + text)
+                if whole[: len(ids)] == ids:
+                    return whole[len(ids) :]
+        return self.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids as it stands, special tokens included."""

@@ -7,6 +7,7 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
 from ..drafters import Batch
@@ -24,8 +25,8 @@ def cut(rendered: Rendered, max_length: int) -> Rendered:
     ids, mask = rendered.input_ids, rendered.loss_mask
     if len(ids) <= max_length:
         return rendered
-    ends = (i for i in range(max_length, 0, -1) if mask[i - 1] and not mask[i])
-    end = next(ends, max_length)
+    ends = np.flatnonzero(mask[:max_length] & ~mask[1 : max_length + 1]) + 1
+    end = int(ends[-1]) if len(ends) else max_length
     return Rendered(ids[:end], mask[:end])
 
 
@@ -57,15 +58,15 @@ def pack(examples: Sequence[Rendered], max_length: int, seed: int) -> list[Rende
 def join(examples: Sequence[Rendered]) -> Rendered:
     """Several examples as one row; nothing attends, counts positions or drafts across them."""
     return Rendered(
-        [token for example in examples for token in example.input_ids],
-        [learned for example in examples for learned in example.loss_mask],
-        [number for number, example in enumerate(examples) for _ in example.input_ids],
+        np.concatenate([example.input_ids for example in examples]),
+        np.concatenate([example.loss_mask for example in examples]),
+        np.repeat(np.arange(len(examples)), [len(example.input_ids) for example in examples]),
     )
 
 
 def learnable(example: Rendered) -> bool:
     """At least two supervised tokens in a row: an anchor and its label."""
-    return any(a and b for a, b in itertools.pairwise(example.loss_mask))
+    return bool(np.any(example.loss_mask[1:] & example.loss_mask[:-1]))
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -107,7 +108,8 @@ def collate(examples: Sequence[Rendered]) -> Batch:
     document_ids = torch.full(shape, PADDING)
     for row, example in enumerate(examples):
         length = len(example.input_ids)
-        input_ids[row, :length] = torch.tensor(example.input_ids)
-        loss_mask[row, :length] = torch.tensor(example.loss_mask)
-        document_ids[row, :length] = 0 if example.document_ids is None else torch.tensor(example.document_ids)
+        input_ids[row, :length] = torch.from_numpy(example.input_ids)
+        loss_mask[row, :length] = torch.from_numpy(example.loss_mask)
+        documents = example.document_ids
+        document_ids[row, :length] = 0 if documents is None else torch.from_numpy(documents)
     return Batch(input_ids, loss_mask, document_ids)

@@ -40,10 +40,11 @@ def before_loop(tokens: Sequence[int]) -> int:
 def answers_of(example: Rendered) -> Iterator[tuple[int, Sequence[int]]]:
     """Where each answer that is learned begins, and its tokens."""
     start = 0
-    for learned, run in groupby(example.loss_mask):
+    ids = example.input_ids.tolist()
+    for learned, run in groupby(example.loss_mask.tolist()):
         end = start + len(list(run))
         if learned:
-            yield start, example.input_ids[start:end]
+            yield start, ids[start:end]
         start = end
 
 

@@ -40,7 +40,7 @@ class Examples:
     def description(self) -> str:
         """JSON for the run's directory: counts, hash, how the text was rendered, and the notes."""
         tokens = sum(len(example.input_ids) for example in self.examples)
-        learned = sum(sum(example.loss_mask) for example in self.examples)
+        learned = sum(example.learned for example in self.examples)
         counts = {"examples": len(self.examples), "tokens": tokens, "learned_tokens": learned}
         how = {"template_hash": self.template_hash, "thinking": self.thinking, "date": self.date and str(self.date)}
         return json.dumps({**counts, "texts": self.texts, **how, "notes": self.notes}, indent=2) + "\n"
@@ -82,14 +82,14 @@ def hash_texts(examples: Sequence[Rendered]) -> str:
     """16 hexadecimal digits over ids and masks of all examples, in order."""
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(np.asarray(example.input_ids, dtype=np.int64).tobytes())
-        digest.update(np.asarray(example.loss_mask, dtype=np.bool_).tobytes())
+        digest.update(example.input_ids.astype(np.int64).tobytes())
+        digest.update(example.loss_mask.tobytes())
     return digest.hexdigest()[:16]
 
 
 def learned_alone(example: Rendered) -> Rendered:
-    ids = [token for token, learned in zip(example.input_ids, example.loss_mask, strict=True) if learned]
-    return Rendered(ids, [True] * len(ids))
+    ids = example.input_ids[example.loss_mask]
+    return Rendered(ids, np.ones(len(ids), dtype=np.bool_))
 
 
 def filtered(
@@ -147,7 +147,7 @@ def shorten(examples: list[Rendered], max_length: int) -> tuple[list[Rendered], 
     count = sum(len(example.input_ids) > max_length for example in examples)
     if not count:
         return short, []
-    written, learned = (sum(sum(example.loss_mask) for example in held) for held in (examples, short))
+    written, learned = (sum(example.learned for example in held) for held in (examples, short))
     lost = (written - learned) / max(1, written)
     return short, [
         f"{count} of {len(examples)} examples are longer than {max_length} tokens and were cut: {lost:.1%} of "
@@ -157,7 +157,7 @@ def shorten(examples: list[Rendered], max_length: int) -> tuple[list[Rendered], 
 
 def usable(examples: list[Rendered], max_length: int, source: str) -> tuple[list[Rendered], list[str]]:
     """The examples with something to learn, and a note on the others. Raises UserError if nothing is learned."""
-    kinds = Counter((learnable(example), any(example.loss_mask)) for example in examples)
+    kinds = Counter((learnable(example), example.learned > 0) for example in examples)
     if not kinds[True, True]:
         raise UserError(
             f"the loss mask is zero everywhere: no token of {source} was written by the assistant within "

@@ -14,6 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from ..errors import UserError
 from ..models.chat import ChatText
 from .conversations import Conversation, Message
@@ -21,13 +24,34 @@ from .conversations import Conversation, Message
 MARKER = "\ue000answer\ue001"  # private use: no template or data set has reason to hold it
 
 
-@dataclass(frozen=True)
 class Rendered:
-    """Token ids and, for each, whether the target wrote it; document_ids where several texts share a row."""
+    """T token ids and, for each, whether the target wrote it; document_ids where several texts share a row. All [T].
 
-    input_ids: list[int]
-    loss_mask: list[bool]
-    document_ids: list[int] | None = None
+    Arrays of 5 bytes a token, 9 where texts share rows: every process of a run holds all of its text. They are copies,
+    so that a piece of a text does not keep the whole of it in memory.
+    """
+
+    __slots__ = ("document_ids", "input_ids", "loss_mask")
+
+    def __init__(self, input_ids: ArrayLike, loss_mask: ArrayLike, document_ids: ArrayLike | None = None) -> None:
+        self.input_ids: NDArray[np.int32] = np.array(input_ids, dtype=np.int32)
+        self.loss_mask: NDArray[np.bool_] = np.array(loss_mask, dtype=np.bool_)
+        self.document_ids: NDArray[np.int32] | None = None
+        if document_ids is not None:
+            self.document_ids = np.array(document_ids, dtype=np.int32)
+
+    @property
+    def learned(self) -> int:
+        """How many of the tokens the target wrote."""
+        return int(np.count_nonzero(self.loss_mask))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Rendered):
+            return NotImplemented
+        pairs = ((getattr(self, name), getattr(other, name)) for name in self.__slots__)
+        return all(a is b if a is None or b is None else np.array_equal(a, b) for a, b in pairs)
+
+    __hash__ = None  # type: ignore[assignment]  # compared by what it holds
 
 
 @dataclass(frozen=True)
@@ -56,36 +80,42 @@ def render_conversation(chat: ChatText, conversation: Conversation) -> list[Rend
     """
     if conversation.text is not None:
         return [render_text(chat, conversation.text)]
-    messages, examples, done = conversation.messages, list[Rendered](), ""
+    messages, done = conversation.messages, ""
+    examples: list[tuple[list[int], list[bool]]] = []
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     for i in answers:
         answer = split_answer(chat, messages[: i + 1], conversation.tools)
         before = answer.prompt + answer.inserted
-        prompt_ids, earlier = chat.encode(before), Rendered([], [])
+        prompt_ids = chat.encode(before)
+        mask = [False] * len(prompt_ids)
         if examples and answer.prompt.startswith(done):
-            more = chat.encode(before[len(done) :])
-            if examples[-1].input_ids + more == prompt_ids:  # else the history would not be read as at decoding
-                earlier, prompt_ids = examples.pop(), more
+            ids, learned = examples[-1]
+            more = chat.encode_behind(done, ids, before[len(done) :])
+            if ids + more == prompt_ids:  # else the history would not be read as at decoding
+                mask[: len(ids)] = learned
+                examples.pop()
         ended = not (conversation.cut and i == answers[-1])
-        answer_ids, written = answer_tokens(chat, answer, ended)
-        mask = [False] * len(prompt_ids) + [n < written for n in range(len(answer_ids))]
-        examples.append(Rendered(earlier.input_ids + prompt_ids + answer_ids, earlier.loss_mask + mask))
+        answer_ids, written = answer_tokens(chat, answer, prompt_ids, ended)
+        mask += [n < written for n in range(len(answer_ids))]
+        examples.append((prompt_ids + answer_ids, mask))
         done = before + answer.written + answer.rest
-    return examples
+    return [Rendered(ids, mask) for ids, mask in examples]
 
 
-def answer_tokens(chat: ChatText, answer: SplitAnswer, ended: bool) -> tuple[list[int], int]:
+def answer_tokens(chat: ChatText, answer: SplitAnswer, prompt_ids: list[int], ended: bool) -> tuple[list[int], int]:
     """Ids of an answer with the template text behind it, and how many of them the target wrote.
 
     Its stop token counts where the target ended the answer itself. Decoding stops at the first one.
     """
+    before = answer.prompt + answer.inserted
     if ended:
-        ids = chat.encode(answer.written + answer.rest)
+        ids = chat.encode_behind(before, prompt_ids, answer.written + answer.rest)
         stop = next((n for n, token in enumerate(ids, 1) if token in chat.stop_tokens), None)
         if stop is not None:
             return ids, stop
-    written = chat.encode(answer.written)
-    return written + chat.encode(answer.rest), len(written)
+    written = chat.encode_behind(before, prompt_ids, answer.written)
+    rest = chat.encode_behind(before + answer.written, prompt_ids + written, answer.rest)
+    return written + rest, len(written)
 
 
 def render_text(chat: ChatText, text: str) -> Rendered:

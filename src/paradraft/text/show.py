@@ -31,7 +31,7 @@ def tokens_of(tokenizer: PreTrainedTokenizerBase, example: Rendered) -> list[Tok
     added = set(tokenizer.added_tokens_decoder) | set(tokenizer.all_special_ids)
     return [
         Token(token, str(tokenizer.decode([token])), learned, token in added)
-        for token, learned in zip(example.input_ids, example.loss_mask, strict=True)
+        for token, learned in zip(example.input_ids.tolist(), example.loss_mask.tolist(), strict=True)
     ]
 
 

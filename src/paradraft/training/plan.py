@@ -73,7 +73,7 @@ def make_plan(config: RunConfig, processes: int, device: str) -> Plan:
         + state // shards.get(section.sharding, 1),
         disk_bytes=(section.keep_checkpoints + 1) * state + 4 * trained,  # one more is written before the oldest goes
     )
-    learned = sum(sum(example.loss_mask) for example in found.examples) / count
+    learned = sum(example.learned for example in found.examples) / count
     try:
         flops = step_flops(config, drafter, round(plan.mean_length), round(learned))
     except UserError as error:

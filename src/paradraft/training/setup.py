@@ -168,7 +168,7 @@ def seeded_drafter(config: RunConfig, target: Target, checkpoint: Path | None, d
         drafter.unrestrict()
     size = config.drafter.vocabulary
     if size is not None and drafter.vocabulary is None:
-        learned = [torch.tensor(e.input_ids)[torch.tensor(e.loss_mask)] for e in data.examples]
+        learned = (torch.from_numpy(e.input_ids[e.loss_mask]) for e in data.examples)
         chosen = most_frequent(learned, size, target.vocabulary_size, target.stop_tokens)
         drafter.restrict(DraftVocabulary(chosen.ids, target.vocabulary_size))
         data.notes.append(f"the draft vocabulary of {size} tokens covers {chosen.coverage:.2%} of the learned text")
