@@ -158,6 +158,8 @@ def test_the_first_nodes_of_a_tree_are_a_tree() -> None:
     tokens, parents, scores = (part.expand(2, -1) for part in (one.tokens, one.parents, one.scores))
     unequal = Draft(tokens, torch.tensor([3, 3]), parents, None, scores).first([2, 1])
     assert unequal.lengths.tolist() == [2, 1] and unequal.tokens.shape == (2, 2)
+    shorter = Draft(tokens, torch.tensor([1, 3]), parents, None, scores).first([3, 0])
+    assert shorter.lengths.tolist() == [1, 0] and shorter.tokens.shape == (2, 1)
     assert none.parents is None and none.tokens.shape == (1, 0) and none.lengths.tolist() == [0]
 
 

@@ -34,11 +34,11 @@ class Draft:
 
     def first(self, nodes: Sequence[int]) -> Draft:
         """The tree of the best nodes[r] in each row; of none the empty chain."""
-        most = max(nodes)
+        lengths = self.lengths.minimum(torch.tensor(nodes))
+        most = int(lengths.max())
         if not most:
             return no_draft(self.tokens[:, 0])
         assert self.parents is not None and self.scores is not None
-        lengths = self.lengths.minimum(torch.tensor(nodes))
         return Draft(self.tokens[:, :most], lengths, self.parents[:, :most], None, self.scores[:, :most])
 
 
