@@ -11,7 +11,7 @@ of chains, above it of chains and, if `--tree` is given, of trees. On every few 
 other, beginning with another one each time, so that a machine that others use hurts all alike. Times are whole calls,
 prefill included, since Transformers does not tell them apart; speed-ups are therefore lower than those of `paradraft
 eval`. With batches the calls get PARTS times as many prompts: this engine takes the next one when a row is free,
-Transformers one batch after the other.
+Transformers one batch after the other. With `--repeats` every call is made that often; the median of its times counts.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -145,7 +147,9 @@ def ways_of(
     return ways
 
 
-def measure(ways: dict[str, Way], prompts: Sequence[list[int]], batch_size: int, name: str) -> list[WayRun]:
+def measure(
+    ways: dict[str, Way], prompts: Sequence[list[int]], batch_size: int, name: str, repeats: int = 1
+) -> list[WayRun]:
     """Seconds of every way on every part of the prompts; the first batch runs once before, untimed."""
     runs = {way: WayRun(name, way, len(prompts)) for way in ways}
     answers: dict[str, Answers] = {way: [] for way in ways}
@@ -154,12 +158,17 @@ def measure(ways: dict[str, Way], prompts: Sequence[list[int]], batch_size: int,
     size = batch_size * (PARTS if batch_size > 1 else 1)
     for number, start in enumerate(range(0, len(prompts), size)):
         part = prompts[start : start + size]
-        turn = number % len(ways)
-        for way in [*list(ways)[turn:], *list(ways)[:turn]]:
-            started = time.perf_counter()
-            found = ways[way](part, list(range(start, start + len(part))))
-            runs[way].seconds += time.perf_counter() - started
-            answers[way] += found
+        seconds: dict[str, list[float]] = defaultdict(list)
+        for turn in range(number, number + repeats):
+            turn %= len(ways)
+            for way in [*list(ways)[turn:], *list(ways)[:turn]]:
+                started = time.perf_counter()
+                found = ways[way](part, list(range(start, start + len(part))))
+                seconds[way].append(time.perf_counter() - started)
+                if len(seconds[way]) == 1:
+                    answers[way] += found
+        for way, run in runs.items():
+            run.seconds += median(seconds[way])
     for way, run in runs.items():
         run.tokens = sum(map(len, answers[way]))
         run.tokens_per_second = run.tokens / run.seconds
@@ -194,6 +203,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--block", action="store_true", help="every length under block verification too")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--limit", type=int, default=20, help="prompts of each set")
+    parser.add_argument("--repeats", type=int, default=1, help="times that every call is timed")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--dtype", default="auto")
@@ -209,7 +219,7 @@ def main(given: Sequence[str] | None = None) -> None:
     for name in arguments.prompts or ["demo:math"]:
         chosen = fitting(load_prompts(name, arguments.limit), target, arguments.max_new_tokens)
         before = {way: len(found) for way, found in written.items()}
-        runs += measure(ways, first_turn_ids(target, chosen), arguments.batch_size, chosen.name)
+        runs += measure(ways, first_turn_ids(target, chosen), arguments.batch_size, chosen.name, arguments.repeats)
         for run in runs[-len(ways) :]:
             if run.way in written and run.way != OWN:
                 own = written[run.way][before[run.way] + arguments.batch_size :]  # behind the warm-up
