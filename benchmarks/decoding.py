@@ -222,7 +222,8 @@ def main(given: Sequence[str] | None = None) -> None:
         runs += measure(ways, first_turn_ids(target, chosen), arguments.batch_size, chosen.name, arguments.repeats)
         for run in runs[-len(ways) :]:
             if run.way in written and run.way != OWN:
-                own = written[run.way][before[run.way] + arguments.batch_size :]  # behind the warm-up
+                warm_up = min(arguments.batch_size, len(chosen.prompts))
+                own = written[run.way][before[run.way] + warm_up :]
                 run.emitted_length, run.mean_draft_length = emitted_length(own).micro, mean_draft_length(own)
             if arguments.temperature > 0:
                 run.same_text = None
