@@ -204,3 +204,10 @@ def test_no_node_is_verified_without_those_before_it() -> None:
     assert best_offer(chances, np.array([1.0, 1.7, 2.4]), 0.0, 1.0, 1.0).sizes == [2, 1]
     chances[0, 1] = 0.4
     assert best_offer(chances, np.array([1.0, 1.7, 2.4]), 0.0, 1.0, 1.0).sizes == [0, 1]
+
+
+def test_nodes_whose_chances_round_to_nothing_may_be_verified() -> None:
+    """At a temperature of 0.01 a sure drafter gives a real node probability 0; other rows decide how many to verify."""
+    history, row = TreeHistory(4), sequence(1000)
+    history.add(row, 4, Round((0,) * 4, 1, 2, 2, (0,)), Nodes(np.array([1.0, 0.5, 0.0, 0.0]), np.arange(4)))
+    assert history.seen.tolist() == [1.0] * 4

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from paradraft.decoding import Engine, Sampling, costs
 from paradraft.decoding.costs import MeasuredCosts, RowCosts, cost_path, identity, over_lengths, read_costs
+from paradraft.drafters.vocabulary import DraftVocabulary
 from paradraft.errors import UserError
 from paradraft.models import Target
 from tests.conftest import KINDS, make_drafter, make_drafter_of, make_model
@@ -127,3 +129,15 @@ def test_costs_that_cannot_be_written_are_said_and_used(
     with caplog.at_level(logging.WARNING):
         found.prepare(1, False)
     assert found.verify(1)[0] > 0 and "No space left" in caplog.text
+
+
+def test_drafters_that_cost_differently_have_their_own_figures(target: Target) -> None:
+    """The shapes of their weights are the same: what the blocks see, and how many tokens can be drafted, are not."""
+    found = set()
+    for causal in (False, True):
+        for size in (None, 8, 16):
+            drafter = make_drafter_of("dflash", target, causal=causal)
+            if size is not None:
+                drafter.restrict(DraftVocabulary(torch.arange(size), target.vocabulary_size))
+            found.add(identity(target, drafter, 4, False))
+    assert len(found) == 6

@@ -110,3 +110,18 @@ def test_what_is_given_up_is_not_read_later() -> None:
     assert found is not None
     slots, _, tokens, counts = found
     assert (slots, tokens.tolist(), counts.tolist()) == ([7], [[2, 5]], [2])
+
+
+def test_what_waits_for_a_row_that_can_draft_is_not_spent_at_once() -> None:
+    """A row that was given up decodes plainly for thousands of steps; the next one is asked, but not all the time."""
+    costs = Given(4, row=0.0)
+    costs.catch_up = 0.02
+    rule, hopeless = Timed(4, costs), sequence(100_000)
+    for row, steps in ((hopeless, 5000), (sequence(5000), 100)):
+        drafting = 0
+        for number in range(steps):
+            (length,) = rule.choose([row])
+            row.generation.rounds.append(Round((1,) * length, 0, 1))
+            rule.learn([row], [length])
+            drafting += number < 20 and length > 0
+    assert not hopeless.followed and drafting <= 3

@@ -121,7 +121,7 @@ def test_figures_of_trees(small: Target) -> None:
     assert first == pytest.approx(sum(r.accepted > 0 for r in drafted) / len(drafted))
 
     class Letters:
-        def decode(self, tokens: list[int]) -> str:
+        def decode(self, tokens: list[int], **options: bool) -> str:
             return "".join(chr(ord("a") + token) for token in tokens)
 
     for generation in generations:

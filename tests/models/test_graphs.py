@@ -292,3 +292,17 @@ def test_a_recording_that_is_wrong_is_never_used(how: str, why: str, caplog: pyt
     assert [text.tokens for text in Engine(fast).generate(prompts, 12, ())] == expected
     assert fast.graphs.off and len(caplog.records) == 1
     assert why in caplog.text and "without CUDA graphs" in caplog.text
+
+
+def test_one_row_drafts_the_same_where_no_graph_takes_it(target: Target) -> None:
+    """What waits comes with all its padding then, which a single row must not look at either."""
+    rounds = []
+    for off in (False, True):
+        drafter = make_drafter_of("dflash", target)
+        drafter.prepare_decoding()
+        if off:
+            drafter.graphs = Graphs(TapeRecorder())
+            drafter.graphs.off = True
+        (generation,) = Engine(target, drafter).generate([[4, 9, 2]], 30, ())
+        rounds.append(generation.rounds)
+    assert rounds[0] == rounds[1]

@@ -178,5 +178,42 @@ def test_other_prompts_choose_the_best_drafter_anew(
     trainer.progress.best_emitted_length = 99.0
     trainer.run()
     assert Trainer(config).progress.best_emitted_length == 99.0
-    other = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"limit": 1})})
+    longer = config.training.model_copy(update={"max_steps": 4})
+    other = config.model_copy(
+        update={"evaluation": config.evaluation.model_copy(update={"limit": 1}), "training": longer}
+    )
     assert Trainer(other).progress.best_emitted_length == 0.0
+    Trainer(other).prepare_output()  # and is killed before its first checkpoint
+    assert Trainer(other).progress.best_emitted_length == 0.0
+    prompts.write_text(prompts.read_text().replace("cat", "dog"))  # another content of the same name
+    assert Trainer(config.model_copy(update={"training": longer})).progress.best_emitted_length == 0.0
+
+
+@pytest.mark.parametrize("evaluation", [{"limit": 1}, {"prompts": ()}])
+def test_a_finished_run_keeps_its_best_drafter(
+    target_directory: Path, conversations: Path, prompts: Path, tmp_path: Path, evaluation: dict[str, Any]
+) -> None:
+    config = evaluated(config_for(target_directory, conversations, tmp_path / "run", max_steps=2), prompts)
+    trainer = Trainer(config)
+    trainer.progress.best_emitted_length = 99.0  # so that no step is better than what stands in drafter/
+    trainer.drafter.save_pretrained(tmp_path / "run" / "chosen")
+    trainer.prepare_output()
+    shutil.copytree(tmp_path / "run" / "chosen", tmp_path / "run" / "drafter")
+    trainer.train()
+    best = (tmp_path / "run" / "drafter" / "model.safetensors").read_bytes()
+    assert best == (tmp_path / "run" / "chosen" / "model.safetensors").read_bytes()
+    Trainer(config.model_copy(update={"evaluation": config.evaluation.model_copy(update=evaluation)})).run()
+    assert (tmp_path / "run" / "drafter" / "model.safetensors").read_bytes() == best
+
+
+def test_another_runs_checkpoint_is_not_mixed_with_a_run(
+    target_directory: Path, conversations: Path, tmp_path: Path
+) -> None:
+    first, second = (config_for(target_directory, conversations, tmp_path / name, max_steps=2) for name in "ab")
+    Trainer(first).run()
+    (start,) = complete_checkpoints(tmp_path / "a" / "checkpoints")
+    assert Trainer(second, str(start)).progress.step == 2  # an empty output is welcome
+    Trainer(second).run()
+    with pytest.raises(UserError, match="b holds checkpoints of another run"):
+        Trainer(second, str(start))
+    assert Trainer(first, str(start)).progress.step == 2

@@ -92,6 +92,15 @@ def test_every_cell_and_seed_is_measured_once(
         run(study_file)
 
 
+def test_cells_that_were_measured_on_other_prompts_are_not_compared(study_file: Path, prompts: Path) -> None:
+    """The file has the same name, so only its content tells."""
+    run(study_file, "seeds=[1]")
+    lines = prompts.read_text().splitlines()
+    prompts.write_text("\n".join([*lines[:-1], lines[0]]) + "\n")
+    with pytest.raises(UserError, match=r"-1\.json was measured on prompts that have changed"):
+        run(study_file, "seeds=[1,2]")
+
+
 def test_a_run_under_another_configuration_is_not_gone_on_with(study_file: Path, tmp_path: Path) -> None:
     run(study_file, "seeds=[1]")
     (tmp_path / "study" / "cells" / "dpace-1.json").unlink()

@@ -137,6 +137,7 @@ def identity(target: Target, drafter: Drafter, most: int, sampled: bool, tree: i
         *(target.lean is None, target.graphs is None, getattr(drafter, "lean", None) is None, tree),
         *(drafter.kind, drafter.mode, most, sampled),
         *(drafter.head_rows is None, target.config.to_json_string(use_diff=False)),
+        *(drafter.vocabulary is None or len(drafter.vocabulary), repr(getattr(drafter, "config", None))),
         *((name, str(p.dtype), *p.shape) for m in (target.model, drafter) for name, p in m.named_parameters()),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -120,10 +120,21 @@ class Engine:
     def cancel(self, sequences: list[Sequence]) -> None:
         """Let sequences end where they are, whether they run or wait."""
         with self.target.decoding():
-            self._leave([sequence for sequence in sequences if not sequence.finished])
+            self._leave([sequence for sequence in dict.fromkeys(sequences) if not sequence.finished])
 
     def step(self) -> list[Event]:
-        """Admit what has room, run one round of all that runs. Returns the tokens that each sequence gained."""
+        """Admit what has room, run one round of all that runs. Returns the tokens that each sequence gained.
+
+        Where it raises, all that runs ends as it is: slots may hold what no sequence was told of.
+        """
+        try:
+            return self._step()
+        except BaseException:
+            self._slots = self._drafting = None
+            self._leave(self.scheduler.running)
+            raise
+
+    def _step(self) -> list[Event]:
         events: list[Event] = []
         with self.target.decoding():
             fresh = not self.scheduler.running

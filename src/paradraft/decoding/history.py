@@ -176,7 +176,8 @@ class TreeHistory(History):
         if last.clipped:  # nobody knows what else would have been kept
             return
         verified = nodes.verified[: len(last.drafted)]
-        chances = self.chances(nodes.said)[: np.count_nonzero(nodes.said)]
+        drafted = max(np.count_nonzero(nodes.said), 1 + verified.max(initial=-1))  # what was verified may round to 0
+        chances = self.chances(nodes.said)[:drafted]
         self.count(chances)
         kept = chances.copy()
         kept[verified] = 0

@@ -188,7 +188,7 @@ class Adaptive:
             return [int(n) for n in np.minimum(length, rooms)]
         self._resting = list(sequences)
         self._earned = max(LOSS * plain - sum(s.followed for s in sequences) * self.costs.catch_up, LOSS * plain / 2)
-        self._credit += self._earned
+        self._credit = min(self._credit + self._earned, loss)  # not more, if no row can draft for long
         return self._rest(sequences)
 
     def paying(self, draft: Draft) -> Draft:

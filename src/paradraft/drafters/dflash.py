@@ -206,7 +206,8 @@ class DFlash(Drafter):
             hidden = self._from_graph(self.graphs, state, slots, anchors, context, counts, block)
         if hidden is None:
             places, _ = state.cache.reserve(slots, context.shape[1] + block)
-            mask = self._draft_mask(starts, places[:, context.shape[1] :], state.cache.end)
+            padded = context.shape[1] > int(counts.min())
+            mask = self._draft_mask(starts, places[:, context.shape[1] :], state.cache.end, padded)
             hidden = self.draft_block(anchors, context, starts, places, mask, state.cache.update)
         state.cache.commit(counts)
         return hidden[:, :steps]
@@ -254,9 +255,9 @@ class DFlash(Drafter):
         found = graphs.again(state.cache, slots, tokens, (self, tokens, context.dtype), make, fill)
         return None if found is None else found[0]
 
-    def _draft_mask(self, starts: Tensor, places: Tensor, end: int) -> Tensor | None:
-        """As `_block_sight`, [rows, 1, 1 or block, end]; None: everything."""
-        if len(starts) == 1 and not self.config.causal:
+    def _draft_mask(self, starts: Tensor, places: Tensor, end: int, padded: bool) -> Tensor | None:
+        """As `_block_sight`, [rows, 1, 1 or block, end]; None: everything. padded: between context and block."""
+        if len(starts) == 1 and not padded and not self.config.causal:
             return None
         return self._block_sight(starts, places, end)[:, None]
 

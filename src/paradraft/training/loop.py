@@ -38,14 +38,15 @@ from .distributed import Processes, distribute_drafter
 from .optim import learning_rate_at, make_optimizer
 from .setup import (
     check_machine,
+    check_own_output,
     check_processes,
     check_same_data,
     check_same_run,
+    evaluation_identity,
     load_examples,
     load_target,
     precision_note,
     reduced_precision,
-    same_evaluation,
     seeded_drafter,
     total_steps,
 )
@@ -79,6 +80,7 @@ class Trainer:
         check_processes(config, len(self.examples), self.processes)
 
         self.checkpoint = self.processes.from_main(lambda: find_checkpoint(config.output, resume))
+        check_own_output(config.output, self.checkpoint)
         if self.checkpoint is not None:
             check_same_run(config, self.checkpoint.parent.parent / "config.yaml")
             check_same_data(self.data, self.checkpoint.parent.parent / "data.json")
@@ -87,16 +89,18 @@ class Trainer:
         self.store = open_store(config, self.target, self.data, self.drafter, self.objective)
         named, lists = self.drafter.named_parameters(), self.drafter.list_names
         self.optimizer = make_optimizer(section.optimizer, named, section.learning_rate, section.weight_decay, lists)
-        self.progress = Progress()
+        self.steps = total_steps(section, len(self.examples))
+        evaluated = evaluation_identity(self.prompt_sets, config.evaluation.max_new_tokens)
+        self.progress = Progress(measured_on=evaluated)
         if self.checkpoint is not None:
             progress, state = read_training_state(self.checkpoint)
             self.progress = Progress(**progress)
-            saved = self.checkpoint.parent.parent / "config.yaml"  # the main process is the first to write it anew
-            if not self.processes.from_main(lambda: same_evaluation(config, saved)):
-                self.progress.best_emitted_length, self.progress.best_step = 0.0, 0
+            if self.progress.step < self.steps and self.progress.measured_on != evaluated:
+                if self.progress.measured_on is not None:
+                    self.progress.best_emitted_length, self.progress.best_step = 0.0, 0
+                self.progress.measured_on = evaluated
             self.parallel.load_optimizer_state(self.optimizer, state)
         self.saved_step = self.progress.step
-        self.steps = total_steps(section, len(self.examples))
         self.records: Records | None = None  # of the main process, while it runs
 
     # --- one step -----------------------------------------------------------------------------------------------
@@ -213,7 +217,7 @@ class Trainer:
 
     def save_last_drafter(self) -> None:
         """Keep the newest drafter in `drafter/`, unless an evaluation has chosen one."""
-        if self.prompt_sets and self.progress.best_emitted_length:
+        if self.progress.best_emitted_length:
             return
         with self.parallel.unsharded() as drafter:
             if self.processes.is_main:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from ..drafters import DRAFTERS, Drafter
 from ..drafters.vocabulary import DraftVocabulary, most_frequent
 from ..errors import UserError, first_line
+from ..evaluation.prompts import PromptSet
 from ..files import read_json
 from ..models import Target
 from ..models.cpu_kernels import bfloat16_is_fast
@@ -19,6 +21,7 @@ from ..objectives.token_losses import Opinion, compiled_token_terms
 from ..text.batches import steps_per_epoch
 from ..text.prepare import Examples, prepare_examples
 from ..text.provenance import identify
+from .checkpoint import complete_checkpoints
 from .config import RunConfig, TrainingSection, load_config
 from .distributed import Processes
 from .trackers import check_trackers
@@ -131,12 +134,19 @@ def check_same_run(config: RunConfig, saved: Path) -> None:
             )
 
 
-def same_evaluation(config: RunConfig, saved: Path) -> bool:
-    """Whether the emitted lengths to come can be compared with those of the run that goes on."""
-    if not saved.is_file():
-        return True
-    before, now = load_config(saved).evaluation, config.evaluation
-    return all(getattr(before, name) == getattr(now, name) for name in ("prompts", "limit", "max_new_tokens"))
+def evaluation_identity(sets: Sequence[PromptSet], max_new_tokens: int) -> str:
+    """Emitted lengths are comparable where this is the same: prompts by their content, and the length of answers."""
+    return ", ".join([*(f"{prompts.name} {prompts.hash}" for prompts in sets), f"{max_new_tokens} tokens"])
+
+
+def check_own_output(output: Path, checkpoint: Path | None) -> None:
+    """A run that goes on from another one's checkpoint needs an output that holds no run of its own."""
+    own = output / "checkpoints"
+    if checkpoint is None or checkpoint.resolve().parent == own.resolve() or not complete_checkpoints(own):
+        return
+    raise UserError(
+        f"{output} holds checkpoints of another run than {checkpoint}; choose another output, or remove that directory"
+    )
 
 
 def check_same_data(data: Examples, saved: Path) -> None:

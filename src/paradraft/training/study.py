@@ -33,6 +33,7 @@ from .loop import Report, Trainer
 
 BUDGET = ("max_steps", "batch_size", "epochs")  # of `training`; as target and text the same in every cell
 OTHER = "is of another configuration; choose another output, or remove the cell's file and its run"
+PROMPTS = "was measured on prompts that have changed since; choose another output, or remove the files of all cells"
 
 
 class CellSection(Section):
@@ -122,6 +123,8 @@ class Study:
             before = found["asked"]
             if before["measure"] != asked["measure"] or not means_the_same(before["run"], config):
                 raise UserError(f"{path} {OTHER}")
+            if {(m["prompts"], m["prompts_hash"]) for m in found["measured"]} != {(s.name, s.hash) for s in self.sets}:
+                raise UserError(f"{path} {PROMPTS}")
             return found
         begun = config.output / "config.yaml"
         if begun.is_file() and not means_the_same(begun.read_text(encoding="utf-8"), config):

@@ -24,12 +24,14 @@ WINDOW = 20  # steps whose mean cross entropy is compared
 class Progress:
     """All that changes while a run goes on, beside weights and optimiser.
 
+    `measured_on`: what the best emitted length was measured on, see `evaluation_identity`; older runs do not know it.
     `recent`: cross entropy of the last steps; `lowest`, `lowest_step`: their lowest mean so far, and when it was.
     """
 
     step: int = 0
     best_emitted_length: float = 0.0
     best_step: int = 0
+    measured_on: str | None = None
     recent: list[float] = field(default_factory=list)
     lowest: float | None = None
     lowest_step: int = 0
