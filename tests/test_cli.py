@@ -291,6 +291,11 @@ def test_wrong_evaluations(target_directory: Path, drafter_directory: Path, prom
         (["generate", "--target", target_directory, " "], "prompt is empty"),
         (["generate", "--target", target_directory, "x", "--mode", "independent"], "give a drafter with --drafter"),
         (["generate", "--target", target_directory, "x", "--draft-length", 3], "give a drafter with --drafter"),
+        (["serve", "--target", target_directory, "--acceptance", "block"], "give a drafter with --drafter"),
+        (["bench", *pair[1:], "--prompts", prompts, "--synthetic-acceptance", 0.5], "makes prompts of its own"),
+        (["bench", *pair[1:], "--prompts", prompts, "--context", 9], "--context is for --synthetic-acceptance"),
+        (["train", tmp_path / "run.yaml", "--json"], "give --plan too"),
+        (["data", "regenerate", "--prompts", prompts, "--out", tmp_path / "a", "--model", "x"], "with --endpoint"),
     ):
         with pytest.raises(UserError, match=complaint):
             run(*arguments, *(["--out", tmp_path / "out"] if arguments[0] == "eval" else []))

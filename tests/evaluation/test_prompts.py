@@ -8,11 +8,23 @@ from typing import Any
 
 import pytest
 
+from paradraft.decoding import Engine
 from paradraft.drafters import DFlash
 from paradraft.errors import UserError
-from paradraft.evaluation.measure import Settings, Weights, check_first_turns, first_turn_ids, measure, run_results
+from paradraft.evaluation.measure import (
+    PLAIN,
+    Measured,
+    Settings,
+    Weights,
+    check_first_turns,
+    first_turn_ids,
+    measure,
+    run_results,
+    warm_up,
+)
 from paradraft.evaluation.prompts import Prompt, load_prompt_sets, load_prompts
 from paradraft.models import Target
+from tests.models.test_graphs import ready, recorded
 
 SYSTEM, USER = {"role": "system", "content": "be brief"}, {"role": "user", "content": "the cat"}
 ANSWER = {"role": "assistant", "content": "sat"}
@@ -107,3 +119,17 @@ def test_sets_of_one_name_are_refused(tmp_path: Path) -> None:
         (tmp_path / name / "dev.jsonl").write_text('{"prompt": "the cat"}\n')
     with pytest.raises(UserError, match=r"two prompt sets are called dev.*rename"):
         load_prompt_sets([str(tmp_path / name / "dev.jsonl") for name in "ab"])
+
+
+def test_rounds_are_recorded_before_they_are_timed() -> None:
+    """On a GPU, whose engines keep their slots: a smaller batch or a shorter text would leave most to record."""
+    target = ready()
+    recorder = recorded(target)
+    way = Measured(PLAIN, "", Engine(target))
+    way.engine.keeps_slots = True
+    prompts, new = [[3, 4, 5, 6], [7] * 9, [8] * 9], 12
+    warm_up([way], prompts, Settings(batch_size=2, max_new_tokens=new))
+    known = len(recorder.recordings)
+    assert known and not way.generations and way.engine.seconds.decode == 0
+    way.generate(prompts[1:], new)
+    assert len(recorder.recordings) == known

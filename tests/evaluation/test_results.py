@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from demo_target.tokenizer import train_tokenizer
+from paradraft.decoding import Generation
+from paradraft.decoding.request import Round
 from paradraft.errors import UserError
 from paradraft.evaluation.results import AgainstFirst, Results, read_results, read_run, write_results
-from paradraft.evaluation.tables import EMITTED, SPEED, cells, markdown_table
+from paradraft.evaluation.tables import EMITTED, SPEED, cells, markdown_table, round_pieces
 
 from .test_report import result
 
@@ -39,6 +42,22 @@ def test_a_part_of_another_form_is_named() -> None:
         read_run(result("demo:a", seconds={"draft": 1.0}), "run 3 of x")
     with pytest.raises(UserError, match="run 3 of x lacks mode"):
         read_run({key: value for key, value in result("demo:a").items() if key != "mode"}, "run 3 of x")
+
+
+def test_a_character_that_a_round_cuts_is_shown_whole() -> None:
+    """It belongs to the part that completes it, be that the end of a round or of its accepted drafts."""
+    tokenizer = train_tokenizer(["plain words and more words"] * 3)  # a smile is four byte tokens
+    ids = tokenizer("a 🙂b🙂")["input_ids"]
+    for kept in range(3):
+        sizes = [kept + 1] * len(ids)
+        rounds, done = [], 1
+        while done < len(ids):
+            emitted = min(sizes[len(rounds)], len(ids) - done)
+            rounds.append(Round(tuple(ids[done : done + emitted - 1]), emitted - 1, emitted))
+            done += emitted
+        pieces = round_pieces(tokenizer, Generation(ids, rounds))
+        assert "".join(piece.accepted + piece.own for piece in pieces) == "a 🙂b🙂"
+        assert not any("\ufffd" in piece.accepted + piece.own for piece in pieces)
 
 
 def test_every_table_shows_the_same_cells() -> None:

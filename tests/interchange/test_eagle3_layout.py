@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def test_out_and_back(to: str, ids: list[int] | None, target: Target, target_dir
         assert tensors["d2t"].dtype == torch.int64 and (tensors["d2t"] + torch.arange(3)).tolist() == ids
         assert tensors["t2d"].dtype == torch.bool and tensors["t2d"].nonzero().flatten().tolist() == ids
     assert "embed_tokens.weight" not in tensors
-    command = {"vllm": '"method": "eagle3", "model": "out", "num_speculative_tokens": 5', "sglang": "EAGLE3"}
+    where = json.dumps(str(tmp_path / "out"))
+    command = {"vllm": f'"method": "eagle3", "model": {where}, "num_speculative_tokens": 5', "sglang": "EAGLE3"}
     assert command.get(to, "") in " ".join(done.notes)
     import_checkpoint(str(tmp_path / "out"), tmp_path / "again", str(target_directory))
     compare(

@@ -85,7 +85,8 @@ def test_dspark_for_vllm(ids: list[int] | None, target: Target, target_directory
     drafter.save_pretrained(tmp_path / "ours")
     done = export(str(tmp_path / "ours"), "vllm", tmp_path / "out", str(target_directory))
     assert done.compared.endswith("draft logits")
-    assert '"method": "dspark", "model": "out", "num_speculative_tokens": 5' in done.notes[-1]
+    where = json.dumps(str(tmp_path / "out"))
+    assert f'"method": "dspark", "model": {where}, "num_speculative_tokens": 5' in done.notes[-1]
     tensors, config = load_file(tmp_path / "out" / "model.safetensors"), config_of(tmp_path / "out")
     assert config["sample_from_anchor"] is True and "dflash_config" not in config
     assert ("lm_head.weight" in tensors) == (ids is not None) and "embed_tokens.weight" not in tensors
@@ -147,7 +148,8 @@ def test_the_directory_for_vllm(target: Target, target_directory: Path, tmp_path
     assert config["is_causal"] is False and config["sample_from_anchor"] is False
     assert config["dflash_config"] | {"causal": False, "sample_from_anchor": False} == config["dflash_config"]
     assert config["layer_types"] == ["full_attention"] * 2
-    assert '"method": "dflash", "model": "out", "num_speculative_tokens": 5' in done.notes[-1]
+    where = json.dumps(str(tmp_path / "out"))
+    assert f'"method": "dflash", "model": {where}, "num_speculative_tokens": 5' in done.notes[-1]
 
 
 @pytest.mark.parametrize("kind", ["pard", "pard2"])
@@ -323,6 +325,24 @@ def test_a_config_by_transformers_4_keeps_its_rotary_positions(
     for model in found:
         assert torch.equal(model.base_model.rotary_emb.inv_freq, wanted.base_model.rotary_emb.inv_freq)
     assert not torch.allclose(wanted.base_model.rotary_emb.inv_freq, plain.model.base_model.rotary_emb.inv_freq)
+
+
+@pytest.mark.parametrize("rope", OLDER)
+@pytest.mark.parametrize("kind", ["pard", "vanilla"])
+def test_an_exported_config_has_rotary_positions_for_transformers_4(
+    kind: str, rope: dict[str, Any], target: Target, tmp_path: Path
+) -> None:
+    """A drafter of ours has rope_parameters alone, which Transformers 4 does not know."""
+    ours = saved(kind, target, tmp_path / "ours")
+    scaling = rope.get("rope_scaling")
+    parameters = {"rope_theta": rope["rope_theta"], **(scaling or {"rope_type": "default"})}
+    edit(ours, rope_parameters=parameters)
+    export(str(ours), "vllm", tmp_path / "exported")
+    config = config_of(tmp_path / "exported")
+    assert (config["rope_theta"], config["rope_scaling"]) == (rope["rope_theta"], scaling)
+    assert config["rope_parameters"] == parameters
+    wanted, found = (load_drafter(tmp_path / name, target).model for name in ("ours", "exported"))
+    assert torch.equal(found.base_model.rotary_emb.inv_freq, wanted.base_model.rotary_emb.inv_freq)
 
 
 def test_a_confidence_head_without_a_bias(target: Target, tmp_path: Path) -> None:

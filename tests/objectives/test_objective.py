@@ -6,6 +6,7 @@ import itertools
 import math
 import shutil
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -79,6 +80,24 @@ def test_chunked_head_is_exact_in_value_and_gradient(
     for a, b in zip([*plain.values(), *plain_gradients], [*chunks.values(), *chunk_gradients], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     assert plain.loss > 0 and plain.denominator > 0
+
+
+def test_a_chunk_has_room_for_the_targets_logits_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a reduced vocabulary those are far more than the drafter's."""
+    most = 4096
+    monkeypatch.setattr(import_module("paradraft.objectives.chunked_head"), "ENTRIES_PER_CHUNK", most)
+    hidden, blocks, weight = problem()
+    made: list[int] = []
+
+    def teacher_head(asked: Tensor) -> Tensor:
+        made.append(len(asked))
+        return asked @ torch.ones(H, 512)
+
+    vocabulary = torch.arange(V)
+    teacher = replace(blocks, teacher=torch.randn(40, H), teacher_head=teacher_head, vocabulary=vocabulary)
+    teacher = replace(teacher, teacher_rows=torch.arange(N * K).view(N, K) % 40)
+    chunked_head(hidden, teacher, lambda h: h @ weight.T, Objective("kl", "uniform", "tokens"))
+    assert sum(made) == int(blocks.valid.sum()) and max(made) * 512 <= most
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +14,7 @@ from paradraft.decoding import Engine, Event, Request, Sampling
 from paradraft.decoding.costs import MeasuredCosts
 from paradraft.decoding.request import Round
 from paradraft.models import Target
-from paradraft.serving.engine_thread import Drafting, EngineThread, Full, Job, Update
+from paradraft.serving.engine_thread import Drafting, EngineThread, Full, Job, Update, log
 from paradraft.serving.metrics import Metrics
 from tests.conftest import make_drafter
 
@@ -142,6 +144,52 @@ def test_a_step_that_fails_ends_its_jobs_only(
         thread.submit([bad])
         watcher.wait(bad)
     assert not thread.healthy
+
+
+def test_an_idle_thread_holds_no_engine_that_failed(
+    thread: EngineThread, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a step without memory its keys and values are what must go."""
+    failed: list[weakref.ref[Engine]] = []
+
+    def failing(engine: Engine) -> list[Event]:
+        failed.append(weakref.ref(engine))
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Engine, "step", failing)
+    monkeypatch.setattr(log, "exception", lambda text: None)  # pytest keeps what is logged, with all frames
+    bad = job(PROMPTS[0])
+    thread.submit([bad])
+    watcher.wait(bad)
+    ended = time.monotonic() + 60
+    while failed[0]() is not None:
+        assert time.monotonic() < ended
+        time.sleep(0.01)
+        gc.collect()
+
+
+def test_an_answer_that_is_ended_twice_counts_once(
+    thread: EngineThread, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, in_step, go = Engine.step, threading.Semaphore(0), threading.Semaphore(0)
+
+    def slow(engine: Engine) -> list[Event]:
+        in_step.release()
+        assert go.acquire(timeout=120)
+        return step(engine)
+
+    monkeypatch.setattr(Engine, "step", slow)
+    first, second = job(PROMPTS[0], 30), job(PROMPTS[1], 3)
+    thread.submit([first, second])
+    in_step.acquire(timeout=120)
+    thread.finish([first])
+    thread.finish([first])
+    for _ in range(100):
+        go.release()
+    watcher.wait(second)
+    registry = thread.metrics.registry
+    assert registry.get_sample_value("paradraft_answer_seconds_count") == 2
+    assert registry.get_sample_value("paradraft_answers_total", {"reason": "stop"}) == 1
 
 
 def test_a_job_that_no_engine_takes_ends_alone(thread: EngineThread, watcher: Watcher) -> None:

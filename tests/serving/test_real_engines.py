@@ -10,8 +10,10 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import transformers
 
 from paradraft.drafters import DFlash
 from paradraft.errors import UserError
@@ -85,6 +87,27 @@ def test_vllm_gets_an_export_where_it_needs_one(vllm: Path, target_directory: Pa
     assert speculative == {"method": "dflash", "model": str(tmp_path / "scratch/drafter"), "num_speculative_tokens": 3}
     config = json.loads((tmp_path / "scratch/drafter/config.json").read_text())
     assert config["speculators_model_type"] == "dflash"
+
+
+def test_code_of_the_target_is_trusted_wherever_it_is_read(
+    vllm: Path, target_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target.load(str(target_directory))
+    DFlash.fresh(target, layers=2, block_size=4).save_pretrained(tmp_path / "drafter")
+    reduce(tmp_path / "drafter", [*range(30)], target.vocabulary_size)  # so that it is exported
+    asked: list[bool] = []
+    for module in ("AutoConfig", "AutoTokenizer"):
+        read = getattr(transformers, module).from_pretrained
+
+        def watched(*given: Any, read: Any = read, trust_remote_code: bool = False, **more: Any) -> Any:
+            asked.append(trust_remote_code)
+            return read(*given, trust_remote_code=trust_remote_code, **more)
+
+        monkeypatch.setattr(getattr(transformers, module), "from_pretrained", watched)
+    wish = Wish(str(target_directory), str(tmp_path / "drafter"), "127.0.0.1", 8000, trust_remote_code=True)
+    (tmp_path / "scratch").mkdir()
+    vllm_launch(wish, tmp_path / "scratch")
+    assert len(asked) > 2 and all(asked)
 
 
 def test_without_a_drafter_and_without_a_key(vllm: Path) -> None:

@@ -13,6 +13,7 @@ from paradraft.decoding import Engine, Sampling
 from paradraft.decoding.length import DraftLength
 from paradraft.models import Target
 from paradraft.serving.protocol import ChatRequest, read_request
+from paradraft.serving.replies import by_text
 from paradraft.serving.service import Limits, Service
 from paradraft.text.endpoint import Endpoint
 from paradraft.text.render import render_prompt
@@ -150,6 +151,13 @@ def test_logprobs(server: Running, served_target: Target) -> None:
     assert logprobs is not None and logprobs.tokens and logprobs.token_logprobs and logprobs.top_logprobs
     assert len(logprobs.tokens) == len(logprobs.token_logprobs) == 5
     assert logprobs.text_offset == [len("".join(logprobs.tokens[:n])) for n in range(5)]
+
+
+def test_of_tokens_with_one_text_the_likeliest_is_told(served_target: Target) -> None:
+    """Parts of a character all read as U+FFFD."""
+    tokenizer = served_target.chat.tokenizer
+    first, second = [i for i in range(len(tokenizer)) if tokenizer.decode([i]) == "\ufffd"][:2]
+    assert by_text(tokenizer, ((first, -0.1), (second, -7.3))) == {"\ufffd": -0.1}
 
 
 def test_rounds_tell_all_of_the_text(server: Running) -> None:

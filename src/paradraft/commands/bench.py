@@ -30,6 +30,8 @@ from .terminal import print_origin, progress_bar
 if TYPE_CHECKING:
     from ..decoding import DraftLength
 
+CONTEXT = 256  # tokens of a prompt with --synthetic-acceptance, unless told
+
 
 def bench(
     target: Annotated[
@@ -59,8 +61,9 @@ def bench(
     ] = None,
     prompts: PromptsOption = None,
     context: Annotated[
-        int, typer.Option("--context", min=1, help="tokens of a prompt with --synthetic-acceptance")
-    ] = 256,
+        int | None,
+        typer.Option("--context", min=1, help="tokens of a prompt with --synthetic-acceptance; default: 256"),
+    ] = None,
     temperature: TemperatureOption = 0.0,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=2, help="tokens of an answer, at most")] = 128,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="batches that are timed at each size")] = 2,
@@ -103,6 +106,10 @@ def bench(
         synthetic_acceptance,
         seed,
     )
+    if synthetic_acceptance is not None and prompts:
+        raise UserError("--synthetic-acceptance makes prompts of its own; leave out --prompts, or it")
+    if synthetic_acceptance is None and context is not None and not is_random(target):
+        raise UserError("--context is for --synthetic-acceptance; prompts have their own lengths")
     console = Console(stderr=json)
     if out is not None:
         make_directory(out)
@@ -119,7 +126,7 @@ def bench(
     if mode is not None:
         checked.set_mode(mode)
     if synthetic_acceptance is not None:
-        asked = synthetic_prompts(loaded.vocabulary_size, context)
+        asked = synthetic_prompts(loaded.vocabulary_size, context or CONTEXT)
     else:
         sets = load_prompt_sets(prompts or prompts_of(target))
         for prompt_set in sets:

@@ -209,8 +209,9 @@ def check(console: Console, target: Target, drafter: Drafter, sets: list[PromptS
     with progress_bar(console, "temperature 1", amount.samples) as advance:
         places = undecided_starts(target, prompts[:1], Sampling(1.0), DEPTH + drafter.max_draft)
         sampled = check_distribution(target, drafter, places, amount.samples, Sampling(1.0), advance=advance)
+    dtype = str(target.dtype).removeprefix("torch.")
     lines = [
-        f"temperature 0, float32: {exact.prompts} prompts, {exact.tokens} tokens, "
+        f"temperature 0, {dtype}: {exact.prompts} prompts, {exact.tokens} tokens, "
         f"{exact.prompts - len(exact.divergences)} texts identical: {'passed' if exact.passed else 'FAILED'}",
         f"temperature 1: {sampled.samples} samples of three tokens against the target's own distribution, "
         f"p = {sampled.p_value:.3g}: {'passed' if sampled.passed else 'FAILED'}",

@@ -25,7 +25,9 @@ def doctor(
     target: Annotated[
         str | None, typer.Option("--target", help="directory, GGUF file, Hugging Face id, demo or smollm2")
     ] = None,
-    drafter: Annotated[str | None, typer.Option("--drafter", help="directory, Hugging Face id or demo:NAME")] = None,
+    drafter: Annotated[
+        str | None, typer.Option("--drafter", help="directory, Hugging Face id, demo:NAME or smollm2:NAME")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Show what this machine can do, and which engines read a drafter and why others do not.

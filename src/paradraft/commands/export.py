@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    drafter: Annotated[str, typer.Argument(help="directory, Hugging Face id or demo:NAME")],
+    drafter: Annotated[str, typer.Argument(help="directory, Hugging Face id, demo:NAME or smollm2:NAME")],
     to: Annotated[str, typer.Option("--to", help="vllm, sglang, speculators, gguf, transformers or published")],
     out: Annotated[Path, typer.Option("--out", help="new directory")],
     target: Annotated[

@@ -16,7 +16,6 @@ from .options import (
     DtypeOption,
     MaxNewTokensOption,
     ModeOption,
-    PayingDraftLengthOption,
     SeedOption,
     TargetOption,
     TemperatureOption,
@@ -43,7 +42,15 @@ def generate(
     top_k: TopKOption = 0,
     top_p: TopPOption = 1.0,
     max_new_tokens: MaxNewTokensOption = 256,
-    draft_length: PayingDraftLengthOption = None,
+    draft_length: Annotated[
+        str | None,
+        typer.Option(
+            "--draft-length",
+            metavar="K|auto",
+            help="drafted tokens per round; auto: as many as pay, possibly none. Default: auto, but as trained "
+            "above temperature 0, so that the seed repeats the text, and with --tree NODES",
+        ),
+    ] = None,
     tree: TreeOption = None,
     acceptance: AcceptanceOption = None,
     mode: ModeOption = None,

@@ -64,15 +64,6 @@ DraftLengthOption = Annotated[
         help="drafted tokens per round; auto: as many as pay, possibly none; default: as trained",
     ),
 ]
-PayingDraftLengthOption = Annotated[
-    str | None,
-    typer.Option(
-        "--draft-length",
-        metavar="K|auto",
-        help="drafted tokens per round; auto: as many as pay, possibly none. Default: auto; as trained with --tree "
-        "NODES, and above temperature 0, so that the seed repeats the text",
-    ),
-]
 AcceptanceOption = Annotated[
     str | None,
     typer.Option("--acceptance", help="chain or block, with --tree tree_residual or tree; differ above temperature 0"),

@@ -102,6 +102,8 @@ def regenerate(
     sampling = Sampling(temperature, top_k, top_p)
     if endpoint is not None and drafter is not None:
         raise UserError("--drafter is for the embedded engine; a server drafts by itself, if it was started so")
+    if endpoint is None and (model or key_variable):
+        raise UserError("--model and --key-variable are for a server; give its address with --endpoint")
     asked = Prompts(prompts, limit, max_bad_share)
     make_directory(out.parent)
     settings = AnswerSettings(max_new_tokens, asdict(sampling), batch_size, seed)

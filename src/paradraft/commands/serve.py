@@ -13,7 +13,6 @@ from .options import (
     DateOption,
     DraftersOption,
     DtypeOption,
-    PayingDraftLengthOption,
     TargetOption,
     ThinkingOption,
     ThreadsOption,
@@ -47,7 +46,15 @@ def serve(
     timeout: Annotated[
         float | None, typer.Option("--timeout", min=1, max=31_536_000, help="seconds a request may take; default: 600")
     ] = None,
-    draft_length: PayingDraftLengthOption = None,
+    draft_length: Annotated[
+        str | None,
+        typer.Option(
+            "--draft-length",
+            metavar="K|auto",
+            help="drafted tokens per round; auto: as many as pay, possibly none. Default: auto, but as trained "
+            "for sampled answers with a seed, so that it repeats the text",
+        ),
+    ] = None,
     acceptance: Annotated[
         str | None, typer.Option("--acceptance", help="chain or block; they differ above temperature 0")
     ] = None,
@@ -94,8 +101,11 @@ def serve(
         raise UserError(f"--engine {engine!r} is not known; what is: embedded, {', '.join(ENGINES)}")
     if rest:
         raise UserError(f"{rest[0]!r} is too much: options behind -- are for --engine {' and '.join(ENGINES)}")
-    if not drafter and draft_length is not None:
-        raise UserError("--draft-length says how a drafter drafts; give one with --drafter, or leave it out")
+    if not drafter and (draft_length is not None or acceptance is not None):
+        raise UserError(
+            "--draft-length and --acceptance say how drafts are made and kept; give a drafter with --drafter, or leave "
+            "them out"
+        )
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError('serving needs packages that are not installed: pip install "paradraft[serve]"')

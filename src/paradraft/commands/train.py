@@ -40,6 +40,8 @@ def train(
     """
     from ..training.config import load_config
 
+    if json and not plan:
+        raise UserError("--json prints a plan; give --plan too, or leave it out")
     run = load_config(config, overrides or [])
     if plan:
         print_plan(run, json)

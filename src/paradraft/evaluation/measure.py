@@ -28,6 +28,7 @@ from .results import AgainstFirst, RunResult, TimeSplit
 from .statistics import acceptance, emitted_length, loop_share, mean_draft_length, paired_difference
 
 PLAIN = "plain"
+WARM_UP = 32  # tokens
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def measure(
     tokenizer = target.chat.tokenizer
     histories: list[list[Message]] = [[] for _ in prompt_set.prompts]
     ended: set[int] = set()
-    warm_up(measured, first_turn_ids(target, prompt_set)[0])
+    warm_up(measured, first_turn_ids(target, prompt_set), settings)
     for turn in range(max(len(prompt.turns) for prompt in prompt_set.prompts)):
         asked = [i for i, prompt in enumerate(prompt_set.prompts) if turn < len(prompt.turns) and i not in ended]
         for start in range(0, len(asked), settings.batch_size):
@@ -142,12 +143,20 @@ def measure(
     return measured
 
 
-def warm_up(measured: Sequence[Measured], prompt: list[int]) -> None:
-    """Run a few untimed rounds of each, because first calls allocate memory and compile."""
+def warm_up(measured: Sequence[Measured], prompts: Sequence[list[int]], settings: Settings) -> None:
+    """Run a few untimed rounds of each, because first calls allocate memory and compile.
+
+    Where rounds are recorded as graphs, a whole batch of the longest prompts: the recordings go with the memory that
+    they were made for, and drafted rounds have more of them than plain ones.
+    """
+    target = measured[0].engine.target
+    batch, new = prompts[:1], WARM_UP
+    if target.graphs is not None:
+        batch, new = sorted(prompts, key=len)[-settings.batch_size :], settings.max_new_tokens
+    room = min(new, target.context_length - max(map(len, batch)))
     for way in measured:
-        room = min(32, way.engine.target.context_length - len(prompt))
         if room > 0:
-            way.generate([prompt], room)
+            way.generate(batch, room)
         way.engine.seconds = Seconds()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.table import Table
@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ..decoding import Generation
 from ..numbers import number
+from ..text.detokenize import Detokenizer
 from .results import RunResult, title_of
 
 COLOURS = ("green", "cyan", "yellow", "magenta")
@@ -129,14 +130,23 @@ class RoundPiece:
 
 
 def round_pieces(tokenizer: Any, generation: Generation) -> list[RoundPiece]:
-    """An answer cut into rounds; the first piece is the token that the prefill gave."""
-    found = [RoundPiece("", str(tokenizer.decode(generation.tokens[:1])), "")]
+    """An answer cut into rounds; the first piece is the token that the prefill gave.
+
+    A character of several tokens belongs to the part that completes it.
+    """
+    text = Detokenizer(tokenizer, skip_special_tokens=False)
+
+    def pushed(tokens: Sequence[int]) -> str:
+        return "".join(map(text.push, tokens))
+
+    found = [RoundPiece("", pushed(generation.tokens[:1]), "")]
     start = 1
     for r in generation.rounds:
         own, end = start + r.kept, start + r.emitted
-        texts = (generation.tokens[start:own], generation.tokens[own:end], list(r.rejected))
-        found.append(RoundPiece(*(str(tokenizer.decode(tokens)) for tokens in texts)))
+        accepted, last = pushed(generation.tokens[start:own]), pushed(generation.tokens[own:end])
+        found.append(RoundPiece(accepted, last, str(tokenizer.decode(list(r.rejected)))))
         start = end
+    found[-1] = replace(found[-1], own=found[-1].own + text.finish())
     return found
 
 

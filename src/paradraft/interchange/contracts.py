@@ -129,22 +129,23 @@ def verdicts(facts: Facts) -> list[Verdict]:
     return [verdict(engine, facts) for engine in CONTRACTS]
 
 
-def facts_of(drafter: str, target: str | None) -> Facts:
+def facts_of(drafter: str, target: str | None, trust_remote_code: bool = False) -> Facts:
     """Read off both configurations; no weights."""
     directory = drafter_directory(drafter)
-    described, mask = ({}, None) if target is None else describe_target(target)
+    described, mask = ({}, None) if target is None else describe_target(target, trust_remote_code)
     return Facts(kind_of(directory), read_config(directory), tensor_names(directory), described, mask)
 
 
-def describe_target(name: str) -> tuple[dict[str, Any], int | None]:
+def describe_target(name: str, trust_remote_code: bool = False) -> tuple[dict[str, Any], int | None]:
     """The target's configuration and its tokenizer's mask token, without its weights."""
     from transformers import AutoConfig, AutoTokenizer
 
     where = found_target(name)
     try:
-        config = AutoConfig.from_pretrained(where).get_text_config().to_dict()
+        config = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code).get_text_config().to_dict()
         if not Path(where).is_dir() or any(Path(where).glob("tokenizer*")):
-            return config, AutoTokenizer.from_pretrained(where).mask_token_id
+            tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)
+            return config, tokenizer.mask_token_id
     except Exception as error:  # damaged files surface as errors of many libraries
         raise UserError(f"target {name} cannot be read: {first_line(error)}") from None
     return config, None

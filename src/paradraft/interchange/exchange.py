@@ -33,12 +33,12 @@ class Exchanged:
     notes: list[str]
 
 
-def export(drafter: str, to: str, out: Path, target: str | None = None) -> Exchanged:
+def export(drafter: str, to: str, out: Path, target: str | None = None, trust_remote_code: bool = False) -> Exchanged:
     """Write a drafter for an engine or format. With a target (a shipped one has its own) logits are compared too."""
     if to not in FORMATS:
         raise UserError(f"--to {to!r} is not known; what is: {', '.join(FORMATS)}")
     name = target or (drafter.partition(":")[0] if is_shipped(drafter) else None)
-    side = None if name is None else TargetSide(name)
+    side = None if name is None else TargetSide(name, trust_remote_code)
     source = read_drafter_files(drafter_directory(drafter))
     layout = layout_of(source.kind)
     with whole_directory(out) as directory:
@@ -47,7 +47,7 @@ def export(drafter: str, to: str, out: Path, target: str | None = None) -> Excha
             raise UserError(write.format(kind=source.kind))
         notes = write(source, directory, side)
         if to in SERVED:
-            notes = [*notes, SERVED[to](source, out.name, side)]
+            notes = [*notes, SERVED[to](source, str(out), side)]
         compared = f"{len(source.weights)} tensors"
         if side is not None and to not in UNREAD:
             check_drafts(source, to, directory, side)

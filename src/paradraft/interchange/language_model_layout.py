@@ -34,6 +34,7 @@ def write_language_model(
 ) -> list[str]:
     """The model with its own embedding and head, its tokenizer, `pard_token` if it has one, and these keys besides."""
     config, tensors = projected(source.config, keys), source.weights
+    config |= older_rope(config)
     if source.shared:
         given = targets_embedding(source, needed(side, "this drafter shares the target's embedding"))
         config["tie_word_embeddings"] = "lm_head.weight" not in given
@@ -63,6 +64,19 @@ def projected(config: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any
             kept[key] = config[key]
     own = {name: value for name, value in (config.get("paradraft") or {}).items() if name != "share_embedding"}
     return {**kept, **({"paradraft": own} if own else {})}
+
+
+def older_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The rotary settings also as Transformers 4 has them: engines that pin it would silently take a theta of 10,000.
+
+    Nothing where they differ by the type of layer, which Transformers 4 has no general name for.
+    """
+    parameters = config.get("rope_parameters") or {}
+    if "rope_theta" not in parameters:
+        return {}
+    scaling = {name: value for name, value in parameters.items() if name != "rope_theta"}
+    plain = scaling.get("rope_type", "default") == "default"
+    return {"rope_theta": parameters["rope_theta"], "rope_scaling": None if plain else scaling}
 
 
 def targets_embedding(source: DrafterFiles, side: TargetSide) -> dict[str, Tensor]:

@@ -18,8 +18,8 @@ from .drafter_files import DrafterFiles
 class TargetSide:
     """A target by name; weights are read at the first use."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, trust_remote_code: bool = False) -> None:
+        self.name, self.trust_remote_code = name, trust_remote_code
 
     @property
     def gguf(self) -> Path | None:
@@ -36,7 +36,7 @@ class TargetSide:
     @cached_property
     def target(self) -> Target:
         """The whole model on the CPU, in float32."""
-        return Target.load(self.name, dtype="float32", device="cpu")
+        return Target.load(self.name, dtype="float32", device="cpu", trust_remote_code=self.trust_remote_code)
 
     @property
     def architectures(self) -> list[str]:

@@ -49,9 +49,13 @@ def chunked_head(
 ) -> ObjectiveSums:
     """Equal to `unchunked_head` in value and gradient, with the logits of one chunk in memory at a time.
 
-    hidden [N, K, H]. Without `positions_per_chunk`, the size of the vocabulary decides.
+    hidden [N, K, H]. Without `positions_per_chunk`, the size of the vocabulary decides, of the draft's and the target's
+    the larger one where both make logits.
     """
-    parts = whole_blocks(blocks.valid, positions_per_chunk or chunk_positions(vocabulary_of(head, hidden)))
+    vocabulary = vocabulary_of(head, hidden)
+    if blocks.teacher_head is not None and blocks.teacher is not None:
+        vocabulary = max(vocabulary, vocabulary_of(blocks.teacher_head, blocks.teacher[:, None]))
+    parts = whole_blocks(blocks.valid, positions_per_chunk or chunk_positions(vocabulary))
 
     def chunk_terms(part: slice, chunk: Tensor) -> QueryTerms:
         # One matrix product over the valid queries: a batched one over N is several times slower on a CPU.

@@ -155,9 +155,7 @@ class EngineThread:
             while self._obey():
                 give_back()
                 self._admit()
-                lanes = [lane for lane in self._lanes.values() if lane.jobs]
-                if lanes:
-                    self._step(min(lanes, key=lambda lane: lane.spent))
+                self._step()
         finally:
             with self._lock:
                 self._open, left = False, list(self._live)
@@ -177,8 +175,7 @@ class EngineThread:
                 if what == "add":
                     self._waiting.extend(jobs)
                 elif what == "finish":
-                    self._drop(jobs, "stop")
-                    self._took(jobs)
+                    self._took(self._drop(jobs, "stop"))
                 else:
                     self._drop(jobs, "cancelled")
                 self._count()
@@ -211,7 +208,12 @@ class EngineThread:
             lane.spent = min((other.spent for other in self._lanes.values() if other.jobs), default=0.0)
         return lane
 
-    def _step(self, lane: Lane) -> None:
+    def _step(self) -> None:
+        """One step of the lane that has had least time; while the thread waits nothing here holds one."""
+        busy = [lane for lane in self._lanes.values() if lane.jobs]
+        if not busy:
+            return
+        lane = min(busy, key=lambda lane: lane.spent)
         decoded, began = lane.engine.seconds.decode, time.perf_counter()
         try:
             events = lane.engine.step()
@@ -254,18 +256,20 @@ class EngineThread:
             self.metrics.answer_seconds.observe(since)
             self._mean_seconds += 0.1 * (since - self._mean_seconds)
 
-    def _drop(self, jobs: list[Job], reason: str) -> None:
-        """Those that others ended."""
+    def _drop(self, jobs: list[Job], reason: str) -> list[Job]:
+        """Those that others ended, as far as they had not ended by themselves; returns these."""
         gone = set(jobs)
         waiting = [job for job in self._waiting if job in gone]
         self._waiting = deque(job for job in self._waiting if job not in gone)
-        self._end(waiting, reason)
+        dropped = list(waiting)
         for lane in self._lanes.values():
             running = {sequence: job for sequence, job in lane.jobs.items() if job in gone}
             lane.engine.cancel(list(running))
             for sequence in running:
                 del lane.jobs[sequence]
-            self._end(list(running.values()), reason)
+            dropped += running.values()
+        self._end(dropped, reason)
+        return dropped
 
     def _fail(self, lane: Lane) -> None:
         """An engine whose step failed is in no known state: it goes, and its jobs with it."""

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..decoding.logprobs import Logprob
 from ..decoding.request import Round
-from .detokenize import Detokenizer, StopStrings, token_text
+from ..text.detokenize import Detokenizer, StopStrings, token_text
 from .engine_thread import Update
 from .metrics import judged
 
@@ -37,7 +37,7 @@ class Counts:
 
 @dataclass(eq=False)
 class GrowingAnswer:
-    """One answer of a request. `logprobs`, `rounds`: whether its pieces have them."""
+    """One answer of a request. `logprobs`, `rounds`: whether its pieces have them. before: as Detokenizer takes it."""
 
     index: int
     tokenizer: PreTrainedTokenizerBase
@@ -45,11 +45,12 @@ class GrowingAnswer:
     skip_special_tokens: bool = True
     logprobs: bool = False
     rounds: bool = False
+    before: Sequence[int] = ()
     counts: Counts = field(default_factory=Counts)
     ended: bool = False
 
     def __post_init__(self) -> None:
-        self._text = Detokenizer(self.tokenizer, self.skip_special_tokens)
+        self._text = Detokenizer(self.tokenizer, self.skip_special_tokens, self.before)
         self._stops = StopStrings(self.stops)
 
     def take(self, update: Update) -> Piece:

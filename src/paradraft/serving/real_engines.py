@@ -122,7 +122,7 @@ def common(wish: Wish, options: Mapping[str, object]) -> list[str]:
 
 def prepared(engine: str, wish: Wish, drafter: str, scratch: Path) -> tuple[str, str, int]:
     """A drafter's kind, its directory as the engine reads it, exported if need be, and how much it drafts."""
-    facts, length = facts_of(drafter, wish.target), wish.draft_length
+    facts, length = facts_of(drafter, wish.target, wish.trust_remote_code), wish.draft_length
     found = verdict(engine, facts)
     if not found.reads:
         raise UserError(f"{found.engine} cannot use {drafter}: {found.why}; serve it with --engine embedded")
@@ -131,7 +131,7 @@ def prepared(engine: str, wish: Wish, drafter: str, scratch: Path) -> tuple[str,
     directory, to = drafter_directory(drafter), format_for(engine, facts)
     if to:
         directory = scratch / "drafter"
-        export(drafter, to, directory, wish.target)
+        export(drafter, to, directory, wish.target, wish.trust_remote_code)
     if length is not None and not 1 <= length <= facts.length:
         raise UserError(f"draft length {length} is outside 1 to {facts.length}, what this drafter was trained for")
     return facts.kind, str(directory), length or facts.length

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..decoding.logprobs import Logprob
-from .detokenize import token_text
+from ..text.detokenize import token_text
 from .growing_answer import Piece
 
 
@@ -114,9 +114,17 @@ class CompletionReply(ChatReply):
             offsets.append(offset)
             offset += len(text)
         self._offsets[pieces[0].index] = offset
-        top = [{token_text(self.tokenizer, token)[0]: value for token, value in one.top} for one in found]
+        top = [by_text(self.tokenizer, one.top) for one in found]
         values = [one.value for one in found]
         return {"tokens": texts, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets}
+
+
+def by_text(tokenizer: PreTrainedTokenizerBase, top: Sequence[tuple[int, float]]) -> dict[str, float]:
+    """Log-probabilities by text, likeliest first; of tokens with the same text (parts of a character) the likeliest."""
+    found: dict[str, float] = {}
+    for token, value in top:
+        found.setdefault(token_text(tokenizer, token)[0], value)
+    return found
 
 
 def extension(pieces: Sequence[Piece]) -> dict[str, Any]:

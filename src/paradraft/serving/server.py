@@ -174,7 +174,7 @@ async def answer(request: Request, service: Service, asked: Asked, reply: ChatRe
     """Decode what is asked for; what has begun ends with the request, however that ends."""
     prompts = await service.prompts(asked)
     jobs = service.jobs(asked, prompts)
-    answers = service.answers(asked, len(jobs))
+    answers = service.answers(asked, jobs)
     count = sum(len(prompt) for prompt in prompts)
     inbox = service.submit(jobs)
     if asked.stream:

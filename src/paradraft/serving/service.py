@@ -24,6 +24,7 @@ from .metrics import Metrics
 from .protocol import Asked, ChatRequest, CompletionRequest
 
 COMPLETION_TOKENS = 16  # of a completion that does not say, as OpenAI has it
+CONTEXT = 8  # tokens of a prompt behind which a completion's first one is decoded
 
 
 @dataclass(frozen=True)
@@ -143,13 +144,17 @@ class Service:
             for k in range(asked.n or 1)
         ]
 
-    def answers(self, asked: Asked, count: int) -> list[GrowingAnswer]:
-        """Where the updates of the jobs go."""
+    def answers(self, asked: Asked, jobs: Sequence[Job]) -> list[GrowingAnswer]:
+        """Where the updates of the jobs go. A completion's text goes on from its prompt, that of a chat does not."""
         skip = asked.skip_special_tokens is not False
         with_logprobs = logprobs_asked(asked) is not None
+        tail = CONTEXT if isinstance(asked, CompletionRequest) else 0
+        shown = skip, with_logprobs, asked.paradraft.rounds
         return [
-            GrowingAnswer(index, self.chat.tokenizer, asked.stop or (), skip, with_logprobs, asked.paradraft.rounds)
-            for index in range(count)
+            GrowingAnswer(
+                index, self.chat.tokenizer, asked.stop or (), *shown, job.request.prompt[-tail:] if tail else ()
+            )
+            for index, job in enumerate(jobs)
         ]
 
     def _check_model(self, name: str) -> None:

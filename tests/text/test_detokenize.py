@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from demo_target.tokenizer import train_tokenizer
-from paradraft.serving.detokenize import BROKEN, BYTE_OF, Detokenizer, StopStrings, token_text
+from paradraft.text.detokenize import BROKEN, BYTE_OF, Detokenizer, StopStrings, token_text
 
 TEXTS = ("naïve café", "🙂👍🏽 done", "数学は楽しい", "a\u0301 \u200d x", "€5 → ½", "plain words", "\ufffd as such")
 
@@ -46,6 +46,30 @@ def test_any_tokens_give_the_text_of_all_of_them(tokenizer: PreTrainedTokenizerF
             assert "".join(found) == tokenizer.decode(ids, skip_special_tokens=skip)
     found = pieces(tokenizer, [odd[0]] * 12)
     assert all(found[n] for n in range(3, 12))
+
+
+@pytest.fixture(scope="module")
+def sentencepiece() -> PreTrainedTokenizerFast:
+    """As Llama 2's: decoding takes away the blank in front of a text."""
+    words = ["<unk>", "a", "▁a", "▁Paris", "Paris", "▁", "▁▁▁▁", "return", "\n", "x", ":", "<0xF0>", "<0x9F>"]
+    made = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, [("▁", "a")], unk_token="<unk>"))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    made.decoder = decoders.Sequence(steps)
+    return PreTrainedTokenizerFast(tokenizer_object=made)
+
+
+def test_a_text_that_goes_on_keeps_its_first_blank(sentencepiece: PreTrainedTokenizerFast) -> None:
+    prompt, answer = (
+        sentencepiece.convert_tokens_to_ids(words) for words in (["x", ":", "\n"], ["▁▁▁▁", "return", "▁Paris"])
+    )
+    for before, text in ((prompt, "    return Paris"), ([], "   return Paris")):
+        going = Detokenizer(sentencepiece, before=before)
+        assert "".join([*map(going.push, answer), going.finish()]) == text
+    texts = [token_text(sentencepiece, token) for token in answer]
+    assert [text for text, _ in texts] == ["    ", "return", " Paris"]
+    assert bytes(byte for _, own in texts for byte in own) == b"    return Paris"
+    assert token_text(sentencepiece, sentencepiece.convert_tokens_to_ids("<0xF0>"))[1] == [0xF0]
 
 
 def test_token_text_has_exact_bytes(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -17,12 +18,15 @@ class Detokenizer:
     """Joined, what `push` and `finish` return is the text of all tokens; `push` holds back unfinished characters.
 
     A token is decoded behind those that came before it, since many tokenizers treat the first one of a text apart.
+    `before`: tokens of a text that this one goes on from; without them it is a text of its own.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, skip_special_tokens: bool = True) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, skip_special_tokens: bool = True, before: Sequence[int] = ()
+    ) -> None:
         self.tokenizer, self.skip = tokenizer, skip_special_tokens
-        self.tokens: list[int] = []
-        self.start = self.done = 0  # text of tokens[:done] was returned; decoding begins at `start`
+        self.tokens = list(before)
+        self.start, self.done = 0, len(before)  # text of tokens[:done] was returned; decoding begins at `start`
 
     def push(self, token: int) -> str:
         """The text that is certain now."""
@@ -84,9 +88,25 @@ def begun_at_end(text: str, stop: str) -> int:
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
 
 
+def decoded_behind(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """A token's text behind another token: alone, SentencePiece's tokens lose the blank in front of a word."""
+    before, text = context_of(tokenizer)
+    whole = str(tokenizer.decode([*before, token], clean_up_tokenization_spaces=False))
+    if whole.startswith(text):
+        return whole[len(text) :]
+    return str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
+
+
+@lru_cache(maxsize=8)
+def context_of(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], str]:
+    """Tokens of a letter, and their text."""
+    ids = tuple(tokenizer("a", add_special_tokens=False)["input_ids"])
+    return ids, str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+
 def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> tuple[str, list[int]]:
-    """A token alone, special ones too, as text and as UTF-8 bytes; the bytes are exact for parts of a character."""
-    text = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
+    """A token within a text, special ones too, as text and as UTF-8 bytes, exact for parts of a character."""
+    text = decoded_behind(tokenizer, token)
     if BROKEN not in text:
         return text, list(text.encode("utf-8", "replace"))
     piece = str(tokenizer.convert_ids_to_tokens(token))
