@@ -60,6 +60,19 @@ def job(prompt: list[int], new: int = 20, drafting: Drafting = DRAFTED, seed: in
     return Job(Request(prompt, new, sampling, frozenset(), seed=seed), drafting)
 
 
+def held_steps(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Semaphore, threading.Semaphore]:
+    """Steps that say when they begin, and then wait to be let go."""
+    step, in_step, go = Engine.step, threading.Semaphore(0), threading.Semaphore(0)
+
+    def slow(engine: Engine) -> list[Event]:
+        in_step.release()
+        assert go.acquire(timeout=120)
+        return step(engine)
+
+    monkeypatch.setattr(Engine, "step", slow)
+    return in_step, go
+
+
 def test_the_same_as_offline_in_all_lanes(target: Target, thread: EngineThread, watcher: Watcher) -> None:
     """Greedy and sampled, with a drafter, with shorter drafts, without one; all at once, more than there are rows."""
     plain = Drafting()
@@ -99,14 +112,7 @@ def test_the_queue_has_an_end(thread: EngineThread, watcher: Watcher, monkeypatc
 def test_a_cancelled_job_leaves_before_the_next_step(
     thread: EngineThread, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, in_step, go = Engine.step, threading.Semaphore(0), threading.Semaphore(0)
-
-    def slow(engine: Engine) -> list[Event]:
-        in_step.release()
-        assert go.acquire(timeout=120)
-        return step(engine)
-
-    monkeypatch.setattr(Engine, "step", slow)
+    in_step, go = held_steps(monkeypatch)
     first, second, third = (job(prompt, 30) for prompt in PROMPTS[:3])
     thread.submit([first, second, third])  # there are two rows
     in_step.acquire(timeout=120)
@@ -171,14 +177,7 @@ def test_an_idle_thread_holds_no_engine_that_failed(
 def test_an_answer_that_is_ended_twice_counts_once(
     thread: EngineThread, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, in_step, go = Engine.step, threading.Semaphore(0), threading.Semaphore(0)
-
-    def slow(engine: Engine) -> list[Event]:
-        in_step.release()
-        assert go.acquire(timeout=120)
-        return step(engine)
-
-    monkeypatch.setattr(Engine, "step", slow)
+    in_step, go = held_steps(monkeypatch)
     first, second = job(PROMPTS[0], 30), job(PROMPTS[1], 3)
     thread.submit([first, second])
     in_step.acquire(timeout=120)

@@ -26,6 +26,7 @@ from .options import (
     TreeOption,
     TrustOption,
     draft_length_of,
+    paying_draft_length,
     set_threads,
 )
 from .terminal import print_origin
@@ -44,12 +45,7 @@ def generate(
     max_new_tokens: MaxNewTokensOption = 256,
     draft_length: Annotated[
         str | None,
-        typer.Option(
-            "--draft-length",
-            metavar="K|auto",
-            help="drafted tokens per round; auto: as many as pay, possibly none. Default: auto, but as trained "
-            "above temperature 0, so that the seed repeats the text, and with --tree NODES",
-        ),
+        paying_draft_length("above temperature 0, so that the seed repeats the text, and with --tree NODES"),
     ] = None,
     tree: TreeOption = None,
     acceptance: AcceptanceOption = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -64,6 +64,14 @@ DraftLengthOption = Annotated[
         help="drafted tokens per round; auto: as many as pay, possibly none; default: as trained",
     ),
 ]
+
+
+def paying_draft_length(as_trained: str) -> Any:
+    """--draft-length of a command that drafts what pays; `as_trained`: where its default is another one."""
+    means = "drafted tokens per round; auto: as many as pay, possibly none. Default: auto, but as trained"
+    return typer.Option("--draft-length", metavar="K|auto", help=f"{means} {as_trained}")
+
+
 AcceptanceOption = Annotated[
     str | None,
     typer.Option("--acceptance", help="chain or block, with --tree tree_residual or tree; differ above temperature 0"),

@@ -18,6 +18,7 @@ from .options import (
     ThreadsOption,
     TrustOption,
     draft_length_of,
+    paying_draft_length,
     set_threads,
 )
 from .terminal import print_origin
@@ -48,12 +49,7 @@ def serve(
     ] = None,
     draft_length: Annotated[
         str | None,
-        typer.Option(
-            "--draft-length",
-            metavar="K|auto",
-            help="drafted tokens per round; auto: as many as pay, possibly none. Default: auto, but as trained "
-            "for sampled answers with a seed, so that it repeats the text",
-        ),
+        paying_draft_length("for sampled answers with a seed, so that it repeats the text"),
     ] = None,
     acceptance: Annotated[
         str | None, typer.Option("--acceptance", help="chain or block; they differ above temperature 0")
