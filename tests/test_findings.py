@@ -207,6 +207,14 @@ def test_trees_and_block_verification() -> None:
     assert ", ".join(f"{d:+.2f}" for d in differences) + " on " + ", ".join(block) in row_of("block verification")
 
 
+def test_weightings_near_saturation() -> None:
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    rows = [row for row in read("demo-forks.json")["rows"] if "difference" in row]
+    assert rows and all(row["low"] <= 0 <= row["high"] for row in rows)
+    most = max(abs(row["difference"] / (row["emitted_length"] - row["difference"])) for row in rows)
+    assert f"no difference is larger than {most:.1%}" in text
+
+
 @pytest.mark.parametrize(
     ("start", "name", "figures"),
     [
