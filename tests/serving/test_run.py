@@ -99,7 +99,7 @@ def test_mistakes_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     for options, said in (
         (["--engine", "triton"], "'triton' is not known; what is: embedded, vllm, sglang"),
         (["--", "--gpu-memory-utilization", "0.8"], "is too much"),
-        (["--draft-length", "3"], "give one with --drafter"),
+        (["--draft-length", "3"], "give a drafter with --drafter"),
         (["--draft-length", "long", "--drafter", "demo:pard"], "a number of tokens or auto"),
         (["--engine", "vllm", "--drafter", "demo:pard", "--draft-length", "auto"], "give --draft-length a number"),
         (["--engine", "vllm", "--max-queue", "3"], "--max-queue is for --engine embedded"),
