@@ -298,53 +298,6 @@ def test_what_reads_back_differently_is_refused(tmp_path: Path) -> None:
             compare({"a": tensor}, read, tmp_path)
 
 
-OLDER: list[dict[str, Any]] = [
-    {"rope_theta": 1e6},
-    {
-        "rope_theta": 5e5,
-        "rope_scaling": {
-            **{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
-            "original_max_position_embeddings": 64,
-        },
-    },
-]
-
-
-@pytest.mark.parametrize("rope", OLDER)
-@pytest.mark.parametrize("kind", ["pard", "vanilla"])
-def test_a_config_by_transformers_4_keeps_its_rotary_positions(
-    kind: str, rope: dict[str, Any], target: Target, tmp_path: Path
-) -> None:
-    """It has rope_theta and rope_scaling where Transformers 5 writes rope_parameters."""
-    ours = saved(kind, target, tmp_path / "ours")
-    edit(ours, rope_parameters=None, **rope)
-    plain = load_drafter(saved(kind, target, tmp_path / "plain"), target)
-    import_checkpoint(str(ours), tmp_path / "imported")
-    export(str(tmp_path / "imported"), "vllm", tmp_path / "exported")
-    wanted, *found = (load_drafter(tmp_path / name, target).model for name in ("ours", "imported", "exported"))
-    for model in found:
-        assert torch.equal(model.base_model.rotary_emb.inv_freq, wanted.base_model.rotary_emb.inv_freq)
-    assert not torch.allclose(wanted.base_model.rotary_emb.inv_freq, plain.model.base_model.rotary_emb.inv_freq)
-
-
-@pytest.mark.parametrize("rope", OLDER)
-@pytest.mark.parametrize("kind", ["pard", "vanilla"])
-def test_an_exported_config_has_rotary_positions_for_transformers_4(
-    kind: str, rope: dict[str, Any], target: Target, tmp_path: Path
-) -> None:
-    """A drafter of ours has rope_parameters alone, which Transformers 4 does not know."""
-    ours = saved(kind, target, tmp_path / "ours")
-    scaling = rope.get("rope_scaling")
-    parameters = {"rope_theta": rope["rope_theta"], **(scaling or {"rope_type": "default"})}
-    edit(ours, rope_parameters=parameters)
-    export(str(ours), "vllm", tmp_path / "exported")
-    config = config_of(tmp_path / "exported")
-    assert (config["rope_theta"], config["rope_scaling"]) == (rope["rope_theta"], scaling)
-    assert config["rope_parameters"] == parameters
-    wanted, found = (load_drafter(tmp_path / name, target).model for name in ("ours", "exported"))
-    assert torch.equal(found.base_model.rotary_emb.inv_freq, wanted.base_model.rotary_emb.inv_freq)
-
-
 def test_a_confidence_head_without_a_bias(target: Target, tmp_path: Path) -> None:
     ours = saved("dspark", target, tmp_path / "ours")
     tensors = load_file(ours / "model.safetensors")
