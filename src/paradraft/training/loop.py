@@ -96,8 +96,7 @@ class Trainer:
             progress, state = read_training_state(self.checkpoint)
             self.progress = Progress(**progress)
             if self.progress.step < self.steps and self.progress.measured_on != evaluated:
-                if self.progress.measured_on is not None:
-                    self.progress.best_emitted_length, self.progress.best_step = 0.0, 0
+                self.progress.best_emitted_length, self.progress.best_step = 0.0, 0
                 self.progress.measured_on = evaluated
             self.parallel.load_optimizer_state(self.optimizer, state)
         self.saved_step = self.progress.step

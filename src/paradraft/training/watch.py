@@ -24,7 +24,8 @@ WINDOW = 20  # steps whose mean cross entropy is compared
 class Progress:
     """All that changes while a run goes on, beside weights and optimiser.
 
-    `measured_on`: what the best emitted length was measured on, see `evaluation_identity`; older runs do not know it.
+    `measured_on`: what the best emitted length was measured on, see `evaluation_identity`; older runs do not
+    know it, and choose their best drafter anew.
     `recent`: cross entropy of the last steps; `lowest`, `lowest_step`: their lowest mean so far, and when it was.
     """
 
