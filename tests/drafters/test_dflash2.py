@@ -21,8 +21,8 @@ from paradraft.models import Target
 from tests.conftest import make_drafter, make_drafter_of, make_model
 
 
-def drafter_of(target: Target, draft_length: int = 5, **own: Any) -> DFlash2:
-    drafter = make_drafter_of("dflash2", target, draft_length, **own)
+def drafter_of(target: Target, draft_length: int = 5, kind: str = "dflash2", **own: Any) -> DFlash2:
+    drafter = make_drafter_of(kind, target, draft_length, **own)
     assert isinstance(drafter, DFlash2)
     return drafter
 
@@ -80,10 +80,13 @@ def test_a_fresh_drafter_is_dflash(target: Target) -> None:
 
 @pytest.mark.parametrize("family", ["qwen3", "gemma2"])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_training_scores_equal_drafting_scores_along_the_drafted_path(rows: int, family: str) -> None:
+@pytest.mark.parametrize(("kind", "own"), [("dflash2", {}), ("dflash2_tied", {}), ("dflash2_tied", {"newest": False})])
+def test_training_scores_equal_drafting_scores_along_the_drafted_path(
+    kind: str, own: dict[str, Any], rows: int, family: str
+) -> None:
     """What was drafted is put into the text, then a training grid over it must give the same scores."""
     target = Target(make_model(family))
-    drafter = drafter_of(target)
+    drafter = drafter_of(target, kind=kind, **own)
     ids = torch.randint(1, 39, (rows, 17), generator=torch.Generator().manual_seed(5))
     anchors = torch.tensor([6 + 2 * row for row in range(rows)])
     row, seen = torch.arange(rows), list[Tensor]()
@@ -120,16 +123,17 @@ def test_training_scores_equal_drafting_scores_along_the_drafted_path(rows: int,
     assert torch.equal(candidates.gather(-1, scores.argmax(-1, keepdim=True))[..., 0], proposal.tokens)
 
 
-def test_the_selectors_loss(target: Target) -> None:
+@pytest.mark.parametrize("kind", ["dflash2", "dflash2_tied"])
+def test_the_selectors_loss(kind: str, target: Target) -> None:
     """Over the candidates; a label beyond them takes the weakest one's place, and gradient reaches the logits."""
-    drafter = drafter_of(target, selector_weight=0.5)
+    drafter = drafter_of(target, kind=kind, selector_weight=0.5)
     logits = torch.zeros(2, 40)
     logits[:, :4] = torch.tensor([4.0, 3, 2, 1])
     logits.requires_grad_()
     hidden = torch.cat((torch.zeros(2, 32), torch.ones(2, 8)), dim=1)
     found = drafter.own_loss(hidden, logits, torch.tensor([1, 30]), None)
     assert found is not None
-    bias = drafter.candidate_selector.successor_codebook.sum(-1)
+    bias = drafter.candidate_selector.successors(torch.arange(40)).sum(-1)
     for n, ids in enumerate(([0, 1, 2, 3], [0, 1, 2, 30])):
         scores = logits[n, ids] + bias[ids]
         wanted = scores.logsumexp(-1) - scores[1 if n == 0 else 3]
@@ -138,8 +142,9 @@ def test_the_selectors_loss(target: Target) -> None:
     assert logits.grad is not None and logits.grad[1, 30] < 0 and logits.grad[1, 3] == 0
 
 
-def test_only_candidates_are_drafted_and_the_distribution_is_the_targets(target: Target) -> None:
-    drafter = drafter_of(target, 4)
+@pytest.mark.parametrize("kind", ["dflash2", "dflash2_tied"])
+def test_only_candidates_are_drafted_and_the_distribution_is_the_targets(kind: str, target: Target) -> None:
+    drafter = drafter_of(target, 4, kind)
     state = drafter.start(1, 40)
     ids = torch.randint(1, 40, (1, 9))
     features = target.features(ids, torch.zeros_like(ids), drafter.feature_layers)

@@ -13,6 +13,7 @@ from ..models.names import drafter_directory
 from .base import BranchingDrafter, Drafter, DrafterSection, Proposal, Sampler
 from .dflash import DFlash, DFlashSection
 from .dflash2 import DFlash2
+from .dflash2_tied import DFlash2Tied
 from .directory import read_config
 from .dspark import DSpark
 from .eagle3 import Eagle3
@@ -26,6 +27,7 @@ from .vanilla import Vanilla
 DRAFTERS: dict[str, type[Drafter]] = {
     "dflash": DFlash,
     "dflash2": DFlash2,
+    "dflash2_tied": DFlash2Tied,
     "dspark": DSpark,
     "eagle3": Eagle3,
     "pard2": Pard2,
@@ -75,6 +77,7 @@ __all__ = [
     "BranchingDrafter",
     "DFlash",
     "DFlash2",
+    "DFlash2Tied",
     "DFlashSection",
     "DSpark",
     "DraftState",

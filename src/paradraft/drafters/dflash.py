@@ -54,12 +54,15 @@ SIZES = ("layers", "block_size", "feature_layers", "mask_token")  # of the secti
 
 
 class DFlash(Drafter):
+    """`adds_newest`: its slots also read the context right before the anchor directly, not by attention alone."""
+
     kind = "dflash"
     section: type[BlockSection] = DFlashSection
     architecture = "DFlashDraftModel"
     bound = True
     config_class: type[DFlashConfig] = DFlashConfig
     own_fields: tuple[str, ...] = ("causal",)  # of the section and the configuration, beside the sizes
+    adds_newest = False
 
     def __init__(self, config: DFlashConfig, target: Target) -> None:
         super().__init__(target)
@@ -119,12 +122,19 @@ class DFlash(Drafter):
     def _context(self, features: Tensor) -> Tensor:
         return self.hidden_norm(self.fc(features.to(self.fc.weight.dtype)))
 
-    def _run(self, anchor_tokens: Tensor, block: int, attention: Callable[[int, Layer, Tensor], Tensor]) -> Tensor:
-        """Final-normed hidden states [rows, A, block, H] of the slots of blocks at anchor_tokens [rows, A].
+    def _inputs(self, anchor_tokens: Tensor, block: int, newest: Tensor | None) -> Tensor:
+        """What the slots of blocks at anchor_tokens [rows, A] read, [rows, A, block, H].
+
+        newest [rows, A, H]: the context right before each anchor, for drafters with `adds_newest`, else None.
+        """
+        return self._embed(self._blocks(anchor_tokens, block))
+
+    def _run(self, inputs: Tensor, attention: Callable[[int, Layer, Tensor], Tensor]) -> Tensor:
+        """Final-normed hidden states of blocks of inputs [rows, A, block, H], alike in shape.
 
         `attention` is called with a layer's number, the layer and its normed input [rows, A * block, H].
         """
-        hidden = self._embed(self._blocks(anchor_tokens, block).flatten(1))
+        block, hidden = inputs.shape[2], inputs.flatten(1, 2)
         for i, layer in enumerate(self.decoder):
             hidden = layer.run(hidden, partial(attention, i, layer), block)
         return self.norm(hidden).unflatten(1, (-1, block))
@@ -154,7 +164,9 @@ class DFlash(Drafter):
             values = torch.cat((context_values, values), dim=2)
             return layer.self_attn.attend(normed, block_rotation, keys, values, mask)
 
-        return self._run(grid.anchor_tokens.view(rows, -1), block, attention)[:, :, unused:].flatten(0, 1)
+        newest = before_anchors(context, anchors, grid.batch.document_ids) if self.adds_newest else None
+        inputs = self._inputs(grid.anchor_tokens.view(rows, -1), block, newest)
+        return self._run(inputs, attention)[:, :, unused:].flatten(0, 1)
 
     # --- decoding -------------------------------------------------------------------------------------------------
 
@@ -166,16 +178,17 @@ class DFlash(Drafter):
     def start(self, rows: int, capacity: int) -> DraftState:
         config, weight = self.config, self.norm.weight
         cache = KeyValueSlots(config.layers, rows, capacity + config.block_size, weight.device)  # what waits is ragged
-        return DraftState(
-            cache, weight.new_zeros(rows, config.block_size, config.hidden_size), weight.new_zeros(rows, 0)
-        )
+        pending = weight.new_zeros(rows, config.block_size, config.hidden_size)
+        return DraftState(cache, pending, weight.new_zeros(rows, config.hidden_size if self.adds_newest else 0))
 
     @torch.no_grad()
     def observe(
         self, state: DraftState, slots: Sequence[int], features: Tensor, tokens: Tensor, counts: Tensor
     ) -> None:
-        features = features[:, : int(counts.max())]  # nothing to do for what every row rejected
-        state.receive(slots, self._context(features), counts, self._consume)
+        context = self._context(features[:, : int(counts.max())])  # nothing to do for what every row rejected
+        if self.adds_newest:
+            state.with_last(slots, context, counts)
+        state.receive(slots, context, counts, self._consume)
 
     def _consume(self, state: DraftState, slots: Sequence[int], context: Tensor, counts: Tensor) -> None:
         """Write keys and values of the first `counts` [rows] of `context` [rows, W, H]."""
@@ -200,28 +213,31 @@ class DFlash(Drafter):
         """
         drafting = steps if self.config.causal else self.max_draft
         block, starts = self.config.unused_slots + drafting, state.starts(slots).to(anchors.device)
+        newest = state.last_features[list(slots), None] if self.adds_newest else None
+        inputs = self._inputs(anchors[:, None], block, newest)[:, 0]
         context, counts = state.flush(slots, self.graphs is not None)
         hidden = None
         if self.graphs is not None:
-            hidden = self._from_graph(self.graphs, state, slots, anchors, context, counts, block)
+            hidden = self._from_graph(self.graphs, state, slots, inputs, context, counts)
         if hidden is None:
             places, _ = state.cache.reserve(slots, context.shape[1] + block)
             padded = context.shape[1] > int(counts.min())
             mask = self._draft_mask(starts, places[:, context.shape[1] :], state.cache.end, padded)
-            hidden = self.draft_block(anchors, context, starts, places, mask, state.cache.update)
+            hidden = self.draft_block(inputs, context, starts, places, mask, state.cache.update)
         state.cache.commit(counts)
         return hidden[:, :steps]
 
     def draft_block(
-        self, anchors: Tensor, context: Tensor, starts: Tensor, places: Tensor, mask: Any, write: Write
+        self, inputs: Tensor, context: Tensor, starts: Tensor, places: Tensor, mask: Any, write: Write
     ) -> Tensor:
-        """Hidden states [rows, steps, H] of blocks at `starts` [rows]; `places` [rows, W + block] of context and block.
+        """Hidden states [rows, steps, H] of blocks at `starts` [rows] with inputs [rows, block, H].
+
+        `places` [rows, W + block]: of context and block.
 
         `write` is given keys, values and a layer's number, and returns all that the mask is for.
         """
-        pending = context.shape[1]
-        block = places.shape[1] - pending
-        own = starts[:, None] + torch.arange(block, device=anchors.device)
+        pending, block = context.shape[1], inputs.shape[1]
+        own = starts[:, None] + torch.arange(block, device=inputs.device)
         positions = torch.cat((places[:, :pending], own), dim=1)
         cos, sin = self._rotation(positions)
         rotation, of_block = (cos, sin), (cos[:, :, pending:], sin[:, :, pending:])
@@ -231,26 +247,25 @@ class DFlash(Drafter):
             keys, values = write(*layer.self_attn.keys_values(behind, rotation), i)
             return layer.self_attn.attend(normed, of_block, keys, values, mask)
 
-        return self._run(anchors[:, None], block, attention)[:, 0, self.config.unused_slots :]
+        return self._run(inputs[:, None], attention)[:, 0, self.config.unused_slots :]
 
     def _from_graph(
         self,
         graphs: Graphs,
         state: DraftState,
         slots: Sequence[int],
-        anchors: Tensor,
+        inputs: Tensor,
         context: Tensor,
         counts: Tensor,
-        block: int,
     ) -> Tensor | None:
         """The same from a recording; None where there is none."""
-        tokens = context.shape[1] + block
+        tokens = context.shape[1] + inputs.shape[1]
 
         def make(rows: int, end: int) -> FixedDraft:
-            return FixedDraft(self.draft_block, self._shared_mask, state.cache.layers, context, rows, block, end)
+            return FixedDraft(self.draft_block, self._shared_mask, state.cache.layers, inputs, context, rows, end)
 
         def fill(fixed: FixedDraft, consumed: Tensor, rows: Tensor | None) -> None:
-            fixed.fill(anchors, context, consumed, counts, rows)
+            fixed.fill(inputs, context, consumed, counts, rows)
 
         found = graphs.again(state.cache, slots, tokens, (self, tokens, context.dtype), make, fill)
         return None if found is None else found[0]
@@ -323,3 +338,11 @@ class DFlash(Drafter):
         drafter = cls(cls.config_class.from_saved(read_config(directory), directory), target)
         drafter.load_state_dict(read_weights(directory, drafter))
         return drafter.to(device=target.device, dtype=dtype or target.dtype).eval()
+
+
+def before_anchors(context: Tensor, anchors: Tensor, document_ids: Tensor) -> Tensor:
+    """Of context [rows, S, H] the position before each anchor [rows, A]; zero where a document starts there."""
+    before = (anchors - 1).clamp(min=0)
+    same = (anchors > 0) & (document_ids.gather(1, before) == document_ids.gather(1, anchors))
+    found = context.gather(1, before[..., None].expand(-1, -1, context.shape[-1]))
+    return found * same[..., None].to(found.dtype)

@@ -132,24 +132,45 @@ class ConvolvedLayer(Layer):
         return after
 
 
-class CandidateSelector(nn.Module):
+class Selector(nn.Module):
     """Scores S(p, b) = U(b) + <A[p] * P h, B[b]> of candidates b behind the token p; the products by element."""
 
-    def __init__(self, vocabulary: int, size: int, rank: int) -> None:
+    def __init__(self, size: int, rank: int) -> None:
         super().__init__()
-        self.predecessor_codebook = nn.Parameter(torch.randn(vocabulary, rank))
-        self.successor_codebook = nn.Parameter(torch.zeros(vocabulary, rank))
         self.hidden_projection = nn.Linear(size, rank, bias=False)
+
+    def predecessors(self, tokens: Tensor) -> Tensor:
+        """A, [..., r] of tokens [...]."""
+        raise NotImplementedError
+
+    def successors(self, tokens: Tensor) -> Tensor:
+        """B, alike."""
+        raise NotImplementedError
 
     def edges(self, before: Tensor, hidden: Tensor) -> Tensor:
         """A[p] * P h, [..., r]: of tokens before [...] and slots [..., H]."""
         projected: Tensor = self.hidden_projection(hidden)
-        return self.predecessor_codebook[before] * projected
+        return self.predecessors(before) * projected
 
     def scores(self, unary: Tensor, candidates: Tensor, edges: Tensor) -> Tensor:
         """[..., k] of logits [..., k] and the target's ids [..., k]; edges [..., r]."""
-        successors = self.successor_codebook[candidates]
+        successors = self.successors(candidates)
         return unary + (successors * edges[..., None, :].to(successors.dtype)).sum(-1).to(unary.dtype)
+
+
+class CandidateSelector(Selector):
+    """As published: A and B are lists of vectors, one for each token."""
+
+    def __init__(self, vocabulary: int, size: int, rank: int) -> None:
+        super().__init__(size, rank)
+        self.predecessor_codebook = nn.Parameter(torch.randn(vocabulary, rank))
+        self.successor_codebook = nn.Parameter(torch.zeros(vocabulary, rank))
+
+    def predecessors(self, tokens: Tensor) -> Tensor:
+        return self.predecessor_codebook[tokens]
+
+    def successors(self, tokens: Tensor) -> Tensor:
+        return self.successor_codebook[tokens]
 
 
 class DFlash2(DFlash):
@@ -159,10 +180,10 @@ class DFlash2(DFlash):
     section = DFlash2Section
     architecture = "DFlash2DraftModel"
     parallel = False
-    config_class = DFlash2Config
+    config_class: type[DFlash2Config] = DFlash2Config
     config: DFlash2Config
-    own_fields = ("conv_taps", "conv_group", "selector_rank", "selector_top_k", "selector_weight")
-    list_names = ("codebook",)
+    own_fields: tuple[str, ...] = (*INNER, "selector_weight")
+    list_names: tuple[str, ...] = ("codebook",)
 
     def __init__(self, config: DFlash2Config, target: Target) -> None:
         super().__init__(config, target)
@@ -170,7 +191,7 @@ class DFlash2(DFlash):
             assert isinstance(layer, ConvolvedLayer)
             for convolution in (layer.attention_conv, layer.mlp_conv):
                 nn.init.zeros_(convolution.kernel_projection.weight)
-        self.candidate_selector = CandidateSelector(config.vocabulary_size, config.hidden_size, config.selector_rank)
+        self.candidate_selector = self.new_selector()
 
     @classmethod
     def create(cls, section: Any, target: Target) -> Self:
@@ -184,7 +205,7 @@ class DFlash2(DFlash):
             raise UserError(f"drafter.init_from {section.init_from} has causal blocks, which DFlash 2 does not have")
         own = {name: getattr(section, name) for name in cls.own_fields}
         try:
-            drafter = cls(DFlash2Config(**{**vars(plain.config), **own}), target)
+            drafter = cls(cls.config_class(**{**vars(plain.config), **own}), target)
         except ValueError as error:
             raise UserError(f"drafter: {error}") from None
         drafter.load_state_dict(plain.state_dict(), strict=False)
@@ -194,6 +215,10 @@ class DFlash2(DFlash):
 
     def new_layer(self) -> Layer:
         return ConvolvedLayer(self.config)
+
+    def new_selector(self) -> Selector:
+        config = self.config
+        return CandidateSelector(config.vocabulary_size, config.hidden_size, config.selector_rank)
 
     def head(self, hidden: Tensor) -> Tensor:
         """The logits of the slots alone, of hidden states [..., H + r]."""

@@ -193,11 +193,10 @@ class Eagle3(BranchingDrafter):
     def observe(
         self, state: DraftState, slots: Sequence[int], features: Tensor, tokens: Tensor, counts: Tensor
     ) -> None:
-        slots, last, most = list(slots), state.last_features[list(slots)], int(counts.max())
-        known = torch.cat((last[:, None], self._fused(features[:, :most])), dim=1)
+        most = int(counts.max())
+        known = state.with_last(slots, self._fused(features[:, :most]), counts)
         inputs = self.midlayer.inputs(self._embed(tokens[:, :most]), known[:, :-1])
         state.receive(slots, inputs, counts, self._consume)
-        state.last_features[slots] = known[torch.arange(len(counts)), counts]
 
     def _consume(self, state: DraftState, slots: Sequence[int], inputs: Tensor, counts: Tensor) -> None:
         self._attend_to(state, slots, inputs)

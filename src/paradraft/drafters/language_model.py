@@ -170,11 +170,8 @@ class LanguageModelDrafter(Drafter):
     def observe(
         self, state: DraftState, slots: Sequence[int], features: Tensor, tokens: Tensor, counts: Tensor
     ) -> None:
-        slots, features, last = list(slots), features.to(self.dtype), state.last_features[list(slots)]
-        previous = torch.cat((last[:, None], features[:, :-1]), dim=1)
-        state.receive(slots, self.inputs(tokens, previous), counts, self._consume)
-        known = torch.cat((last[:, None], features), dim=1)
-        state.last_features[slots] = known[torch.arange(len(counts)), counts]
+        known = state.with_last(slots, features.to(self.dtype), counts)
+        state.receive(slots, self.inputs(tokens, known[:, :-1]), counts, self._consume)
 
     def _consume(self, state: DraftState, slots: Sequence[int], inputs: Tensor, counts: Tensor) -> None:
         self.run_behind(state, slots, inputs, counts, inputs[:, :0])

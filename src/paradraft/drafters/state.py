@@ -17,8 +17,8 @@ class DraftState:
     """Keys and values of consumed tokens in `cache`, and the newest committed tokens, which wait for the next draft.
 
     `pending` [slots, W, H] holds what the drafter reads of them, the first `counts` [slots] (on the host) of each slot:
-    one forward then consumes them and drafts. `last_features` [slots, F]: the target's, of the newest token that has
-    any; zeros before the first.
+    one forward then consumes them and drafts. `last_features` [slots, F]: what the drafter reads of the target's
+    features of the newest token that has any; zeros before the first.
     """
 
     def __init__(self, cache: KeyValueSlots, pending: Tensor, last_features: Tensor) -> None:
@@ -43,6 +43,12 @@ class DraftState:
             return
         self.pending[slots, :tokens] = inputs[:, :tokens]
         self.counts[slots] = counts
+
+    def with_last(self, slots: Sequence[int], features: Tensor, counts: Tensor) -> Tensor:
+        """`last_features`, then `features` [rows, W, F]: [rows, 1 + W, F]; the last of the first `counts` is kept."""
+        known = torch.cat((self.last_features[list(slots), None], features), dim=1)
+        self.last_features[list(slots)] = known[torch.arange(len(counts)), counts]
+        return known
 
     def flush(self, slots: Sequence[int], whole: bool = False) -> tuple[Tensor, Tensor]:
         """What waits, [rows, W, H], and how much of it counts, [rows]; whoever takes it consumes it.
