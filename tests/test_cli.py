@@ -227,7 +227,7 @@ def test_train_from_a_file_with_overrides(target_directory: Path, conversations:
         (
             "drafter: {kind: medusa}",
             [],
-            "drafter: kind must be one of dflash, dflash2, dspark, eagle3, pard2, pard, vanilla",
+            "drafter: kind must be one of dflash, dflash2, dflash2_tied, dspark, eagle3, pard2, pard, vanilla",
         ),
         ("objective: {alpha: 0}", [], "objective.alpha must be more than 0 and at most 1, not 0"),
         ("objective: {weighting: decay, alpha_end: 0.2}", [], "alpha_end is set, but the weighting decay has no alpha"),

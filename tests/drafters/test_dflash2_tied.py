@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from paradraft.decoding import Engine
 from paradraft.drafters import Batch, DFlash2Tied, kind_of, load_drafter
-from paradraft.drafters.dflash import before_anchors
 from paradraft.drafters.dflash2_tied import DFlash2TiedSection, TiedSelector
+from paradraft.drafters.grid import before_anchors
 from paradraft.models import Target
 from tests.conftest import make_drafter, make_drafter_of, make_model
 

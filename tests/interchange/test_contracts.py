@@ -176,10 +176,14 @@ def test_eagle3() -> None:
 def test_facts_of_a_saved_drafter(kind: str, target: Target, target_directory: Path, tmp_path: Path) -> None:
     facts = facts_of(str(saved(kind, target, tmp_path / "ours")), str(target_directory))
     assert (facts.kind, facts.length, facts.reduced, facts.shared) == (kind, 5, False, False)
-    assert read_by(facts)["paradraft"] and read_by(facts)["vLLM"]
+    assert read_by(facts)["paradraft"] and read_by(facts)["vLLM"] == (kind != "dflash2_tied")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def test_only_our_own_kind_has_no_layout() -> None:
+    assert {*KINDS} - {*LAYOUTS} == {"dflash2_tied"}
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
 def test_a_layout_says_something_of_every_engine(kind: str) -> None:
     """And names no format that the kind is not written in."""
     layout = LAYOUTS[kind]

@@ -17,7 +17,7 @@ from paradraft.interchange import LAYOUTS
 from paradraft.interchange.drafter_files import compare
 from paradraft.interchange.exchange import export, import_checkpoint
 from paradraft.models import Target
-from tests.conftest import KINDS, drafter_values, make_drafter_of, make_model
+from tests.conftest import drafter_values, make_drafter_of, make_model
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def config_of(directory: Path) -> dict[str, Any]:
     return found
 
 
-WAYS: list[tuple[str, dict[str, Any]]] = [*((kind, {}) for kind in KINDS), ("dflash", {"causal": True})]
+WAYS: list[tuple[str, dict[str, Any]]] = [*((kind, {}) for kind in LAYOUTS), ("dflash", {"causal": True})]
 WAYS += [("dspark", {"markov_head": "rnn", "confidence_head": False})]
 
 
@@ -75,6 +75,13 @@ def test_published_and_back(
     if isinstance(again, Pard2):
         assert not (tmp_path / "again" / "warp_model.bin").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "ours", "published"]
+
+
+def test_a_kind_without_another_layout_stays_as_it_is(target: Target, tmp_path: Path) -> None:
+    ours = str(saved("dflash2_tied", target, tmp_path / "ours"))
+    with pytest.raises(UserError, match="no other layout for drafters of kind dflash2_tied; use the directory as it"):
+        export(ours, "vllm", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("ids", [None, [2, 5, 11]])

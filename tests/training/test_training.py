@@ -125,7 +125,8 @@ def test_other_drafters_learn_and_their_steps_do_not_depend_on_micro_batches(
         record = trainer.train_step([0, 5, 9, 23])
         results.append((record["loss"], record["gradient_norm"]))
     assert results[1] == pytest.approx(results[0], rel=1e-4)
-    Trainer(config(max_steps=30, learning_rate=1e-2), "never").run()
+    rate = 2e-3 if kind == "dflash2_tied" else 1e-2  # its projections serve all tokens at once
+    Trainer(config(max_steps=30, learning_rate=rate), "never").run()
     losses = records(tmp_path / kind, "cross_entropy")
     assert sum(losses[-5:]) < 0.87 * sum(losses[:5])
     assert load_drafter(tmp_path / kind / "drafter", Target.load(str(target_directory))).kind == kind

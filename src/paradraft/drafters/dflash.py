@@ -30,7 +30,7 @@ from .base import FRESH_LAYERS, Drafter, DrafterSection, Proposal, Sampler, chec
 from .dflash_config import DFlashConfig, block_size_of
 from .directory import check_feature_layers, dtype_name, read_config, read_weights, write_directory
 from .fixed_draft import FixedDraft, Write
-from .grid import Batch, Grid, anchor_grid
+from .grid import Batch, Grid, anchor_grid, before_anchors
 from .layers import Layer, RMSNorm, init_matrices, rotation_at
 from .state import DraftState
 
@@ -125,7 +125,7 @@ class DFlash(Drafter):
     def _inputs(self, anchor_tokens: Tensor, block: int, newest: Tensor | None) -> Tensor:
         """What the slots of blocks at anchor_tokens [rows, A] read, [rows, A, block, H].
 
-        newest [rows, A, H]: the context right before each anchor, for drafters with `adds_newest`, else None.
+        newest [rows, A, H]: the context right before each anchor; only drafters with `adds_newest` are given it.
         """
         return self._embed(self._blocks(anchor_tokens, block))
 
@@ -213,31 +213,37 @@ class DFlash(Drafter):
         """
         drafting = steps if self.config.causal else self.max_draft
         block, starts = self.config.unused_slots + drafting, state.starts(slots).to(anchors.device)
-        newest = state.last_features[list(slots), None] if self.adds_newest else None
-        inputs = self._inputs(anchors[:, None], block, newest)[:, 0]
+        newest = state.last_features[list(slots)]
         context, counts = state.flush(slots, self.graphs is not None)
         hidden = None
         if self.graphs is not None:
-            hidden = self._from_graph(self.graphs, state, slots, inputs, context, counts)
+            hidden = self._from_graph(self.graphs, state, slots, (anchors, newest, context), counts, block)
         if hidden is None:
             places, _ = state.cache.reserve(slots, context.shape[1] + block)
             padded = context.shape[1] > int(counts.min())
             mask = self._draft_mask(starts, places[:, context.shape[1] :], state.cache.end, padded)
-            hidden = self.draft_block(inputs, context, starts, places, mask, state.cache.update)
+            hidden = self.draft_block(anchors, newest, context, starts, places, mask, state.cache.update)
         state.cache.commit(counts)
         return hidden[:, :steps]
 
     def draft_block(
-        self, inputs: Tensor, context: Tensor, starts: Tensor, places: Tensor, mask: Any, write: Write
+        self,
+        anchors: Tensor,
+        newest: Tensor,
+        context: Tensor,
+        starts: Tensor,
+        places: Tensor,
+        mask: Any,
+        write: Write,
     ) -> Tensor:
-        """Hidden states [rows, steps, H] of blocks at `starts` [rows] with inputs [rows, block, H].
+        """Hidden states [rows, steps, H] of blocks at `starts` [rows]; `places` [rows, W + block] of context and block.
 
-        `places` [rows, W + block]: of context and block.
-
-        `write` is given keys, values and a layer's number, and returns all that the mask is for.
+        `newest` [rows, H or 0]: the state's `last_features`. `write` is given keys, values and a layer's number, and
+        returns all that the mask is for.
         """
-        pending, block = context.shape[1], inputs.shape[1]
-        own = starts[:, None] + torch.arange(block, device=inputs.device)
+        pending = context.shape[1]
+        block = places.shape[1] - pending
+        own = starts[:, None] + torch.arange(block, device=anchors.device)
         positions = torch.cat((places[:, :pending], own), dim=1)
         cos, sin = self._rotation(positions)
         rotation, of_block = (cos, sin), (cos[:, :, pending:], sin[:, :, pending:])
@@ -247,25 +253,27 @@ class DFlash(Drafter):
             keys, values = write(*layer.self_attn.keys_values(behind, rotation), i)
             return layer.self_attn.attend(normed, of_block, keys, values, mask)
 
-        return self._run(inputs[:, None], attention)[:, 0, self.config.unused_slots :]
+        inputs = self._inputs(anchors[:, None], block, newest[:, None])
+        return self._run(inputs, attention)[:, 0, self.config.unused_slots :]
 
     def _from_graph(
         self,
         graphs: Graphs,
         state: DraftState,
         slots: Sequence[int],
-        inputs: Tensor,
-        context: Tensor,
+        read: tuple[Tensor, Tensor, Tensor],
         counts: Tensor,
+        block: int,
     ) -> Tensor | None:
-        """The same from a recording; None where there is none."""
-        tokens = context.shape[1] + inputs.shape[1]
+        """The same from a recording; None where there is none. `read`: anchors, newest and context."""
+        context = read[2]
+        tokens = context.shape[1] + block
 
         def make(rows: int, end: int) -> FixedDraft:
-            return FixedDraft(self.draft_block, self._shared_mask, state.cache.layers, inputs, context, rows, end)
+            return FixedDraft(self.draft_block, self._shared_mask, state.cache.layers, read, rows, block, end)
 
         def fill(fixed: FixedDraft, consumed: Tensor, rows: Tensor | None) -> None:
-            fixed.fill(inputs, context, consumed, counts, rows)
+            fixed.fill(read, consumed, counts, rows)
 
         found = graphs.again(state.cache, slots, tokens, (self, tokens, context.dtype), make, fill)
         return None if found is None else found[0]
@@ -338,11 +346,3 @@ class DFlash(Drafter):
         drafter = cls(cls.config_class.from_saved(read_config(directory), directory), target)
         drafter.load_state_dict(read_weights(directory, drafter))
         return drafter.to(device=target.device, dtype=dtype or target.dtype).eval()
-
-
-def before_anchors(context: Tensor, anchors: Tensor, document_ids: Tensor) -> Tensor:
-    """Of context [rows, S, H] the position before each anchor [rows, A]; zero where a document starts there."""
-    before = (anchors - 1).clamp(min=0)
-    same = (anchors > 0) & (document_ids.gather(1, before) == document_ids.gather(1, anchors))
-    found = context.gather(1, before[..., None].expand(-1, -1, context.shape[-1]))
-    return found * same[..., None].to(found.dtype)

@@ -96,4 +96,6 @@ class DFlash2Tied(DFlash2):
 
     def _inputs(self, anchor_tokens: Tensor, block: int, newest: Tensor | None) -> Tensor:
         inputs = super()._inputs(anchor_tokens, block, None)
-        return inputs if newest is None else inputs + newest[:, :, None] * self.newest_scale[:block]
+        if not self.adds_newest or newest is None:
+            return inputs
+        return inputs + newest[:, :, None] * self.newest_scale[:block]

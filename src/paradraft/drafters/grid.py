@@ -134,3 +134,11 @@ def conditional_drop(grid: Grid, ratio: float, least: float, seeds: Sequence[int
     kept = place.flatten()[:, None] < shares
     kept[:, 0] = True
     return replace(grid, valid=grid.valid & kept.to(grid.valid.device))
+
+
+def before_anchors(context: Tensor, anchors: Tensor, document_ids: Tensor) -> Tensor:
+    """Of context [rows, S, H] the position before each anchor [rows, A]; zero where a document starts there."""
+    before = (anchors - 1).clamp(min=0)
+    same = (anchors > 0) & (document_ids.gather(1, before) == document_ids.gather(1, anchors))
+    found = context.gather(1, before[..., None].expand(-1, -1, context.shape[-1]))
+    return found * same[..., None].to(found.dtype)
