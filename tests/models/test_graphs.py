@@ -187,7 +187,11 @@ def test_what_is_large_or_outside_of_inference_mode_has_no_graph(target: Target)
 BRANCHING = ("dflash", "pard", "pard2", "eagle3")
 PAIRS = [
     (None, "chain"),
-    *((kind, way) for kind in (*BRANCHING, "dflash2", "dspark", "vanilla") for way in ("chain", "auto")),
+    *(
+        (kind, way)
+        for kind in (*BRANCHING, "dflash2", "dflash2_tied", "dspark", "vanilla")
+        for way in ("chain", "auto")
+    ),
     *((kind, "tree") for kind in BRANCHING),
 ]
 

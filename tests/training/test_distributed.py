@@ -31,7 +31,12 @@ OBJECTIVES = {
     "visits": {"weighting": "dpace", "anchor_weighting": "visits"},
 }
 # Drafters with a loss or a head of their own, which the forward that is wrapped does not see.
-KINDS_TOO = {"dflash2": {"weighting": "dpace"}, "dspark": {"token_loss": "ce_l1"}, "eagle3": {"token_loss": "kl"}}
+KINDS_TOO = {
+    "dflash2": {"weighting": "dpace"},
+    "dflash2_tied": {"weighting": "dpace"},
+    "dspark": {"token_loss": "ce_l1"},
+    "eagle3": {"token_loss": "kl"},
+}
 SPLITS: dict[str, dict[str, Any]] = {
     "ddp": {},
     "ddp-micro": {"micro_batch_size": 1},
