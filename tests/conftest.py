@@ -145,7 +145,8 @@ def make_drafter_of(
         return make_drafter(target, draft_length + 1, layers, seed)
     if kind in BOUND:
         torch.manual_seed(seed)
-        slots = draft_length + (kind != "dspark")  # all of DSpark's draft
+        anchor_drafts = kind == "dspark" or (kind == "dflash2_tied" and own.get("sample_from_anchor", True))
+        slots = draft_length + (not anchor_drafts)
         values = drafter_values(kind, layers=layers, draft_length=draft_length, block_size=slots, **own)
         bound = DRAFTERS[kind].create(DRAFTERS[kind].section.model_validate(values), target)
         with torch.no_grad():

@@ -13,6 +13,7 @@ from paradraft.decoding import Engine
 from paradraft.drafters import Batch, DFlash2Tied, kind_of, load_drafter
 from paradraft.drafters.dflash2_tied import DFlash2TiedSection, TiedSelector
 from paradraft.drafters.grid import before_anchors
+from paradraft.errors import UserError
 from paradraft.models import Target
 from tests.conftest import make_drafter, make_drafter_of, make_model
 
@@ -63,6 +64,9 @@ def test_it_starts_from_a_trained_dflash_drafter(target: Target, tmp_path: Path)
     plain = make_drafter(target)
     plain.save_pretrained(tmp_path)
     section = DFlash2TiedSection.model_validate(VALUES | {"init_from": str(tmp_path)})
+    with pytest.raises(UserError, match=r"drafter\.sample_from_anchor is True, but .* has False; set it to that value"):
+        DFlash2Tied.create(section, target)
+    section = section.model_copy(update={"sample_from_anchor": False})
     started = DFlash2Tied.create(section, target).eval()
     drafts = [[g.rounds for g in Engine(target, one).generate([[5, 6, 7], [3]], 24, ())] for one in (plain, started)]
     assert drafts[0] == drafts[1]
@@ -92,7 +96,7 @@ def test_its_directory(target: Target, tmp_path: Path) -> None:
     assert kind_of(tmp_path) == "dflash2_tied"
     shapes = {name: list(tensor.shape) for name, tensor in load_file(tmp_path / "model.safetensors").items()}
     assert {name: shape for name, shape in shapes.items() if "selector" in name or "newest" in name} == {
-        "newest_scale": [6, 32],
+        "newest_scale": [5, 32],
         "candidate_selector.hidden_projection.weight": [8, 32],
         "candidate_selector.predecessor_projection.weight": [8, 32],
         "candidate_selector.successor_projection.weight": [8, 32],
@@ -101,7 +105,7 @@ def test_its_directory(target: Target, tmp_path: Path) -> None:
     assert isinstance(again, DFlash2Tied) and again.config == drafter.config
     for name, tensor in drafter.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
-    without = make_drafter_of("dflash2_tied", target, newest=False)
+    without = make_drafter_of("dflash2_tied", target, newest=False, sample_from_anchor=False)
     without.save_pretrained(tmp_path)
     again = load_drafter(tmp_path, target)
     assert (

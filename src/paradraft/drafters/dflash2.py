@@ -200,7 +200,8 @@ class DFlash2(DFlash):
         if start is None or not DFlash.reads(read_config(start)):
             return super().create(section, target)
         plain = DFlash.from_pretrained(start, target, torch.float32)
-        check_start(section, {name: getattr(plain.config, name) for name in SIZES})
+        shared = [name for name in (*SIZES, *cls.own_fields) if hasattr(plain.config, name)]
+        check_start(section, {name: getattr(plain.config, name) for name in shared})
         if plain.config.causal:
             raise UserError(f"drafter.init_from {section.init_from} has causal blocks, which DFlash 2 does not have")
         own = {name: getattr(section, name) for name in cls.own_fields}

@@ -5,7 +5,8 @@ weights. Here both are projections of the target's embedding e, scaled to a root
 B[b] = W_B e(b). So what is learned of one token serves all that are like it.
 
 Slot j reads its embedding + c_j * f, products by element. f is the projected context right before the anchor, whose
-features are the newest there are; DFlash's slots have to find it by attention.
+features are the newest there are; DFlash's slots have to find it by attention. The anchor's own slot drafts too, as in
+DSpark: it holds the token and the features that the first draft follows from.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from typing_extensions import Self
 
 from ..models import Target
 from .dflash2 import DFlash2, DFlash2Config, DFlash2Section, Selector
+from .dflash_config import block_size_of
+
+OWN = ("newest", "sample_from_anchor")  # in config.json under `paradraft`
 
 
 class DFlash2TiedSection(DFlash2Section):
@@ -29,6 +33,9 @@ class DFlash2TiedSection(DFlash2Section):
     conv_group: int = Field(64, ge=1, description="channels that share a kernel; they must divide the target's width")
     selector_rank: int = Field(128, ge=1, description="width of the selector's term")
     newest: bool = Field(True, description="slots read the newest features themselves, not by attention alone")
+    sample_from_anchor: bool = Field(
+        True, description="the anchor's slot drafts too, so a block drafts block_size tokens"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +44,11 @@ class DFlash2TiedConfig(DFlash2Config):
 
     def saved(self) -> dict[str, Any]:
         found = super().saved()
-        return found | {"paradraft": found["paradraft"] | {"newest": self.newest}}
+        return found | {"paradraft": found["paradraft"] | {name: getattr(self, name) for name in OWN}}
 
     @classmethod
     def own_fields(cls, saved: Mapping[str, Any]) -> dict[str, Any]:
-        return super().own_fields(saved) | {"newest": bool(saved["paradraft"]["newest"])}
+        return super().own_fields(saved) | {name: bool(saved["paradraft"][name]) for name in OWN}
 
 
 class TiedSelector(Selector):
@@ -74,7 +81,7 @@ class DFlash2Tied(DFlash2):
     architecture = "DFlash2TiedDraftModel"
     config_class = DFlash2TiedConfig
     config: DFlash2TiedConfig
-    own_fields = (*DFlash2.own_fields, "newest")
+    own_fields = (*DFlash2.own_fields, *OWN)
     list_names = ()
 
     def __init__(self, config: DFlash2TiedConfig, target: Target) -> None:
@@ -82,6 +89,10 @@ class DFlash2Tied(DFlash2):
         self.adds_newest = config.newest
         if config.newest:
             self.newest_scale = nn.Parameter(torch.zeros(config.block_size, config.hidden_size))
+
+    @classmethod
+    def trained_length(cls, config: Mapping[str, Any]) -> int:
+        return block_size_of(config) - (not config["paradraft"]["sample_from_anchor"])
 
     def new_selector(self) -> Selector:
         return TiedSelector(self.target.embedding, self.config.hidden_size, self.config.selector_rank)
