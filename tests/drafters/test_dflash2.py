@@ -80,7 +80,10 @@ def test_a_fresh_drafter_is_dflash(target: Target) -> None:
 
 @pytest.mark.parametrize("family", ["qwen3", "gemma2"])
 @pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize(("kind", "own"), [("dflash2", {}), ("dflash2_tied", {}), ("dflash2_tied", {"newest": False})])
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [("dflash2", {}), *(("dflash2_tied", own) for own in ({}, {"newest": False}, {"sample_from_anchor": False}))],
+)
 def test_training_scores_equal_drafting_scores_along_the_drafted_path(
     kind: str, own: dict[str, Any], rows: int, family: str
 ) -> None:
