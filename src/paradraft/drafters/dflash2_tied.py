@@ -30,12 +30,11 @@ OWN = ("newest", "sample_from_anchor")  # in config.json under `paradraft`
 
 class DFlash2TiedSection(DFlash2Section):
     kind: Literal["dflash2_tied"] = "dflash2_tied"  # type: ignore[assignment]
+    block_size: int = Field(15, ge=1, description="slots of a block; each drafts, the anchor's too")
     conv_group: int = Field(64, ge=1, description="channels that share a kernel; they must divide the target's width")
     selector_rank: int = Field(128, ge=1, description="width of the selector's term")
     newest: bool = Field(True, description="slots read the newest features themselves, not by attention alone")
-    sample_from_anchor: bool = Field(
-        True, description="the anchor's slot drafts too, so a block drafts block_size tokens"
-    )
+    sample_from_anchor: bool = Field(True, description="false: the anchor's slot drafts nothing, as in DFlash")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +106,7 @@ class DFlash2Tied(DFlash2):
 
     def _inputs(self, anchor_tokens: Tensor, block: int, newest: Tensor | None) -> Tensor:
         inputs = super()._inputs(anchor_tokens, block, None)
-        if not self.adds_newest or newest is None:
+        if not self.adds_newest:
             return inputs
+        assert newest is not None
         return inputs + newest[:, :, None] * self.newest_scale[:block]
