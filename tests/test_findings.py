@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,23 @@ def test_dpace_against_head_weights_and_its_own_parts() -> None:
                 interval = f"({row['low']:+.3f} to {row['high']:+.3f})"
                 assert f"{row['prompts']} {row['difference']:+.3f} {interval}, {gain:+.1%}" in row_of(rows[cell])
     assert {"dpace", "decay"} | rows.keys() <= cells
+
+
+def test_our_own_drafter_at_equal_parameters() -> None:
+    found = read("smollm2-own.json")
+    parameters = {trial["cell"]: trial["parameters"] for trial in found["trials"]}
+    assert parameters["dflash2-tied"] <= parameters["dflash-dpace"]
+    rows = [row for row in found["rows"] if row["cell"] == "dflash2-tied"]
+    assert [row["prompts"] for row in rows] == [*REAL] and all(row["seeds"] == 3 for row in rows)
+    factors = [row["emitted_length"] / (row["emitted_length"] - row["difference"]) for row in rows]
+    shown = row_of("our own aim")
+    for row, factor in zip(rows, factors, strict=True):
+        interval = f"({row['low']:+.3f} to {row['high']:+.3f})"
+        assert f"{row['prompts']} {row['difference']:+.3f} {interval}, {factor - 1:+.1%}" in shown
+    assert f"{math.prod(factors) ** (1 / len(factors)) - 1:.1%} in the mean" in shown
+    verdict = shown.split("|")[-2]
+    reached = [row["prompts"] for row, factor in zip(rows, factors, strict=True) if factor >= 1.05]
+    assert f"holds on {', '.join(reached[:-1])} and {reached[-1]};" in verdict
 
 
 def test_the_grids_figures() -> None:
