@@ -213,7 +213,7 @@ class DFlash(Drafter):
         """
         drafting = steps if self.config.causal else self.max_draft
         block, starts = self.config.unused_slots + drafting, state.starts(slots).to(anchors.device)
-        newest = state.last_features[list(slots)]
+        newest = state.last_features[list(slots) if self.adds_newest else slice(len(slots))]  # else empty
         context, counts = state.flush(slots, self.graphs is not None)
         hidden = None
         if self.graphs is not None:
