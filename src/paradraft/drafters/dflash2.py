@@ -9,6 +9,7 @@ identity, the selector's term at zero.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -132,20 +133,20 @@ class ConvolvedLayer(Layer):
         return after
 
 
-class Selector(nn.Module):
+class Selector(nn.Module, ABC):
     """Scores S(p, b) = U(b) + <A[p] * P h, B[b]> of candidates b behind the token p; the products by element."""
 
     def __init__(self, size: int, rank: int) -> None:
         super().__init__()
         self.hidden_projection = nn.Linear(size, rank, bias=False)
 
+    @abstractmethod
     def predecessors(self, tokens: Tensor) -> Tensor:
         """A, [..., r] of tokens [...]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def successors(self, tokens: Tensor) -> Tensor:
         """B, alike."""
-        raise NotImplementedError
 
     def edges(self, before: Tensor, hidden: Tensor) -> Tensor:
         """A[p] * P h, [..., r]: of tokens before [...] and slots [..., H]."""
