@@ -92,7 +92,7 @@ def same_texts(target: Target, drafters: dict[str, Drafter], new_tokens: int) ->
 def drafted(
     engine: Engine, drafter: Drafter, prompts: Sequence[Sequence[int]], plain: Sequence[list[int]]
 ) -> list[Generation]:
-    """Texts of an engine whose drafter is told most of what is to come (but DFlash 2, which picks candidates first)."""
+    """Texts of an engine whose drafter is told most of what is to come."""
     help_to_draft(drafter, engine, dict(enumerate(plain)), random.Random(0), by=(50,))
     try:
         return engine.generate(prompts, len(plain[0]), (), seeds=range(len(prompts)))

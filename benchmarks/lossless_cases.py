@@ -33,7 +33,7 @@ from paradraft.decoding.acceptance import ACCEPTANCE, TREE_ACCEPTANCE
 from paradraft.decoding.confidence import chains_of, likeliest_chain
 from paradraft.decoding.draft import Draft
 from paradraft.decoding.request import Sequence as Running
-from paradraft.drafters import BranchingDrafter, Drafter
+from paradraft.drafters import BranchingDrafter, DFlash2, Drafter
 from paradraft.drafters.vocabulary import DraftVocabulary
 from paradraft.errors import run_program
 from paradraft.evaluation.lossless import examine_divergence
@@ -123,8 +123,6 @@ def help_to_draft(
     by: what is added to their logits, one of these each time.
     """
 
-    whole = drafter.target.vocabulary_size if drafter.vocabulary is None else len(drafter.vocabulary)
-
     def coming(slot: int) -> list[int]:
         sequence = next(sequence for sequence in engine.scheduler.running if sequence.slot == slot)
         return texts[sequence.request.seed][len(sequence.generation.tokens) :]
@@ -138,18 +136,23 @@ def help_to_draft(
     def propose(state: Any, slots: Sequence[int], anchors: Tensor, steps: int, sampler: Any) -> Any:
         step = 0
 
-        def helped(logits: Tensor) -> Any:
+        def helped(logits: Tensor) -> Tensor:
             nonlocal step
-            if logits.shape[-1] != whole:  # of a few candidates, whose ids are not known here
-                return sampler(logits)
             logits = logits.clone()
             for row, slot in enumerate(slots):
                 for place, token in enumerate(coming(slot)[step : step + logits.shape[1]]):
                     help_at(logits[row, place], token)
             step += logits.shape[1]
-            return sampler(logits)
+            return logits
 
-        return type(drafter).propose(drafter, state, slots, anchors, steps, helped)
+        kind = type(drafter)
+        if not isinstance(drafter, DFlash2):
+            return kind.propose(drafter, state, slots, anchors, steps, lambda logits: sampler(helped(logits)))
+        drafter.head = lambda hidden: helped(kind.head(drafter, hidden))  # its sampler sees a few candidates only
+        try:
+            return kind.propose(drafter, state, slots, anchors, steps, sampler)
+        finally:
+            del drafter.head  # the class's own again
 
     def propose_tree(state: Any, slots: Sequence[int], anchors: Tensor, steps: int, grow: Any) -> None:
         step = 0

@@ -1,8 +1,8 @@
 """DFlash 2 with few weights, this project's own: tokens as the target embeds them, the newest features in every slot.
 
-DFlash 2's selector has two vectors for each token of the vocabulary, by default of 256 numbers: in a small drafter they
-are more than all other weights. Here both are projections of the target's embedding e, scaled to a root mean square of 1: A[p] = W_A e(p),
-B[b] = W_B e(b). So what is learned of one token serves all that are like it.
+DFlash 2's selector has two vectors for each token of the vocabulary, by default of 256 numbers: in a small drafter
+they are more than all other weights. Here both are projections of the target's embedding e, scaled to a root mean
+square of 1: A[p] = W_A e(p), B[b] = W_B e(b). So what is learned of one token serves all that are like it.
 
 Slot j reads its embedding + c_j * f, products by element. f is the projected context right before the anchor, whose
 features are the newest there are; DFlash's slots have to find it by attention. The anchor's own slot drafts too, as in
