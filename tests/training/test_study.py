@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,21 @@ def test_cells_that_were_measured_on_other_prompts_are_not_compared(study_file: 
     prompts.write_text("\n".join([*lines[:-1], lines[0]]) + "\n")
     with pytest.raises(UserError, match=r"-1\.json was measured on prompts that have changed"):
         run(study_file, "seeds=[1,2]")
+
+
+def test_cells_of_text_that_has_changed_are_not_compared(study_file: Path, conversations: Path, tmp_path: Path) -> None:
+    run(study_file, "seeds=[1]")
+    lines = conversations.read_text().splitlines(keepends=True)
+    conversations.write_text("".join(lines[1:]))
+    run(study_file, "seeds=[1]")  # all cells have read the same text
+    (tmp_path / "study" / "cells" / "pard2-1.json").unlink()
+    shutil.rmtree(tmp_path / "study" / "runs" / "pard2-1")
+    with pytest.raises(UserError, match="a cell that is done was trained on text that has changed"):
+        run(study_file, "seeds=[1]")
+    (tmp_path / "study" / "cells" / "decay-1.json").unlink()
+    shutil.rmtree(tmp_path / "study" / "runs" / "decay-1")
+    with pytest.raises(UserError, match=r"dpace-1\.json was trained on text that has changed"):
+        run(study_file, "seeds=[1]")  # the first cell is trained anew; the second one is of the old text
 
 
 def test_a_run_under_another_configuration_is_not_gone_on_with(study_file: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from .loop import Report, Trainer
 
 BUDGET = ("max_steps", "batch_size", "epochs")  # of `training`; as target and text the same in every cell
 OTHER = "is of another configuration; choose another output, or remove the cell's file and its run"
+TEXT = "was trained on text that has changed since; bring it back, or choose another output"
 PROMPTS = "was measured on prompts that have changed since; choose another output, or remove the files of all cells"
 
 
@@ -100,6 +101,7 @@ class Study:
         section = study.measure
         self.sets = load_prompt_sets(section.prompts, section.limit)
         self.target: Target | None = None
+        self.texts: dict[int, str] = {}  # by seed, since a seed also chooses and packs: hashes of what cells train on
 
     @property
     def trials(self) -> list[tuple[str, int]]:
@@ -125,11 +127,13 @@ class Study:
                 raise UserError(f"{path} {OTHER}")
             if {(m["prompts"], m["prompts_hash"]) for m in found["measured"]} != {(s.name, s.hash) for s in self.sets}:
                 raise UserError(f"{path} {PROMPTS}")
+            self.check_text(seed, found.get("texts"), path)  # of which older files know nothing
             return found
         begun = config.output / "config.yaml"
         if begun.is_file() and not means_the_same(begun.read_text(encoding="utf-8"), config):
             raise UserError(f"{config.output} {OTHER}")
         trainer = Trainer(config, "auto", report)
+        self.check_text(seed, trainer.data.texts)
         for prompts in self.sets:
             check_first_turns(trainer.target, prompts, self.study.measure.max_new_tokens)
         seconds = self.train(trainer)
@@ -141,6 +145,7 @@ class Study:
             "cell": cell,
             "seed": seed,
             "asked": asked,
+            "texts": trainer.data.texts,
             "parameters": sum(p.numel() for p in trainer.drafter.parameters()),
             "measured": self.decode_all(drafter),
             "seconds": {"training": seconds, "measuring": time.perf_counter() - started},
@@ -149,6 +154,11 @@ class Study:
         make_directory(path.parent)
         write_text(path, json.dumps(result) + "\n")
         return result
+
+    def check_text(self, seed: int, texts: str | None, path: Path | None = None) -> None:
+        """Raise UserError if this is other text than the cells before had with this seed; `path`: an earlier cell's."""
+        if texts is not None and self.texts.setdefault(seed, texts) != texts:
+            raise UserError(f"{path or 'a cell that is done'} {TEXT}")
 
     def train(self, trainer: Trainer) -> float:
         """To the end; returns the seconds that all sessions of this run took together."""
