@@ -38,6 +38,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 REPORTED = (
     "smollm2-t0.json",
+    "smollm2-t0-livecodebench-60.json",
     "smollm2-auto.json",
     "smollm2-weightings.json",
     "smollm2-objectives.json",

@@ -31,7 +31,9 @@ def commands(group: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 def section(name: str, command: Any) -> str:
     arguments = [param for param in command.params if param.param_type_name == "argument"]
-    usage = " ".join([name, *(usage_of(param) for param in arguments), "[OPTIONS]"])
+    behind = [param for param in arguments if (param.metavar or "").startswith("--")]
+    before = [param for param in arguments if param not in behind]
+    usage = " ".join([name, *map(usage_of, before), "[OPTIONS]", *map(usage_of, behind)])
     options = [row(param) for param in command.params if param.name != "help"]
     about = "\n\n".join(" ".join(paragraph.split()) for paragraph in command.help.split("\n\n"))
     table = "\n".join(["| option | default | meaning |", "|---|---|---|", *options])
@@ -39,7 +41,7 @@ def section(name: str, command: Any) -> str:
 
 
 def usage_of(argument: Any) -> str:
-    name = argument.name.upper() + ("..." if argument.nargs == -1 else "")
+    name = argument.metavar or argument.name.upper() + ("..." if argument.nargs == -1 else "")
     return name if argument.required else f"[{name}]"
 
 

@@ -6,8 +6,10 @@
     python smollm2/text.py join --data FOLDER --answers smollm2/answers-*.jsonl.gz --out smollm2/train.jsonl.gz
 
 FOLDER holds math.jsonl.gz, code.jsonl.gz and chat-prompts.jsonl.gz: the training prompts of GSM8K, CodeAlpaca and
-MBPP, GPTeacher and self-instruct, one `{"id", "messages"}` a line. None of them occurs in a benchmark. Some are put
-into the frames that benchmarks use (a boxed answer, a function to complete), and functions of Python's own library
+MBPP, GPTeacher and self-instruct, one `{"id", "messages"}` a line. Their ids are `gsm8k-train/N`, `codealpaca/N`,
+`mbpp-train/N`, `gpteacher-roleplay/N` (N counts the data set's lines from 0), `self-instruct/seed_task_N` and
+`self-instruct-user/user_oriented_task_N`. None of them occurs in a benchmark. Some are put
+into the frames that benchmarks use (a boxed answer; a contest's, for every sixth line of CodeAlpaca), and functions of Python's own library
 are asked for by signature and docstring. The parts that are written are alike in their mix, so that each may be
 answered at a temperature of its own.
 
@@ -73,15 +75,17 @@ def library_stubs() -> list[tuple[str, str]]:
     return found
 
 
-def choose(data: Path, whole: bool = False) -> list[dict[str, Any]]:
-    """Prompts in random order: SHARES of each pool, or all but of `demo`, with every problem both plain and boxed."""
-    draw = random.Random(0)
+Pools = dict[str, list[tuple[str, str]]]
+
+
+def pools(data: Path, draw: random.Random, whole: bool) -> Pools:
+    """(id, prompt) by kind; a problem of GSM8K is either plain or boxed, with `whole` both."""
     math, code, chat = (first_turns(data / name) for name in DATA_FILES)
     mbpp = [(i, p) for i, p in code if i.startswith("mbpp")]
     code = [(i, p) for i, p in code if not i.startswith("mbpp")]
     draw.shuffle(math)
     plain, boxed = (math, math) if whole else (math[: SHARES["math"]], math[SHARES["math"] :])
-    pools = {
+    return {
         "math": plain,
         "boxed": [(i, p + BOXED) for i, p in boxed],
         "code": [(i, CONTEST.format(p) if n % 6 == 0 else p) for n, (i, p) in enumerate(code)],
@@ -90,8 +94,13 @@ def choose(data: Path, whole: bool = False) -> list[dict[str, Any]]:
         "chat": chat,
         "demo": first_turns(training_file("demo:train")),
     }
+
+
+def choose(data: Path, whole: bool = False) -> list[dict[str, Any]]:
+    """Prompts in random order: SHARES of each pool, or all but of `demo`, with every problem both plain and boxed."""
+    draw = random.Random(0)
     chosen = []
-    for name, pool in pools.items():
+    for name, pool in pools(data, draw, whole).items():
         count = len(pool) if whole and name != "demo" else min(SHARES[name], len(pool))
         for number, prompt in draw.sample(pool, count):
             chosen.append({"id": f"{name}/{number}", "messages": [{"role": "user", "content": prompt}]})
@@ -126,16 +135,24 @@ def pack(answers: list[Path], out: Path) -> None:
 
 def join(data: Path, answers: list[Path], out: Path, temperature: float | None = None) -> None:
     """Conversations to train on: all, or those that were answered at this temperature."""
-    known = itertools.chain(choose(data, whole=True), choose(data))
-    prompts = {prompt["id"]: prompt["messages"] for prompt in known}
+    known = pools(data, random.Random(0), whole=True)
+    prompts = {f"{name}/{number}": prompt for name, pool in known.items() for number, prompt in pool}
     found = read_provenance(answers[0])
     assert found is not None, f"{answers[0]} has no provenance file"
-    joined = []
+    joined, unknown = [], []
     for record in itertools.chain.from_iterable(map(read_lines, answers)):
         if temperature not in (None, record["temperature"]):
             continue
-        messages = [*prompts[record["id"]], {"role": "assistant", "content": record["answer"]}]
+        if record["id"] not in prompts:
+            unknown.append(record["id"])
+            continue
+        asked = {"role": "user", "content": prompts[record["id"]]}
+        messages = [asked, {"role": "assistant", "content": record["answer"]}]
         joined.append({"id": record["id"], "messages": messages, "finish_reason": record["finish_reason"]})
+    if unknown:
+        print(
+            f"{len(unknown)} answers are left out: {data} or this Python's library lacks their prompts ({unknown[0]})"
+        )
     write_lines(out, joined)
     write_provenance(out, replace(found, content=content_hash(out)))
 

@@ -36,7 +36,9 @@ def data(text: Any, tmp_path: Path) -> Path:
     return folder
 
 
-def test_answers_to_either_choice_of_prompts_find_them_again(text: Any, data: Path, tmp_path: Path) -> None:
+def test_answers_to_either_choice_of_prompts_find_them_again(
+    text: Any, data: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
     usual, whole = text.choose(data), text.choose(data, whole=True)
     kinds = {name: sum(p["id"].startswith(f"{name}/") for p in whole) for name in ("math", "boxed", "code", "demo")}
     assert kinds == {"math": 2100, "boxed": 2100, "code": 15, "demo": text.SHARES["demo"]}
@@ -53,6 +55,12 @@ def test_answers_to_either_choice_of_prompts_find_them_again(text: Any, data: Pa
     for record in joined:
         question, answer = (message["content"] for message in record["messages"])
         assert question == asked[record["id"]] and answer == f"to {record['id']}"
+    assert "left out" not in capsys.readouterr().out
+    monkeypatch.setattr(text, "library_stubs", lambda: [])  # as another Python lacks some
+    text.join(data, [answers], tmp_path / "joined.jsonl")
+    fewer = [json.loads(line)["id"] for line in (tmp_path / "joined.jsonl").read_text().splitlines()]
+    assert fewer == [i for i in asked if not i.startswith("stubs/")]
+    assert f"{len(asked) - len(fewer)} answers are left out" in capsys.readouterr().out
 
 
 def test_a_missing_file_is_named(text: Any, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

@@ -81,8 +81,8 @@ TreeOption = Annotated[
     typer.Option(
         "--tree",
         min=0,
-        help="draft so many nodes of a tree a round, with --draft-length auto at most; 0: chains only; "
-        "default: a chain, with auto at temperature 0 a tree if the drafter drafts in one pass",
+        help="nodes of the draft tree in each round; with --draft-length auto: at most so many; 0: chains only; default: "
+        "a chain, but with auto at temperature 0 a tree if the drafter drafts in one pass and trees cost little here",
     ),
 ]
 ModeOption = Annotated[
