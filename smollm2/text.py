@@ -8,9 +8,9 @@
 FOLDER holds math.jsonl.gz, code.jsonl.gz and chat-prompts.jsonl.gz: the training prompts of GSM8K, CodeAlpaca and
 MBPP, GPTeacher and self-instruct, one `{"id", "messages"}` a line. Their ids are `gsm8k-train/N`, `codealpaca/N`,
 `mbpp-train/N`, `gpteacher-roleplay/N` (N counts the data set's lines from 0), `self-instruct/seed_task_N` and
-`self-instruct-user/user_oriented_task_N`. None of them occurs in a benchmark. Some are put
-into the frames that benchmarks use (a boxed answer; a contest's, for every sixth line of CodeAlpaca), and functions of Python's own library
-are asked for by signature and docstring. The parts that are written are alike in their mix, so that each may be
+`self-instruct-user/user_oriented_task_N`. None of them occurs in a benchmark. Some are put into the frames that
+benchmarks use (a boxed answer; a contest's, for every sixth line of CodeAlpaca), and functions of Python's own
+library are asked for by signature and docstring. The parts that are written are alike in their mix, so that each may be
 answered at a temperature of its own.
 
 The packed answers are kept with the project, so that hours of answering are spent once. The prompts are not: they

@@ -72,7 +72,7 @@ def make_model(family: str, seed: int = 0, **sizes: Any) -> Any:
     window = {"sliding_window": 5}
     if family == "gemma3":  # two bases of rotary positions, one for each type of layer
         mixed = [("sliding_attention", "full_attention")[i % 2] for i in range(settings["num_hidden_layers"])]
-        return Gemma3ForCausalLM(Gemma3TextConfig(**settings, **window, layer_types=mixed))
+        return Gemma3ForCausalLM(Gemma3TextConfig(**window | settings, layer_types=mixed))
     if family == "gpt_oss":  # attention sinks; sliding and full layers in turn
         rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
         return GptOssForCausalLM(GptOssConfig(**settings, **window, **rope, num_local_experts=4, num_experts_per_tok=2))

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -17,6 +18,7 @@ from paradraft.drafters import DFlash, Pard2
 from paradraft.errors import UserError
 from paradraft.models import Target
 from paradraft.text.provenance import fingerprint
+from paradraft.training.loop import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +265,27 @@ def test_wrong_configurations(
             extra.append(f"target.model={target_directory}")
         run("train", config, *overrides, *extra)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("resume", "advice"), [("auto", "the same command"), ("never", "the same command without --resume")]
+)
+def test_what_ctrl_c_says_brings_a_run_to_its_end(
+    resume: str, advice: str, target_directory: Path, conversations: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The same command with `--resume never` would start over and remove what there is."""
+    config = tmp_path / "run.yaml"
+    config.write_text("drafter: {layers: 1, block_size: 4}\ntraining: {max_steps: 3, batch_size: 2, anchors: 4}\n")
+    overrides = [f"target.model={target_directory}", f"data.train=[{conversations}]", f"output={tmp_path / 'run'}"]
+
+    def stop(self: Trainer) -> None:
+        self.saved_step = 3
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "run", stop)
+    result = CliRunner().invoke(cli.app, list(map(str, ["train", config, "--resume", resume, *overrides])))
+    assert result.exit_code == 130
+    assert f"stopped; {advice} goes on from step 3" in " ".join(result.output.split())
 
 
 def test_wrong_evaluations(target_directory: Path, drafter_directory: Path, prompts: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from paradraft.drafters.dflash2_tied import DFlash2TiedSection, TiedSelector
 from paradraft.drafters.grid import before_anchors
 from paradraft.errors import UserError
 from paradraft.models import Target
+from paradraft.training.distributed import copy_on_one_target
 from tests.conftest import make_drafter, make_drafter_of, make_model
 
 VALUES = {"layers": 2, "block_size": 6, "conv_group": 8, "selector_rank": 8, "selector_top_k": 4}
@@ -72,9 +73,18 @@ def test_it_starts_from_a_trained_dflash_drafter(target: Target, tmp_path: Path)
     assert drafts[0] == drafts[1]
 
 
-def test_a_fresh_one_reads_the_newest_features(target: Target) -> None:
+def test_a_copy_for_fsdp2_has_no_embedding_of_its_own(target: Target) -> None:
+    drafter = make_drafter_of("dflash2_tied", target)
+    again = copy_on_one_target(drafter)
+    assert again.target is target and again.candidate_selector.embedding[0] is target.embedding  # type: ignore[union-attr,index]
+    assert again.candidate_selector.successor_projection is not drafter.candidate_selector.successor_projection  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3"])  # the second multiplies its embeddings by a number
+def test_a_fresh_one_reads_the_newest_features(family: str) -> None:
+    target = Target(make_model(family))
     fresh = DFlash2Tied.create(DFlash2TiedSection.model_validate(VALUES), target)
-    size = float(target.embedding.weight.square().mean().sqrt())
+    size = float(target.embedding(torch.arange(40)).square().mean().sqrt())
     assert fresh.newest_scale.shape == (6, 32)
     torch.testing.assert_close(fresh.newest_scale.data, torch.full((6, 32), size))
 

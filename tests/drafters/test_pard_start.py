@@ -8,8 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+)
 
 from demo_target.tokenizer import train_tokenizer
+from paradraft.decoding import Engine
 from paradraft.drafters import DRAFTERS, DFlash, DFlashSection, Pard, Pard2, Vanilla, load_drafter
 from paradraft.drafters.pard2 import PUBLISHED_SCALE, balanced_scale
 from paradraft.errors import UserError
@@ -45,6 +54,59 @@ def test_starting_from_another_model(tmp_path: Path) -> None:
     assert Pard.create(section("pard", mask_token=7, init_from=str(tmp_path / "b")), target).mask_token == 7
     Vanilla.create(section("vanilla", init_from=str(tmp_path / "b")), target).save_pretrained(tmp_path / "c")
     assert load_drafter(tmp_path / "c", target).kind == "vanilla"
+
+
+@pytest.mark.parametrize("family", ["gemma3", "smollm3"])
+def test_layers_of_the_target_rotate_as_they_did(family: str) -> None:
+    """Gemma 3 rotates by two rules, and SmolLM3 not in every layer."""
+    if family == "smollm3":
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6, "num_attention_heads": 4}
+        rotates = {"no_rope_layers": [1, 1, 0, 1, 0, 1], "num_key_value_heads": 2, "vocab_size": 40}
+        torch.manual_seed(0)
+        target = Target(SmolLM3ForCausalLM(SmolLM3Config(**sizes, **rotates, pad_token_id=0, initializer_range=0.2)))
+    else:
+        target = Target(make_model("gemma3", sliding_window=64))
+    count, tokens = len(target.layers), torch.arange(1, 30)[None]
+    whole = Vanilla.create(section("vanilla", init_from="target", layers=count), target).eval()
+    torch.testing.assert_close(whole.model(tokens).logits, target.model(tokens).logits)
+    some = Vanilla.create(section("vanilla", init_from="target", layers=3), target).eval()
+    if family == "smollm3":
+        assert some.model.config.no_rope_layers == [1, 1, 1]  # of layers 0, 1 and 5
+    plain = Engine(target).generate([tokens[0].tolist()], 12)[0].tokens
+    assert Engine(target, some).generate([tokens[0].tolist()], 12)[0].tokens == plain
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "phi"])
+def test_a_shared_embedding_has_any_name(family: str, tmp_path: Path) -> None:
+    """GPT-NeoX calls embedding and head by other names, Phi's head has a bias."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    made = {
+        "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**sizes, vocab_size=40)),
+        "phi": lambda: PhiForCausalLM(PhiConfig(**sizes, vocab_size=40)),
+    }[family]()
+    if family == "phi":
+        torch.nn.init.normal_(made.lm_head.bias)
+    target = Target(made)
+    drafter = Vanilla.create(section("vanilla", init_from="target", layers=3, share_embedding=True), target)
+    drafter.save_pretrained(tmp_path)
+    again = load_drafter(tmp_path, target)
+    (generation,) = Engine(target, again).generate([[5, 6, 7]], 12)
+    assert all(r.accepted == len(r.drafted) for r in generation.rounds)  # all layers: the target itself
+    once_more = Vanilla.create(section("vanilla", init_from=str(tmp_path)), target)
+    tokens = torch.arange(1, 9)[None]
+    torch.testing.assert_close(once_more.model(tokens).logits, target.model(tokens).logits)
+
+
+def test_dropout_of_a_draft_model_is_off(tmp_path: Path) -> None:
+    """It would be drawn from no seed of the run, and two runs with one seed would differ."""
+    target = Target(make_model("llama", attention_dropout=0.5))
+    fresh = Vanilla.create(section("vanilla"), target).train()  # its head was checked without dropout, too
+    fresh.save_pretrained(tmp_path)
+    for drafter in (fresh, Vanilla.create(section("vanilla", init_from=str(tmp_path)), target).train()):
+        assert drafter.training and not any(module.training for module in drafter.model.modules())
+        tokens = torch.arange(1, 9)[None]
+        assert torch.equal(drafter.model(tokens).logits, drafter.model(tokens).logits)
 
 
 def test_going_on_from_a_drafter_keeps_its_mask_and_its_projection(tmp_path: Path) -> None:

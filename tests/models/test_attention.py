@@ -9,7 +9,7 @@ import torch
 
 from paradraft.decoding import Engine
 from paradraft.drafters import Vanilla
-from paradraft.drafters.language_model import starting_model
+from paradraft.drafters.language_model_start import starting_model
 from paradraft.errors import UserError
 from paradraft.models import Target
 from paradraft.models.attention import document_attention, newest, refuse_unsupported, rope_types, sliding_window

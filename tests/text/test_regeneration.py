@@ -320,6 +320,12 @@ def test_what_cannot_go_on_is_refused(
         ({"limit": 3, "seed": 1}, "another seed"),
         ({"limit": 3, "thinking": True}, "no thinking switch"),
         ({"endpoint": "http://localhost:1", "drafter": "x"}, "--drafter is for the embedded engine"),
+        ({"endpoint": "http://localhost:1", "batch_size": 4}, "--batch-size and --dtype are for the embedded engine"),
+        (
+            {"endpoint": "http://localhost:1", "dtype": "float32"},
+            "--batch-size and --dtype are for the embedded engine",
+        ),
+        ({"concurrency": 4}, "--model, --key-variable and --concurrency are for a server"),
         ({"out": many_prompts}, "is no file of this command"),
         ({"max_new_tokens": 127, "out": tmp_path / "none.jsonl"}, "no prompt leaves room"),
     ):

@@ -15,7 +15,8 @@ from paradraft.drafters import Batch, anchor_grid, load_drafter
 from paradraft.errors import UserError
 from paradraft.models import Target
 from paradraft.objectives import Objective
-from paradraft.training import setup
+from paradraft.objectives.chunked_head import chunked_head
+from paradraft.training import loop, setup, teacher
 from paradraft.training.config import RunConfig
 from paradraft.training.loop import Trainer
 from paradraft.training.optim import learning_rate_at
@@ -230,6 +231,29 @@ def test_bfloat16_is_refused_on_a_cpu_without_its_instructions(
     values = config_for(target_directory, conversations, tmp_path / "run").model_dump()
     with pytest.raises(UserError, match=r"set target\.dtype=float32"):
         Trainer(RunConfig.model_validate(values | {"target": {"model": str(target_directory), "dtype": "bfloat16"}}))
+
+
+@pytest.mark.parametrize("entries", [1, 2**26])  # the target's logits chunk by chunk, and all at once
+def test_the_target_computes_in_its_own_format(
+    entries: int, target_directory: Path, conversations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training in bfloat16 is for the drafter: what it learns of the target is what it will read when it drafts."""
+    monkeypatch.setattr(setup, "bfloat16_is_fast", lambda device: True)
+    monkeypatch.setattr(teacher, "ENTRIES_PER_CHUNK", entries)
+    seen: list[tuple[Any, ...]] = []
+
+    def spy(hidden: Any, blocks: Any, head: Any, *rest: Any) -> Any:
+        logits = blocks.teacher if blocks.teacher_head is None else blocks.teacher_head(blocks.teacher)
+        seen.append((head(hidden).dtype, logits))
+        return chunked_head(hidden, blocks, head, *rest)
+
+    monkeypatch.setattr(loop, "chunked_head", spy)
+    for name, precision in (("a", "float32"), ("b", "bfloat16")):
+        made = config_for(target_directory, conversations, tmp_path / name, precision=precision, max_steps=1)
+        Trainer(RunConfig.model_validate(made.model_dump() | {"objective": {"token_loss": "kl"}})).run()
+    (plain, expected), (reduced, found) = seen
+    assert (plain, reduced) == (torch.float32, torch.bfloat16)
+    assert torch.equal(found, expected)
 
 
 def test_the_precision_is_among_the_runs_notes(target_directory: Path, conversations: Path, tmp_path: Path) -> None:

@@ -81,8 +81,9 @@ TreeOption = Annotated[
     typer.Option(
         "--tree",
         min=0,
-        help="nodes of the draft tree in each round; with --draft-length auto: at most so many; 0: chains only; default: "
-        "a chain, but with auto at temperature 0 a tree if the drafter drafts in one pass and trees cost little here",
+        help="nodes of the draft tree in each round; with --draft-length auto: at most so many; 0: chains only; "
+        "default: a chain, but with auto at temperature 0 a tree if the drafter drafts in one pass and trees cost "
+        "little here",
     ),
 ]
 ModeOption = Annotated[

@@ -70,11 +70,12 @@ def regenerate(
     top_p: TopPOption = 1.0,
     max_new_tokens: MaxNewTokensOption = 512,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, help="prompts answered together, without --endpoint")
-    ] = 16,
+        int | None,
+        typer.Option("--batch-size", min=1, help="prompts answered together, without --endpoint; default: 16"),
+    ] = None,
     concurrency: Annotated[
-        int, typer.Option("--concurrency", min=2, help="requests sent to the server at a time")
-    ] = 32,
+        int | None, typer.Option("--concurrency", min=2, help="requests sent to the server at a time; default: 32")
+    ] = None,
     thinking: ThinkingOption = None,
     date: DateOption = None,
     seed: SeedOption = 0,
@@ -102,11 +103,15 @@ def regenerate(
     sampling = Sampling(temperature, top_k, top_p)
     if endpoint is not None and drafter is not None:
         raise UserError("--drafter is for the embedded engine; a server drafts by itself, if it was started so")
-    if endpoint is None and (model or key_variable):
-        raise UserError("--model and --key-variable are for a server; give its address with --endpoint")
+    if endpoint is not None and (batch_size or dtype != "auto"):
+        raise UserError(
+            "--batch-size and --dtype are for the embedded engine; a server has its own (see --concurrency)"
+        )
+    if endpoint is None and (model or key_variable or concurrency):
+        raise UserError("--model, --key-variable and --concurrency are for a server; give its address with --endpoint")
     asked = Prompts(prompts, limit, max_bad_share)
     make_directory(out.parent)
-    settings = AnswerSettings(max_new_tokens, asdict(sampling), batch_size, seed)
+    settings = AnswerSettings(max_new_tokens, asdict(sampling), batch_size or 16, seed)
     if endpoint is None:
         names = [drafter] if drafter else []
         loaded, drafters = load_pair(target, names, dtype, trust_remote_code, thinking, date)
@@ -119,7 +124,7 @@ def regenerate(
         server = Endpoint(endpoint, max_new_tokens, **samples)
         who = {"answered_by": "a server", "served_model": server.model}
         context = min(context, server.context_length or context)
-        respondent = Respondent(server, chat, context, max(2, concurrency), who)
+        respondent = Respondent(server, chat, context, concurrency or 32, who)
     run = Regeneration(out, identify(target), asked, respondent, settings)
     print_notes(console, run.notes)
     if run.finished:

@@ -72,7 +72,8 @@ def train_with_progress(config: RunConfig, resume: str) -> None:
     try:
         run_to_the_end(console, trainer)
     except KeyboardInterrupt:
-        console.print(f"stopped; the same command goes on from step {trainer.saved_step}")
+        same = "the same command" if resume == "auto" else "the same command without --resume"
+        console.print(f"stopped; {same} goes on from step {trainer.saved_step}")
         raise typer.Exit(130) from None
     best = trainer.progress
     note = (

@@ -101,7 +101,8 @@ class DFlash2Tied(DFlash2):
         """The newest features begin as large as the embedding."""
         drafter, embedding = super().fresh(target, *sizes, **own), target.embedding.weight
         if drafter.adds_newest and not embedding.is_meta:
-            drafter.newest_scale.data.fill_(float(embedding.detach().float().square().mean().sqrt()))
+            size = float(embedding.detach().float().square().mean().sqrt()) * float(target.embedding_scale)
+            drafter.newest_scale.data.fill_(size)
         return drafter
 
     def _inputs(self, anchor_tokens: Tensor, block: int, newest: Tensor | None) -> Tensor:

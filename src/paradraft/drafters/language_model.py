@@ -5,9 +5,7 @@ Committed tokens *wait* until the next draft and are consumed by the same forwar
 
 from __future__ import annotations
 
-import copy
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
+from typing_extensions import Self
 
 from ..errors import UserError, first_line
 from ..models import KeyValueSlots, Target
@@ -25,16 +24,14 @@ from ..models.attention import refuse_unsupported, sliding_window
 from ..models.cpu_kernels import head_is_plain, head_logits, soft_capped
 from ..models.graphs import Graphs, as_it_is, graphs_for
 from ..models.lean import LeanDecoder, prepare_decoding
-from ..models.loading import full_tensor, load_causal_lm, moved
-from ..models.names import drafter_directory
+from ..models.loading import embedding_parameters, load_causal_lm, moved
 from ..models.target import run_decoder
-from .base import FRESH_LAYERS, Drafter, DrafterSection, check_start
+from .base import Drafter, DrafterSection
 from .directory import read_config
 from .state import DraftState, lay_behind
 from .vocabulary import DraftVocabulary
 
 OWN_TENSORS = Path("paradraft") / "own.safetensors"  # in a folder: engines load every safetensors file beside it
-LAYER = re.compile(r"(.*\blayers\.)(\d+)(\..*)")
 FOREIGN_KEYS = ("pard", "spd_", "mask_token_id")  # of what a run started from; vLLM reads a stray mask_token_id first
 
 
@@ -70,7 +67,7 @@ class LanguageModelDrafter(Drafter):
         self.max_draft = max_draft
         self.lean: LeanDecoder | None = None  # see `prepare_decoding`
         self.graphs: Graphs | None = None  # on a GPU
-        self.model = model.requires_grad_(True)
+        self.model = model.requires_grad_(True).eval()  # see `train`
         self.attention: str = model.config._attn_implementation
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self.shares_embedding = share_embedding
@@ -82,6 +79,12 @@ class LanguageModelDrafter(Drafter):
             )
         if share_embedding:
             self.drop_embedding()
+
+    def train(self, mode: bool = True) -> Self:
+        """The model stays as it decodes: its dropout, if it has some, would be drawn from no seed of the run."""
+        super().train(mode)
+        self.model.eval()
+        return self
 
     def drop_embedding(self) -> None:
         """Tiny stand-ins take the place of what the target has already; nothing calls them."""
@@ -217,8 +220,8 @@ class LanguageModelDrafter(Drafter):
             delattr(self.model.config, name)  # of the drafter it was started from
         for name, value in {**self.engine_config(), "paradraft": self.own_config()}.items():
             setattr(self.model.config, name, value)
-        stand_ins = {"model.embed_tokens.weight", "lm_head.weight"}
-        kept = {n: t for n, t in self.model.state_dict().items() if not self.shares_embedding or n not in stand_ins}
+        stand_ins = embedding_parameters(self.model) if self.shares_embedding else set()
+        kept = {n: t.detach() for n, t in self.model.state_dict(keep_vars=True).items() if t not in stand_ins}
         self.model.save_pretrained(directory, state_dict=kept)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.own_tensors().items()}
         if tensors:
@@ -243,70 +246,6 @@ def own_settings(directory: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not all(isinstance(v, int | float) and math.isfinite(v) for v in found.values()):
         raise UserError(f"drafter {directory}: the key `paradraft` of config.json does not hold numbers by name")
     return found
-
-
-def starting_model(section: LanguageModelSection, target: Target) -> PreTrainedModel:
-    """The language model a run starts from: `init_from`, or a fresh one of the target's architecture, in float32."""
-    if section.init_from == "target":
-        return pruned_target(section, target)
-    if section.init_from is not None:
-        directory = drafter_directory(section.init_from)
-        start = load_language_model(directory, target, torch.float32)
-        if own_settings(directory).get("share_embedding"):
-            fill_embedding(start, directory, target)
-        found = start.config.get_text_config()
-        check_start(section, {"hidden_size": found.hidden_size, "layers": found.num_hidden_layers})
-        return start
-    config = full_attention_config(target, section.layers or FRESH_LAYERS)
-    config.hidden_size = section.hidden_size or target.hidden_size
-    config.intermediate_size = config.intermediate_size * config.hidden_size // target.hidden_size
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    loaded: PreTrainedModel = moved(model, target.device)
-    return loaded
-
-
-@torch.no_grad()
-def fill_embedding(model: PreTrainedModel, directory: Path, target: Target) -> None:
-    """What a drafter that shares the target's embedding does not store: embedding and head. Its mask gets its row."""
-    inputs: Any = model.get_input_embeddings()
-    outputs: Any = model.get_output_embeddings()
-    outputs.weight.copy_(target.output_embedding.weight)
-    inputs.weight.copy_(target.embedding.weight)
-    if (mask := own_tensors_of(directory).get("mask_embedding")) is not None:
-        inputs.weight[read_config(directory)["pard_token"]] = mask.to(inputs.weight)
-
-
-def full_attention_config(target: Target, layers: int) -> Any:
-    """The target's configuration with so many layers, none of them with a sliding window."""
-    config: Any = copy.deepcopy(target.config)
-    config.num_hidden_layers = layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = ["full_attention"] * layers
-    else:
-        config.sliding_window = None
-    return config
-
-
-def pruned_target(section: LanguageModelSection, target: Target) -> PreTrainedModel:
-    """A copy of the target in float32 with `section.layers` of its layers: one half the first ones, the other the last.
-
-    Of SmolLM2-135M, six such layers learn faster at first than six evenly spread: docs/smollm2.md.
-    """
-    count, kept = len(target.layers), section.layers or FRESH_LAYERS
-    if section.hidden_size not in (target.hidden_size, None) or kept > count:
-        raise UserError(
-            f"drafter.init_from target keeps the target's width of {target.hidden_size} and at most {count} layers; "
-            "leave drafter.hidden_size out and lower drafter.layers"
-        )
-    ids = [*range(kept - kept // 2), *range(count - kept // 2, count)]
-    model: Any = AutoModelForCausalLM.from_config(full_attention_config(target, kept), dtype=torch.float32)
-    state = target.model.state_dict()  # of a target that is sharded all processes gather one tensor after the other
-    for name in model.state_dict():
-        layer = LAYER.fullmatch(name)
-        source = name if layer is None else f"{layer[1]}{ids[int(layer[2])]}{layer[3]}"
-        model.state_dict()[name].copy_(full_tensor(state[source]))
-    loaded: PreTrainedModel = moved(model, target.device)
-    return loaded
 
 
 def own_tensors_of(directory: Path) -> dict[str, Tensor]:

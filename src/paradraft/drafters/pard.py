@@ -31,8 +31,8 @@ from .language_model import (
     load_language_model,
     own_settings,
     read_own_tensors,
-    starting_model,
 )
+from .language_model_start import starting_model
 from .state import DraftState
 
 
@@ -126,8 +126,7 @@ class Pard(LanguageModelDrafter):
         embedded = super().embed(tokens)
         if self.mask_embedding is None:
             return embedded
-        scale = getattr(self.target.embedding, "embed_scale", 1.0)  # Gemma's, which it multiplies its rows by
-        mask = (self.mask_embedding * scale).to(embedded.dtype)
+        mask = (self.mask_embedding * self.target.embedding_scale).to(embedded.dtype)
         return torch.where((tokens == self.mask_token)[..., None], mask, embedded)
 
     # --- training -------------------------------------------------------------------------------------------------

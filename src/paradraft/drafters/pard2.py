@@ -26,7 +26,8 @@ from ..models.names import drafter_directory
 from .base import check_start
 from .directory import check_feature_layers, read_config
 from .grid import Batch, Grid
-from .language_model import load_language_model, own_settings, starting_model
+from .language_model import load_language_model, own_settings
+from .language_model_start import starting_model
 from .pard import ParallelSection, Pard, mask_of, saved_mask
 
 PUBLISHED_LAYERS = (-1, -8, -16, -24)  # of Transformers' hidden_states

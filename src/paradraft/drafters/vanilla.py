@@ -23,8 +23,8 @@ from .language_model import (
     load_language_model,
     own_settings,
     read_own_tensors,
-    starting_model,
 )
+from .language_model_start import starting_model
 from .state import DraftState
 
 

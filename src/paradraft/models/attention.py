@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import UserError
+from .chat import context_length_of
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # what Transformers calls the types of layers
 UNSTABLE_ROPE = ("dynamic", "longrope")
@@ -66,11 +67,11 @@ def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def sliding_window(config: Any) -> int | None:
-    """How many keys a sliding-window layer sees, its own included; None for a model without such layers."""
+    """How many keys a sliding-window layer sees, its own included; None where every layer sees the whole context."""
     types = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None)
     slides = SLIDING in types if types else getattr(config, "use_sliding_window", True)
-    return int(window) if window and slides else None
+    return int(window) if window and slides and window < context_length_of(config) else None
 
 
 def attention_implementation(config: Any) -> dict[str, str]:

@@ -53,13 +53,19 @@ def load_causal_lm(
     except Exception as error:  # damaged files surface as errors of many libraries
         raise UserError(f"{what} {name} cannot be loaded: {first_line(error)}") from error
     model: PreTrainedModel = loaded[0]
-    embedding = [m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None]
-    expendable = {n for n, p in model.named_parameters() if without_embedding and any(p is e for e in embedding)}
-    absent = sorted(loaded[1]["missing_keys"] - expendable - ({"lm_head.weight"} if without_embedding else set()))
+    shared = embedding_parameters(model) if without_embedding else set()
+    expendable = {n for n, p in model.named_parameters(remove_duplicate=False) if p in shared}
+    absent = sorted(loaded[1]["missing_keys"] - expendable)
     absent += sorted(str(key) for key in loaded[1]["mismatched_keys"])
     if absent:
         raise UserError(f"{what} {name}: its weights lack {absent[0]}; the checkpoint is incomplete")
     return model
+
+
+def embedding_parameters(model: PreTrainedModel) -> set[Tensor]:
+    """Those of its embedding and of its head, whatever an architecture calls them."""
+    modules = model.get_input_embeddings(), model.get_output_embeddings()
+    return {parameter for module in modules if module is not None for parameter in module.parameters()}
 
 
 @contextmanager

@@ -115,6 +115,12 @@ class Target:
 
     # --- what it does ---------------------------------------------------------------------------------------
 
+    @property
+    def embedding_scale(self) -> float | Tensor:
+        """What its embedding multiplies its rows by: the square root of the width in Gemma, else 1."""
+        scale: float | Tensor = getattr(self.embedding, "embed_scale", 1.0)
+        return scale
+
     def head(self, hidden: Tensor) -> Tensor:
         """Final-normed hidden states [..., hidden] -> logits [..., vocabulary], soft cap included."""
         return head_logits(self.model, hidden, self.vocabulary_size, self.softcap)

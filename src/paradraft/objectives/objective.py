@@ -35,8 +35,8 @@ class ObjectiveSums:
     The `[K]` sums are per draft position: `count` of valid labels, `outside` (those not in the draft vocabulary),
     `weight`, `cross_entropy` (of those inside), `correct` (argmax equals the label) and `reached` (and so do all before
     it). `left_out`: the target's probability outside the draft vocabulary, summed over all positions, where the
-    objective reads its distribution. `own`: the drafter's own loss, summed over the learned positions. `walk_rounds`,
-    `walk_accepted`: what `visits.walk` counted along the anchors.
+    objective reads its distribution. `own`: the drafter's own loss, summed over the learned positions;
+    `learned`: how many those are. `walk_rounds`, `walk_accepted`: what `visits.walk` counted along the anchors.
     """
 
     loss: Tensor
@@ -49,6 +49,7 @@ class ObjectiveSums:
     outside: Tensor
     left_out: Tensor
     own: Tensor
+    learned: Tensor
     walk_rounds: Tensor
     walk_accepted: Tensor
 
@@ -221,6 +222,7 @@ class Objective:
             outside=(valid & (blocks.labels < 0)).float().sum(0),
             left_out=terms.left_out.sum(),
             own=terms.own.sum(),
+            learned=learned.float().sum(),
             walk_rounds=weights.new_tensor(rounds),
             walk_accepted=weights.new_tensor(accepted),
         )

@@ -1,6 +1,9 @@
 """Losses of single tokens, pure functions on log-probabilities [M, V], one number a token, [M].
 
-`teacher` are the target's log-probabilities [M, V] at the same places; only cross entropy does not need them.
+`teacher` are the target's log-probabilities [M, V] at the same places, which add up to 1; only cross entropy does not
+need them.
+`inside` [M]: with a reduced draft vocabulary the logarithm of the target's probability of all its tokens. Distillation
+leaves it out and learns the target's distribution within the vocabulary; what is the chance of acceptance counts it.
 """
 
 from __future__ import annotations
@@ -18,7 +21,10 @@ from .parameters import Parameter
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """loss: (log_probs, labels, teacher or None, **parameters) -> [M]. needs_teacher: the target's distributions."""
+    """loss: (log_probs, labels, teacher or None, inside or None, **parameters) -> [M].
+
+    needs_teacher: the target's distributions.
+    """
 
     loss: Callable[..., Tensor]
     needs_teacher: bool = True
@@ -30,56 +36,84 @@ def label_log_prob(log_probs: Tensor, labels: Tensor) -> Tensor:
     return log_probs.gather(-1, labels[..., None]).squeeze(-1)
 
 
-def cross_entropy(log_probs: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
+def cross_entropy(
+    log_probs: Tensor, labels: Tensor, teacher: Tensor | None = None, inside: Tensor | None = None
+) -> Tensor:
     """-log q(label) in nats."""
     return -label_log_prob(log_probs, labels)
 
 
-def forward_kl(log_probs: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
+def forward_kl(log_probs: Tensor, labels: Tensor, teacher: Tensor, inside: Tensor | None = None) -> Tensor:
     """KL(p || q) = sum_v p (log p - log q), target p against drafter q."""
     return (teacher.exp() * (teacher - log_probs)).sum(-1)
 
 
-def reverse_kl(log_probs: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
+def reverse_kl(log_probs: Tensor, labels: Tensor, teacher: Tensor, inside: Tensor | None = None) -> Tensor:
     """KL(q || p)."""
     return (log_probs.exp() * (log_probs - teacher)).sum(-1)
 
 
-def total_variation(log_probs: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
+def total_variation(log_probs: Tensor, labels: Tensor, teacher: Tensor, inside: Tensor | None = None) -> Tensor:
     """1 - sum_v min(p, q): the chance that speculative sampling rejects the token (arXiv 2211.17192)."""
-    return 0.5 * (log_probs.exp() - teacher.exp()).abs().sum(-1)
+    return 1 - log_overlap(log_probs, teacher, inside).exp()
 
 
-def ce_and_kl(log_probs: Tensor, labels: Tensor, teacher: Tensor, ce_weight: float, kd_weight: float) -> Tensor:
+def ce_and_kl(
+    log_probs: Tensor,
+    labels: Tensor,
+    teacher: Tensor,
+    inside: Tensor | None = None,
+    *,
+    ce_weight: float,
+    kd_weight: float,
+) -> Tensor:
     """ce_weight * CE + kd_weight * KL(p || q), PARD-2's loss (arXiv 2605.08632)."""
     return ce_weight * cross_entropy(log_probs, labels) + kd_weight * forward_kl(log_probs, labels, teacher)
 
 
-def ce_and_l1(log_probs: Tensor, labels: Tensor, teacher: Tensor, ce_weight: float, l1_weight: float) -> Tensor:
+def ce_and_l1(
+    log_probs: Tensor,
+    labels: Tensor,
+    teacher: Tensor,
+    inside: Tensor | None = None,
+    *,
+    ce_weight: float,
+    l1_weight: float,
+) -> Tensor:
     """ce_weight * CE + l1_weight * sum_v |q - p|, DSpark's loss (arXiv 2607.05147); the L1 distance is 2 `tv`."""
-    far = 2 * total_variation(log_probs, labels, teacher)
+    far = 2 * total_variation(log_probs, labels, teacher, inside)
     return ce_weight * cross_entropy(log_probs, labels) + l1_weight * far
 
 
-def log_overlap(log_probs: Tensor, teacher: Tensor) -> Tensor:
+def log_overlap(log_probs: Tensor, teacher: Tensor, inside: Tensor | None = None) -> Tensor:
     """log sum_v min(p, q): of the chance that speculative sampling accepts a token drawn from q (arXiv 2211.17192)."""
+    if inside is not None:
+        teacher = teacher + inside[..., None]
     return torch.minimum(log_probs, teacher).logsumexp(-1)
 
 
-def lk_alpha(log_probs: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
+def lk_alpha(log_probs: Tensor, labels: Tensor, teacher: Tensor, inside: Tensor | None = None) -> Tensor:
     """-log sum_v min(p, q): the acceptance rate as a likelihood (LK losses, arXiv 2602.23881).
 
     For a p that is sure of the label it is the cross entropy.
     """
-    return -log_overlap(log_probs, teacher)
+    return -log_overlap(log_probs, teacher, inside)
 
 
-def lk_lambda(log_probs: Tensor, labels: Tensor, teacher: Tensor, lk_scale: float, lk_decay: float) -> Tensor:
+def lk_lambda(
+    log_probs: Tensor,
+    labels: Tensor,
+    teacher: Tensor,
+    inside: Tensor | None = None,
+    *,
+    lk_scale: float,
+    lk_decay: float,
+) -> Tensor:
     """l KL(p || q) + (1 - l)(1 - o), where o = sum_v min(p, q) and l = lk_scale exp(-lk_decay o) (arXiv 2602.23881).
 
     No gradient flows through l: distillation where little is accepted, acceptance itself where much is.
     """
-    accepted = log_overlap(log_probs, teacher).exp()
+    accepted = log_overlap(log_probs, teacher, inside).exp()
     share = lk_scale * torch.exp(-lk_decay * accepted.detach())
     return share * forward_kl(log_probs, labels, teacher) + (1 - share) * (1 - accepted)
 
@@ -125,21 +159,21 @@ def token_terms(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Losses, log-probabilities of the labels, most likely tokens, overlaps sum_v min(p, q); [M] each.
 
-    All but the losses are detached. The overlaps (None unless asked for) are with the target's whole distribution: a
-    draft vocabulary's tokens keep the probabilities that they have there, while the losses see them add up to 1.
+    All but the losses are detached. The overlaps (None unless asked for) are with the target's whole distribution.
     logits [M, V], labels [M].
     """
     log_probs = logits.float().log_softmax(-1)
-    target = None if opinion is None else opinion.logits.float().log_softmax(-1)[opinion.rows]
+    target = inside = None
+    if opinion is not None:
+        target = opinion.logits.float().log_softmax(-1)[opinion.rows]
+        inside = None if opinion.inside is None else opinion.inside.log()[opinion.rows]
     record = TOKEN_LOSSES[token_loss]
     if target is None and (record.needs_teacher or with_overlap):
         raise ValueError(f"the token loss {token_loss} or what it is weighted with needs the target's logits")
-    losses = record.loss(log_probs, labels, target, **parameters)
+    losses = record.loss(log_probs, labels, target, inside, **parameters)
     fixed, overlap = log_probs.detach(), None
-    if with_overlap and target is not None and opinion is not None:
-        if opinion.inside is not None:
-            target = target + opinion.inside.log()[opinion.rows, None]
-        overlap = log_overlap(fixed, target).exp()
+    if with_overlap and target is not None:
+        overlap = log_overlap(fixed, target, inside).exp()
     return losses, label_log_prob(fixed, labels), fixed.argmax(-1), overlap
 
 

@@ -133,7 +133,7 @@ def provenance_notes(source: str, target: TargetIdentity, template: str, thinkin
     if found is None:
         return [
             f"{source}: nothing says that its answers are the target's own; a drafter learns best from text its target "
-            f"wrote: paradraft data regenerate --target {target.model} --prompts {source} --out answers.jsonl"
+            f"wrote: paradraft data regenerate --prompts {source} --out answers.jsonl, with this --target"
         ]
     notes = []
     if found.content is not None and found.content != content_hash(path):

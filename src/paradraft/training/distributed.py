@@ -159,6 +159,13 @@ class DDP(SingleProcess):
         return nullcontext() if last else self.wrapped.no_sync()
 
 
+def copy_on_one_target(drafter: Drafter) -> Drafter:
+    """A copy with weights of its own, on the same target: nothing of that is there twice."""
+    target: Target | None = getattr(drafter, "target", None)
+    shared = [part for part in (target, getattr(target, "embedding", None)) if part is not None]
+    return copy.deepcopy(drafter, {id(part): part for part in shared})
+
+
 class FSDP2(SingleProcess):
     """Every process holds a shard of the weights and of the optimiser; a step gathers the weights as one unit.
 
@@ -168,8 +175,7 @@ class FSDP2(SingleProcess):
     def __init__(self, drafter: Drafter, processes: Processes) -> None:
         super().__init__(drafter)
         self.averaged_over = float(processes.world_size)
-        target: Target | None = getattr(drafter, "target", None)
-        self.full_drafter = copy.deepcopy(drafter, {id(target): target}).cpu()  # on the same target, not on a copy
+        self.full_drafter = copy_on_one_target(drafter).cpu()
         self.device = processes.device
         mesh = init_device_mesh(processes.device.type, (processes.world_size,))
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # nobody edits it in place

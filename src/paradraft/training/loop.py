@@ -137,15 +137,15 @@ class Trainer:
         batch = collate([self.examples[i] for i in indices]).to(device)
         seeds = [anchor_seed(section.seed, self.progress.step, i) for i in indices]
         grid = drafter.grid(batch, section.anchors, seeds)
+        stored = None
+        if self.store is not None:
+            layers = stored_layers(self.target, drafter.feature_layers, objective)
+            found = self.store.batch(indices, layers, batch.input_ids.shape[1])
+            stored = found.to(device=device, dtype=self.target.dtype)
+        features, blocks = read_teacher(self.target, grid, drafter.feature_layers, objective, stored)
+        if drafter.vocabulary is not None:
+            blocks = blocks.reduced(drafter.vocabulary.ids, drafter.vocabulary.to_draft)
         with torch.autocast(device.type, torch.bfloat16, enabled=reduced_precision(config, device.type)):
-            stored = None
-            if self.store is not None:
-                layers = stored_layers(self.target, drafter.feature_layers, objective)
-                found = self.store.batch(indices, layers, batch.input_ids.shape[1])
-                stored = found.to(device=device, dtype=self.target.dtype)
-            features, blocks = read_teacher(self.target, grid, drafter.feature_layers, objective, stored)
-            if drafter.vocabulary is not None:
-                blocks = blocks.reduced(drafter.vocabulary.ids, drafter.vocabulary.to_draft)
             hidden = self.parallel.model(grid, features)
             sums = chunked_head(hidden, blocks, drafter.head, objective, drafter.own_loss)
         sums.loss.backward()
@@ -278,7 +278,7 @@ def step_record(sums: ObjectiveSums, loss: float, norm: float, rate: float, obje
         "cross_entropy": float(sums.cross_entropy.sum() / inside),
         "outside": float(sums.outside.sum() / count.sum()),
         "left_out": float(sums.left_out / count.sum()),
-        "own_loss": float(sums.own / inside),
+        "own_loss": float(sums.own / sums.learned.clamp(min=1)),
         "accuracy": rounded(sums.correct / count),
         "reached": rounded(sums.reached / count),
         "walk": round(float(sums.walk_accepted / sums.walk_rounds.clamp(min=1)), 4),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -66,13 +67,19 @@ def with_opinion(target: Target, grid: Grid, hidden: Tensor, objective: Objectiv
     gold = teacher = teacher_head = None
     if objective.needs_teacher:
         few = len(at_wanted) * target.vocabulary_size <= ENTRIES_PER_CHUNK
-        teacher, teacher_head = (target.head(at_wanted), None) if few else (at_wanted, target.head)
+        teacher, teacher_head = (target.head(at_wanted), None) if few else (at_wanted, partial(own_precision, target))
     if objective.needs_gold:
         following = input_ids.roll(-1, dims=1).flatten()[wanted]
         logits = teacher if teacher_head is None else None
         gold = gold_probabilities(target, at_wanted, following, logits)[number[asked]]
     rows = number[asked]
     return replace(blocks_of(grid), gold=gold, teacher=teacher, teacher_rows=rows, teacher_head=teacher_head)
+
+
+def own_precision(target: Target, hidden: Tensor) -> Tensor:
+    """The target's logits in its own number format: the head is called while the drafter's run in reduced precision."""
+    with torch.autocast(target.device.type, enabled=False):
+        return target.head(hidden)
 
 
 def gold_probabilities(target: Target, hidden: Tensor, labels: Tensor, logits: Tensor | None) -> Tensor:
