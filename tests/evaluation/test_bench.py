@@ -38,11 +38,27 @@ def test_figures_of_a_run() -> None:
         Generation([1, 2, 3, 4, 5], [Round((1, 2, 3), 2, 3), Round((1,), 0, 1)]),
         Generation([1, 2, 3], [Round((1, 2), 1, 2)]),
     ]
-    run = bench_run(2, "K=3", texts, Seconds(prefill=9.0, draft=0.1, verify=0.25, other=0.05), plain=5.0)
+    one_by_one = [Generation(list(range(n + 1)), [Round((), 0, 1)] * n) for n in (1, 1)]
+    plain = bench_run(2, "plain", one_by_one, Seconds(verify=0.4), None)
+    assert (plain.speedup, plain.efficiency, plain.tokens_per_second) == (1, 1, pytest.approx(5))
+    run = bench_run(2, "K=3", texts, Seconds(prefill=9.0, draft=0.1, verify=0.25, other=0.05), plain)
     assert (run.tokens, run.rounds, run.emitted_length, run.mean_draft_length) == (6, 3, 2.0, 2.0)
     assert run.tokens_per_second == pytest.approx(15) and run.speedup == pytest.approx(3)
-    assert run.efficiency == pytest.approx(1.5) and run.milliseconds_per_round == pytest.approx(200)
-    assert run.milliseconds_per_token == pytest.approx(1000 * 0.4 / 3)  # three tokens a row
+    assert run.efficiency == pytest.approx(400 / 200) and run.milliseconds_per_round == pytest.approx(200)
+    assert run.milliseconds_per_token == pytest.approx(200 / 2)
+
+
+def test_a_row_that_ends_early_waits_for_nobody() -> None:
+    """Three rows of 10 tokens and one of 100, a millisecond a step: each reader got a token a millisecond."""
+
+    def texts(step: int) -> list[Generation]:
+        rounds = {n: [Round((0,) * (step - 1), step - 1, step)] * (n // step) for n in (10, 100)}
+        return [Generation(list(range(n + 1)), rounds[n]) for n in (10, 10, 10, 100)]
+
+    plain = bench_run(4, "plain", texts(1), Seconds(verify=0.1), None)
+    assert plain.milliseconds_per_round == plain.milliseconds_per_token == pytest.approx(1)
+    drafted = bench_run(4, "K=4", texts(5), Seconds(verify=0.02), plain)
+    assert drafted.efficiency == pytest.approx(1) and drafted.milliseconds_per_token == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("probability", [0.6, 1.0])
@@ -61,10 +77,10 @@ def test_synthetic_acceptance_accepts_what_it_is_told(target: Target, probabilit
 
 def test_without_it_texts_are_the_targets_own(target: Target) -> None:
     runs = bench(
-        target, make_drafter(target), [[1, 2, 3], [4]], BenchSettings((2,), (5,), max_new_tokens=20, repeats=1)
+        target, make_drafter(target), [[1, 2, 3], [4]], BenchSettings((1, 2), (5,), max_new_tokens=20, repeats=1)
     )
-    assert [run.tokens for run in runs] == [38, 38] and runs[0].speedup == 1
-    assert runs[1].efficiency == pytest.approx(runs[1].speedup / runs[1].emitted_length)
+    assert [run.tokens for run in runs] == [19, 19, 38, 38] and runs[0].speedup == 1
+    assert runs[1].efficiency == pytest.approx(runs[1].speedup / runs[1].emitted_length)  # with one row
 
 
 def run_of(batch_size: int, speedup: float, way: str = "K=4") -> BenchRun:

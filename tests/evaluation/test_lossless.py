@@ -126,6 +126,16 @@ def test_exact_check_passes_and_fails(small: tuple[Target, DFlash], monkeypatch:
     assert any(d.gap > 1e-3 and not d.tie for d in result.divergences)
 
 
+def test_a_check_of_nothing_is_refused(small: tuple[Target, DFlash], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` drafts nothing where it does not pay; plain decoding beside itself proves nothing."""
+    target, drafter = small
+    monkeypatch.setattr("paradraft.decoding.length.Adaptive.choose", lambda self, *rest: [0] * len(rest[0]))
+    with pytest.raises(UserError, match="nothing was drafted"):
+        check_exact(target, drafter, PROMPTS, 16, draft_length="auto")
+    with pytest.raises(UserError, match="nothing was drafted"):
+        check_distribution(target, drafter, PROMPTS, 2000, Sampling(1.0), draft_length="auto", batch_size=500)
+
+
 def test_a_divergence_at_equal_logits_is_a_tie(small: tuple[Target, DFlash]) -> None:
     from paradraft.evaluation.lossless import examine_divergence
 

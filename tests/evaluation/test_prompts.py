@@ -47,6 +47,13 @@ def test_every_shape_of_conversation_is_asked_whole(tmp_path: Path) -> None:
     assert [prompt.id for prompt in plain] == ["1", "2", "3", "4"]
 
 
+def test_shipped_sets_keep_their_whole_names(tmp_path: Path) -> None:
+    """Else `smollm2:math` would be called as a user's own math.jsonl is."""
+    load(tmp_path / "math.jsonl", {"prompt": "the cat"})
+    sets = load_prompt_sets(["smollm2:math", "demo:math", str(tmp_path / "math.jsonl")], 1)
+    assert [found.name for found in sets] == ["smollm2:math", "demo:math", "math"]
+
+
 def test_hashes_are_of_all_that_is_asked(tmp_path: Path) -> None:
     def hash_of(record: Any) -> str:
         load(tmp_path / "x.jsonl", record)

@@ -248,12 +248,15 @@ def test_a_log_of_several_runs_counts_on() -> None:
 
 
 def test_rounds_are_coloured_and_escaped(tmp_path: Path) -> None:
-    pieces = [RoundPiece("a  <b>", "&", 'no "good"'), RoundPiece("\nnext", "</div>", "")]
+    first, tree = RoundPiece("", "So", ""), RoundPiece("\nnext", "</div>", "", drafted=6, kept=1)
+    pieces = [first, RoundPiece("a  <b>", "&", 'no "good"', drafted=4, kept=2), tree]
     section = rounds_section("Answer <1>", "<script>alert(1)</script>", pieces, "x < y")
     assert (
-        '<span class="r0" title="round 1, rejected: no &quot;good&quot;">a  &lt;b&gt;<u>&amp;</u></span>'
+        '<span class="r0" title="round 1: 4 drafted, 2 kept, rejected: no &quot;good&quot;">a  &lt;b&gt;<u>&amp;</u>'
         in section.html
     )
+    assert '<span class="rnone" title="came with the reading of the prompt"><u>So</u></span>' in section.html
+    assert '<span class="r1" title="round 2: 6 drafted, 1 kept">\nnext' in section.html
     assert "<del>no &quot;good&quot;</del>" in section.html and "\nnext<u>&lt;/div&gt;</u>" in section.html
     write_page("A & B", [section], tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")

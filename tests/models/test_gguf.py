@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType, quants
+from gguf import GGMLQuantizationType, RopeScalingType, quants
 from typer.testing import CliRunner
 
 from paradraft.cli import app
@@ -110,6 +113,33 @@ def test_digits_stand_alone_where_the_file_says_so(tmp_path: Path) -> None:
     plain, apart = (Target.load(str(tmp_path / f"{name}.gguf")).chat for name in ("plain", "smollm"))
     assert len(plain.encode("4\n\n5")) == 4 and len(apart.encode("4\n\n5")) == 3
     assert plain.decode(plain.encode("4\n\n5")) == apart.decode(apart.encode("4\n\n5")) == "4\n\n5"
+
+
+def test_what_ends_a_turn_ends_an_answer(tmp_path: Path) -> None:
+    _, tokenizer = write_gguf(tmp_path / "tiny.gguf", more=lambda writer: writer.add_eot_token_id(7))
+    assert Target.load(str(tmp_path / "tiny.gguf")).chat.stop_tokens == {tokenizer.eos_token_id, 7}
+
+
+@pytest.mark.parametrize(
+    ("layers", "more", "complaint"),
+    [
+        (1, lambda writer: None, r"lacks model\.layers\.1\..*: it is not a whole model"),
+        (
+            1,
+            lambda writer: writer.add_uint16("split.count", 3),
+            r"one of 3 parts .*llama-gguf-split --merge tiny\.gguf",
+        ),
+        (2, lambda writer: writer.add_rope_scaling_type(RopeScalingType.LINEAR), r"scaled rotary positions \(linear\)"),
+        (2, lambda writer: writer.add_tensor("rope_freqs.weight", np.ones(4, np.float32)), "positions .rope_freqs."),
+    ],
+)
+def test_a_file_that_would_be_another_model_is_refused(
+    layers: int, more: Callable[[Any], None], complaint: str, tmp_path: Path, cache: Path
+) -> None:
+    write_gguf(tmp_path / "tiny.gguf", layers=layers, more=more)
+    with pytest.raises(UserError, match=complaint):
+        Target.load(str(tmp_path / "tiny.gguf"))
+    assert list((cache / "gguf").iterdir()) == []
 
 
 def test_what_is_wrong_is_said(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,17 @@ NAMES = {
 }
 
 
-def write_gguf(path: Path, quantized: bool = False, split: str = "gpt-2") -> tuple[Any, PreTrainedTokenizerFast]:
-    """Write it and return the model and the tokenizer that it holds."""
+def write_gguf(
+    path: Path,
+    quantized: bool = False,
+    split: str = "gpt-2",
+    layers: int = 2,
+    more: Callable[[GGUFWriter], Any] = lambda writer: None,
+) -> tuple[Any, PreTrainedTokenizerFast]:
+    """Write it and return the model and the tokenizer that it holds.
+
+    layers: how many of its two are written. more: writes further fields and tensors.
+    """
     tokenizer = train_tokenizer(["the cat sat on the mat", "a dog ran to the house", "1 2 3 4\n\n5"] * 3)
     model = make_model(
         "llama", vocab_size=len(tokenizer), intermediate_size=64, num_hidden_layers=2, tie_word_embeddings=True
@@ -46,8 +56,9 @@ def write_gguf(path: Path, quantized: bool = False, split: str = "gpt-2") -> tup
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_vocab_size(config.vocab_size)
     add_tokenizer(writer, tokenizer, split)
+    more(writer)
     for name, tensor in model.state_dict().items():
-        if name != "lm_head.weight":
+        if name != "lm_head.weight" and not name.startswith(f"model.layers.{layers}."):
             add_tensor(writer, name.removesuffix(".weight"), tensor.numpy(), config, quantized)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -210,6 +211,26 @@ def test_stopping_ends_what_runs(target: Target, watcher: Watcher) -> None:
     assert all(watcher.of(one)[-1].failed for one in jobs)
     with pytest.raises(Full):
         found.submit([job(PROMPTS[0], 3, Drafting())])
+
+
+def test_who_waits_is_told_also_where_the_engine_raises_again(
+    target: Target, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = EngineThread(target, {}, Drafting(), 1, 5, Metrics(), watcher)
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    found.start()
+    jobs = [job(PROMPTS[0], 200, Drafting()), job(PROMPTS[1], 200, Drafting())]
+    found.submit(jobs)
+    while not watcher.updates:
+        time.sleep(0.001)
+
+    def cancel(self: Engine, sequences: Any) -> None:
+        raise RuntimeError("the device is lost")
+
+    monkeypatch.setattr(Engine, "cancel", cancel)
+    found.cancel(jobs[:1])
+    watcher.wait(*jobs)
+    assert all(watcher.of(one)[-1].failed for one in jobs) and not found._live
 
 
 def test_lanes_share_the_time(target: Target, watcher: Watcher) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from paradraft.decoding import Engine, Sampling
 from paradraft.decoding.length import DraftLength
+from paradraft.errors import UserError
 from paradraft.models import Target
 from paradraft.serving.protocol import ChatRequest, read_request
 from paradraft.serving.replies import by_text
@@ -64,6 +65,8 @@ def test_draft_lengths_where_none_is_asked_for(served_target: Target) -> None:
     assert length(service, seed=1, **second) == drafters["second"].max_draft
     assert length(fixed) == length(fixed, seed=1) == 3 and length(fixed, **second) == "auto"
     assert length(service, paradraft={"drafter": None}) is None
+    with pytest.raises(UserError, match="draft length 0 is outside 1 to"):
+        Service(served_target, drafters, Limits(), 0)
 
 
 def test_usage_counts_drafts(server: Running, served_target: Target) -> None:
@@ -127,6 +130,15 @@ def test_stop_strings(server: Running, served_target: Target) -> None:
         chunks = list(server.openai.chat.completions.create(**CHAT, stop=stop, stream=True))
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == wanted
         assert found.usage is not None and found.usage.completion_tokens <= 24
+        asked = CHAT | {"stop": stop, "paradraft": {"rounds": True}}
+        reply = server.http.post("/v1/chat/completions", json=asked).json()
+        rounds, counts = reply["paradraft"]["rounds"], reply["usage"]["completion_tokens_details"]
+        assert sum(one["tokens"] for one in rounds) == reply["usage"]["completion_tokens"]
+        assert sum(one["kept"] for one in rounds) == counts["accepted_prediction_tokens"]
+        assert sum(one["drafted"] - one["kept"] for one in rounds) == counts["rejected_prediction_tokens"]
+        last = rounds[-1]
+        if last["tokens"] == last["kept"]:  # it ends among the drafts: none behind was judged, or rejected
+            assert (last["judged"], last["rejected"]) == (last["kept"], [])
     server.wait_until_idle()
     after = [server.metric("paradraft_answers_total", reason=reason) for reason in ("stop", "cancelled")]
     assert after[0] > before[0] and after[1] == before[1]

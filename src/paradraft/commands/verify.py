@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from ..errors import UserError
 from .options import (
     AcceptanceOption,
     DateOption,
@@ -31,6 +32,7 @@ from .terminal import print_origin, progress_bar
 if TYPE_CHECKING:
     from ..evaluation.lossless import DistributionResult, Divergence, ExactResult
 
+SAMPLED_AUTO = "it samples hundreds of texts together, where --draft-length auto drafts nothing; give a number"
 SHOWN = 5  # texts that differ, by name
 
 
@@ -66,6 +68,7 @@ def verify(
     Example: `paradraft verify --target demo --drafter demo:pard2 --mode independent --count 50`
     """
     from ..decoding import Sampling
+    from ..decoding.length import AUTO
     from ..evaluation.lossless import DEPTH, check_distribution, check_exact, undecided_starts
     from ..evaluation.measure import check_first_turns, interleaved
     from ..evaluation.prompts import load_prompt_sets
@@ -85,8 +88,12 @@ def verify(
     for prompt_set in sets:
         check_first_turns(loaded, prompt_set, max(max_new_tokens, 1 + behind))
     asked = interleaved(loaded, sets, count)
-    passed = True
-    for degree in [0.0, 1.0] if temperature is None else [temperature]:
+    degrees, passed = [0.0, 1.0] if temperature is None else [temperature], True
+    if length == AUTO and temperature:
+        raise UserError(SAMPLED_AUTO)
+    if length == AUTO and temperature is None:
+        degrees = [0.0]
+    for degree in degrees:
         if degree == 0:
             with progress_bar(console, "temperature 0", len(asked)) as advance:
                 exact = check_exact(
@@ -118,6 +125,8 @@ def verify(
                 )
             console.print(f"temperature {degree:g}: {distribution_sentence(found, len(starts))}")
             passed &= found.passed
+    if length == AUTO:
+        console.print(f"temperature 1 is left out: {SAMPLED_AUTO}")
     if not passed:
         raise typer.Exit(1)
 

@@ -59,7 +59,8 @@ class BenchRun:
     """One way of decoding at one batch size.
 
     way: "plain", "K=4", "K=auto". milliseconds_per_round: of a round of all rows; per_token: of a token in one row, as
-    its reader waits for it. efficiency: speed-up / emitted length, 1 if a round cost no more than a plain step.
+    its reader waits for it. efficiency: a plain step's time over a round's, 1 if a round cost no more; with one row it
+    is speed-up / emitted length.
     """
 
     batch_size: int
@@ -171,35 +172,37 @@ def bench(
                 seeds = [settings.seed + repeat * batch_size + i for i in range(batch_size)]
                 written[way] += engine.generate(batch, settings.max_new_tokens, stops, seeds=seeds)
                 advance(1)
-        plain = 0.0
+        plain = None
         for way, engine in ways.items():
             run = bench_run(batch_size, way, written[way], engine.seconds, plain)
-            plain = plain or run.tokens_per_second
+            plain = plain or run
             runs.append(run)
     return runs
 
 
-def bench_run(batch_size: int, way: str, texts: Sequence[Generation], seconds: Seconds, plain: float) -> BenchRun:
-    """The figures of one way; `plain` tokens a second, 0 if this is plain decoding itself."""
+def bench_run(
+    batch_size: int, way: str, texts: Sequence[Generation], seconds: Seconds, plain: BenchRun | None
+) -> BenchRun:
+    """The figures of one way; `plain`: those of plain decoding, None if this is it."""
     rounds, tokens = rounds_and_tokens(texts)
     emitted = ratio(tokens, rounds) or 0.0
     speed = float(tokens.sum()) / seconds.decode if seconds.decode else 0.0
-    speedup = speed / plain if plain else 1.0
     steps = sum(
         max((len(g.rounds) for g in texts[i : i + batch_size]), default=0) for i in range(0, len(texts), batch_size)
     )
+    a_round = 1000 * seconds.decode / max(1, steps)
     return BenchRun(
         batch_size,
         way,
         int(tokens.sum()),
         int(rounds.sum()),
         speed,
-        1000 * seconds.decode / max(1, steps),
-        1000 * seconds.decode / max(1.0, float(tokens.sum()) / batch_size),
+        a_round,
+        a_round / emitted if emitted else 0.0,
         emitted,
         mean_draft_length(texts) or 0.0,
-        speedup,
-        speedup / emitted if emitted else 0.0,
+        speed / plain.tokens_per_second if plain and plain.tokens_per_second else 1.0,
+        plain.milliseconds_per_round / a_round if plain and a_round else 1.0,
         TimeSplit(seconds.draft, seconds.verify, seconds.other),
     )
 

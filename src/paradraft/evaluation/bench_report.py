@@ -21,7 +21,7 @@ COLUMNS = (
     "ms a token",
     "emitted",
     "speed-up",
-    "speed-up / emitted",
+    "round efficiency",
     "draft / verify / other",
 )
 

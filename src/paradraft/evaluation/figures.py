@@ -115,17 +115,23 @@ def page_html(title: str, sections: Sequence[PageSection]) -> str:
 
 
 def rounds_section(title: str, prompt: str, pieces: Sequence[RoundPiece], note: str) -> PageSection:
-    """An answer with one background a round; rejected drafts show on hover, or in the text when asked for."""
+    """An answer with one background a round; rejected drafts show on hover, or in the text when asked for.
+
+    The first piece is what the prefill gave.
+    """
     answer = []
     for i, piece in enumerate(pieces):
-        tip = f"round {i + 1}, rejected: {piece.rejected or 'nothing'}"
+        tip = f"round {i}: {piece.drafted} drafted, {piece.kept} kept" if i else "came with the reading of the prompt"
+        tip += f", rejected: {piece.rejected}" if piece.rejected else ""
         text = f"{escape(piece.accepted)}<u>{escape(piece.own)}</u>"
         rejected = f"<del>{escape(piece.rejected)}</del>" if piece.rejected else ""
-        answer.append(f'<span class="r{i % ROUND_COLOURS}" title="{escape(tip)}">{text}</span>{rejected}')
+        answer.append(
+            f'<span class="r{(i - 1) % ROUND_COLOURS if i else "none"}" title="{escape(tip)}">{text}</span>{rejected}'
+        )
     colours = "".join(f'<span class="r{i}">&nbsp;{i + 1}&nbsp;</span>' for i in range(ROUND_COLOURS))
     legend = (
         f'<p class="note legend">One background a round {colours}: drafts that were kept, then the target\'s '
-        "<u>own token</u>. Hover over a round for the drafts that were rejected.</p>"
+        "<u>own token</u>. Hover over a round for how many were drafted and kept, and which were rejected.</p>"
     )
     box = '<input type="checkbox" class="rejected"> show rejected drafts in the text, <del>struck through</del>'
     head = f'<h3>Prompt</h3><pre>{escape(prompt)}</pre><h3>Answer</h3>{legend}<label class="note">{box}</label>'

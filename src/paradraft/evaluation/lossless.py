@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from scipy.special import chdtrc
 
-from ..decoding import DraftLength, Engine, Sampling
+from ..decoding import DraftLength, Engine, Generation, Sampling
+from ..decoding.length import AUTO
 from ..decoding.sampling import distribution
 from ..drafters import Drafter
 from ..errors import UserError
@@ -26,6 +27,11 @@ MOST_CONTINUATIONS = 4000  # of so many tokens; the rest share a cell
 SMALLEST_EXPECTED = 5.0  # of a cell of the chi-square test; rarer outcomes are pooled
 # Relative rounding of logits by dtype: a gap of the two best below this share of their size is a tie.
 TIE_GAP = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+
+NOTHING_DRAFTED = (
+    "nothing was drafted, so this says nothing of drafted decoding: --draft-length auto found drafting not worth its "
+    "time here; give a number"
+)
 
 Advance = Callable[[int], None]
 
@@ -61,19 +67,30 @@ def check_exact(
     tree: int | None = None,
     advance: Advance = lambda prompts: None,
 ) -> ExactResult:
-    """Greedy decoding of `prompts` (ids) with and without the drafter, token by token."""
-    tokens, divergences = 0, []
-    for start in range(0, len(prompts), BATCH):
-        part = prompts[start : start + BATCH]
+    """Greedy decoding of `prompts` (ids) with and without the drafter, token by token.
+
+    One at a time with `draft_length` auto, which drafts less in a batch. UserError if nothing was drafted at all.
+    """
+    tokens, drafts, divergences = 0, 0, []
+    together = 1 if draft_length == AUTO else BATCH
+    for start in range(0, len(prompts), together):
+        part = prompts[start : start + together]
         plain = Engine(target).generate(part, max_new_tokens)
         engine = Engine(target, drafter, draft_length=draft_length, acceptance=acceptance, tree=tree)
         drafted = engine.generate(part, max_new_tokens)
         for i, (a, b) in enumerate(zip(plain, drafted, strict=True)):
             tokens += len(a.tokens)
+            drafts += drafted_tokens(b)
             if a.tokens != b.tokens:
                 divergences.append(examine_divergence(target, start + i, part[i], a.tokens, b.tokens))
         advance(len(part))
+    if not drafts and tokens > len(prompts):
+        raise UserError(NOTHING_DRAFTED)
     return ExactResult(len(prompts), tokens, tuple(divergences))
+
+
+def drafted_tokens(generation: Generation) -> int:
+    return sum(len(r.drafted) for r in generation.rounds)
 
 
 def examine_divergence(
@@ -162,11 +179,12 @@ def check_distribution(
 ) -> DistributionResult:
     """Sample `samples` continuations over all `prompts` and compare the first DEPTH tokens with the target's own.
 
-    Cells are chosen from the target's probabilities alone, before any sample is seen.
+    Cells are chosen from the target's probabilities alone, before any sample is seen. UserError if the drafter drafted
+    nothing.
     """
     each = samples // len(prompts)
     engine = Engine(target, drafter, sampling, draft_length, acceptance=acceptance, tree=tree)
-    statistic, degrees, cells = 0.0, 0, 0
+    statistic, degrees, cells, drafts = 0.0, 0, 0, 0
     for prompt in prompts:
         expected = likely_continuations(target, prompt, DEPTH, sampling, SMALLEST_EXPECTED / each)
         counts = dict.fromkeys(expected, 0)
@@ -175,6 +193,7 @@ def check_distribution(
             # Room for whole rounds: a limit at DEPTH would shorten the drafts that are to be tested.
             for generation in engine.generate([prompt], DEPTH + engine.draft_length, (), rows, enough=DEPTH):
                 found = tuple(generation.tokens[:DEPTH])
+                drafts += drafted_tokens(generation)
                 if found in counts:
                     counts[found] += 1
             advance(rows)
@@ -192,4 +211,6 @@ def check_distribution(
             f"tokens, or so undecided that none is expected {SMALLEST_EXPECTED:g} times; give other prompts, or raise "
             "--samples"
         )
+    if drafter is not None and not drafts:
+        raise UserError(NOTHING_DRAFTED)
     return DistributionResult(samples, cells, statistic, degrees, float(chdtrc(max(1, degrees), statistic)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
-from ..models.names import prompt_file
+from ..models.names import is_shipped, prompt_file
 from ..text.conversations import Message, turns_of
 from ..text.sources import read_source
 from .public_prompts import PUBLIC, fetch_turns
@@ -96,5 +96,5 @@ def load_prompts(name: str, limit: int | None = None) -> PromptSet:
         prompts.append(Prompt(conversation.id or str(number), turns, conversation.tools))
     if not prompts:
         raise UserError(f'prompt file {path} is empty; give one JSON object a line, such as {{"prompt": "..."}}')
-    label = name if name.startswith("demo:") else re.sub(r"\.jsonl?(\.gz)?$", "", path.name)
+    label = name if is_shipped(name) else re.sub(r"\.jsonl?(\.gz)?$", "", path.name)
     return PromptSet(label, tuple(prompts))

@@ -122,11 +122,16 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 @dataclass(frozen=True)
 class RoundPiece:
-    """The text of one round: drafts that were kept, the target's own token, drafts that were thrown away."""
+    """The text of one round: drafts that were kept, the target's own token, drafts that were thrown away (of a chain).
+
+    drafted, kept: how many tokens; of the first piece, which the prefill gives, 0.
+    """
 
     accepted: str
     own: str
     rejected: str
+    drafted: int = 0
+    kept: int = 0
 
 
 def round_pieces(tokenizer: Any, generation: Generation) -> list[RoundPiece]:
@@ -144,7 +149,7 @@ def round_pieces(tokenizer: Any, generation: Generation) -> list[RoundPiece]:
     for r in generation.rounds:
         own, end = start + r.kept, start + r.emitted
         accepted, last = pushed(generation.tokens[start:own]), pushed(generation.tokens[own:end])
-        found.append(RoundPiece(accepted, last, str(tokenizer.decode(list(r.rejected)))))
+        found.append(RoundPiece(accepted, last, str(tokenizer.decode(list(r.rejected))), len(r.drafted), r.kept))
         start = end
     found[-1] = replace(found[-1], own=found[-1].own + text.finish())
     return found

@@ -11,13 +11,13 @@ import json
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import UserError, first_line
 from ..files import read_json, whole_directory
 
 NOTE = "paradraft.json"
-FORMAT = "2"  # of what is written; part of the directory's name, so that an older cache is left alone
+FORMAT = "3"  # of what is written; part of the directory's name, so that an older cache is left alone
 DIGITS_APART = {"smollm", "starcoder", "refact", "command-r", "codeshell"}  # Transformers reads these as plain GPT-2
 
 
@@ -75,14 +75,22 @@ def write_dequantized(path: Path, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        weights, split = stored_as(path)
-        model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        stored = read_header(path)
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True
+        )
         tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except ImportError as error:
         raise UserError(f"target {path} needs the package gguf ({first_line(error)}): pip install gguf") from None
+    except UserError:
+        raise
     except Exception as error:  # damaged files and unknown architectures surface as errors of many kinds
         raise UserError(f"target {path} cannot be read as GGUF: {first_line(error)}") from error
-    if split in DIGITS_APART:
+    model, loaded = found
+    absent = sorted({*loaded["missing_keys"], *map(str, loaded["mismatched_keys"])} - tied_names(model))
+    if absent:
+        raise UserError(f"target {path} lacks {absent[0]}: it is not a whole model")
+    if stored.split in DIGITS_APART:
         bytes_of_pieces = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
         pieces = [pre_tokenizers.Digits(individual_digits=True), bytes_of_pieces]
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(pieces)
@@ -94,16 +102,62 @@ def write_dequantized(path: Path, out: Path) -> None:
     plain.load_state_dict(model.state_dict(), assign=True)
     plain.tie_weights()
     plain.generation_config = model.generation_config
+    plain.generation_config.eos_token_id = sorted({*listed(config.eos_token_id), *stored.ends}) or None
     plain.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    (out / NOTE).write_text(json.dumps({"file": path.name, "weights": weights}) + "\n", encoding="utf-8")
+    (out / NOTE).write_text(json.dumps({"file": path.name, "weights": stored.weights}) + "\n", encoding="utf-8")
 
 
-def stored_as(path: Path) -> tuple[str, str]:
-    """Its type of weights as the file names it, such as Q4_1, and how its tokenizer splits text before merging."""
+def tied_names(model: Any) -> set[str]:
+    """A head that is the embedding has no tensor of its own."""
+    names = dict(model.named_parameters(remove_duplicate=False))
+    shared = model.get_input_embeddings().weight
+    return {name for name, parameter in names.items() if parameter is shared} if tied(model.config) else set()
+
+
+def tied(config: Any) -> bool:
+    return bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
+
+
+def listed(tokens: int | list[int] | None) -> list[int]:
+    return [] if tokens is None else [tokens] if isinstance(tokens, int) else list(tokens)
+
+
+class Header(NamedTuple):
+    """What Transformers does not take from a file: its type of weights as it names it, such as Q4_1; how its tokenizer
+    splits text before merging; the tokens that end a turn or a message."""
+
+    weights: str
+    split: str
+    ends: tuple[int, ...]
+
+
+def read_header(path: Path) -> Header:
+    """UserError for a part of a model, and for scaled rotary positions, which Transformers would read as plain ones."""
     from gguf import GGUFReader, LlamaFileType
 
     reader = GGUFReader(path)
-    kind, split = (reader.get_field(name) for name in ("general.file_type", "tokenizer.ggml.pre"))
-    name = LlamaFileType(int(kind.contents())).name if kind is not None else "unnamed"
-    return name.removeprefix("MOSTLY_").removeprefix("ALL_"), "" if split is None else str(split.contents())
+
+    def field(name: str) -> Any:
+        found = reader.get_field(name)
+        return None if found is None else found.contents()
+
+    if (parts := field("split.count") or 1) > 1:
+        raise UserError(
+            f"target {path} is one of {parts} parts of a model; put them together with llama.cpp: "
+            f"llama-gguf-split --merge {path.name} whole.gguf"
+        )
+    scaling = field(f"{field('general.architecture')}.rope.scaling.type")
+    if scaling not in (None, "none") or any(tensor.name == "rope_freqs.weight" for tensor in reader.tensors):
+        raise UserError(
+            f"target {path} has scaled rotary positions ({scaling or 'rope_freqs'}), which Transformers leaves out "
+            "of a GGUF file, so it would not be the same model; give the original, a directory or a Hugging Face id"
+        )
+    kind = field("general.file_type")
+    name = LlamaFileType(int(kind)).name if kind is not None else "unnamed"
+    ends = [field(f"tokenizer.ggml.{end}_token_id") for end in ("eot", "eom")]
+    return Header(
+        name.removeprefix("MOSTLY_").removeprefix("ALL_"),
+        str(field("tokenizer.ggml.pre") or ""),
+        tuple(int(token) for token in ends if token is not None),
+    )

@@ -159,10 +159,12 @@ class EngineThread:
         finally:
             with self._lock:
                 self._open, left = False, list(self._live)
-            self._drop(left, "cancelled")
-            self._live.clear()
-            self._count()
-            self.deliver([Update(job, finished=True, failed=True) for job in left])
+            try:
+                self._drop(left, "cancelled")
+            finally:  # also where the engine raises again: who waits is told
+                self._live.clear()
+                self._count()
+                self.deliver([Update(job, finished=True, failed=True) for job in left])
 
     def _obey(self) -> bool:
         """Do what others asked for, and wait for it if there is nothing else to do; False: stop."""

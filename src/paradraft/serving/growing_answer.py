@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -71,32 +71,34 @@ class GrowingAnswer:
         if self._stops.found:
             reason = "stop"
         self.ended = reason is not None
-        self._count(update, len(texts) if self._stops.found else len(update.tokens))
+        if self._stops.found:  # nothing behind counts, as behind a stop token
+            shortened = None if update.round is None else replace(update.round, emitted=len(texts))
+            update = replace(update, tokens=update.tokens[: len(texts)], round=shortened)
+        self._count(update)
         logprobs = update.logprobs[: len(texts)] if self.logprobs and update.logprobs else ()
         shown = shown_round(self.tokenizer, update, texts) if self.rounds else None
         return Piece(self.index, sure, logprobs, reason, shown)
 
-    def _count(self, update: Update, tokens: int) -> None:
-        self.counts.tokens += tokens
+    def _count(self, update: Update) -> None:
+        self.counts.tokens += len(update.tokens)
         if update.round is not None:
-            kept = min(update.round.accepted, tokens)
-            self.counts.accepted += kept
-            self.counts.rejected += max(0, len(update.round.drafted) - update.round.accepted)
+            self.counts.accepted += update.round.kept
+            self.counts.rejected += len(update.round.drafted) - update.round.kept
 
 
 def shown_round(tokenizer: PreTrainedTokenizerBase, update: Update, texts: list[str]) -> dict[str, Any]:
     """A round for those who watch: the texts of accepted drafts, of the target's own token, of rejected drafts.
 
     drafted: tokens of the draft, of a tree its nodes. judged: how many places ahead were kept or not (the text may end
-    before). rejected: of a chain only. seconds: since the prefill, of the steps that this answer was in. The first
-    token, which the prefill brings, is `own` as well.
+    before). rejected: of a chain only, and none behind the end of the text. seconds: since the prefill, of the steps
+    that this answer was in. The first token, which the prefill brings, is `own` as well.
     """
     done = update.round or Round((), 0, 1)
     kept = done.kept
     return {
         "accepted": texts[:kept],
         "own": "".join(texts[kept:]),
-        "rejected": [token_text(tokenizer, token)[0] for token in done.rejected],
+        "rejected": [] if done.clipped else [token_text(tokenizer, token)[0] for token in done.rejected],
         "drafted": len(done.drafted),
         "judged": judged(done),
         "kept": kept,

@@ -57,7 +57,9 @@ class Service:
         self.metrics = Metrics()
         usual = next(iter(drafters), None)
         self.draft_length = draft_length
-        self.usual = Drafting(usual, self._length(usual, draft_length or AUTO), check_acceptance(acceptance))
+        self.usual = Drafting(
+            usual, self._length(usual, AUTO if draft_length is None else draft_length), check_acceptance(acceptance)
+        )
         self.thread = EngineThread(
             target, drafters, self.usual, limits.max_rows, limits.max_queue, self.metrics, self._deliver
         )
