@@ -32,8 +32,8 @@ def answers(arguments: argparse.Namespace, out: Path, endpoint: str | None) -> d
         max_new_tokens=arguments.max_new_tokens,
         endpoint=endpoint,
         limit=arguments.limit,
-        concurrency=8,
-        dtype="float32",
+        concurrency=8 if endpoint else None,
+        dtype="auto" if endpoint else "float32",
     )
     records = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     return {record["messages"][0]["content"]: record for record in records}
