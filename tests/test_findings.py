@@ -119,7 +119,8 @@ def test_dpace_against_head_weights_and_its_own_parts() -> None:
     trials = read("smollm2-objectives.json")["trials"]
     cells = {trial["cell"] for trial in trials}
     rows = {"head-weights": "ahead of head weights", "prefix-only": "both factors", "continuation-only": "both factors"}
-    rows |= {"alpha-0.1": "alpha 0.5", "alpha-1": "alpha 0.5", "uniform": "ahead of uniform weights"}
+    rows |= dict.fromkeys(("alpha-0.1", "alpha-0.3", "alpha-0.7", "alpha-1"), "alpha 0.5")
+    rows |= {"uniform": "ahead of uniform weights"}
     for cell in cells & rows.keys():
         pair = [trial for trial in trials if trial["cell"] in ("dpace", cell)]
         for row in summary(pair, cell):
