@@ -125,7 +125,7 @@ def verify(
                 )
             console.print(f"temperature {degree:g}: {distribution_sentence(found, len(starts))}")
             passed &= found.passed
-    if length == AUTO:
+    if length == AUTO and temperature is None:
         console.print(f"temperature 1 is left out: {SAMPLED_AUTO}")
     if not passed:
         raise typer.Exit(1)

@@ -113,13 +113,13 @@ class Target:
         assert isinstance(head, nn.Module)
         return head
 
-    # --- what it does ---------------------------------------------------------------------------------------
-
     @property
     def embedding_scale(self) -> float | Tensor:
         """What its embedding multiplies its rows by: the square root of the width in Gemma, else 1."""
         scale: float | Tensor = getattr(self.embedding, "embed_scale", 1.0)
         return scale
+
+    # --- what it does ---------------------------------------------------------------------------------------
 
     def head(self, hidden: Tensor) -> Tensor:
         """Final-normed hidden states [..., hidden] -> logits [..., vocabulary], soft cap included."""
