@@ -42,6 +42,7 @@ REPORTED = (
     "smollm2-auto.json",
     "smollm2-weightings.json",
     "smollm2-objectives.json",
+    "smollm2-losses.json",
     "smollm2-own.json",
     "demo-forks.json",
     "decoding-smollm2-b1.json",

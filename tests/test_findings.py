@@ -131,6 +131,16 @@ def test_dpace_against_head_weights_and_its_own_parts() -> None:
     assert {"dpace", "decay"} | rows.keys() <= cells
 
 
+def test_token_losses_and_causal_blocks() -> None:
+    rows = {"jetspec": "JetSpec", "lk-alpha": "LK losses", "lk-lambda": "LK losses"}
+    for row in read("smollm2-losses.json")["rows"]:
+        if row["cell"] in rows:
+            gain = row["difference"] / (row["emitted_length"] - row["difference"])
+            interval = f"({row['low']:+.3f} to {row['high']:+.3f})"
+            shown = f"{row['prompts']} {row['difference']:+.3f} {interval}, {gain:+.1%}"
+            assert shown in row_of(rows[row["cell"]])
+
+
 def test_our_own_drafter_at_equal_parameters() -> None:
     found = read("smollm2-own.json")
     parameters = {trial["cell"]: trial["parameters"] for trial in found["trials"]}
