@@ -19,8 +19,8 @@ from typing import Any
 
 from paradraft.errors import run_program
 from paradraft.evaluation.measure import environment
-from paradraft.text.conversations import read_records
-from paradraft.text.sources import read_source
+from paradraft.text.conversations import BadRecord
+from paradraft.text.sources import read_source, rows
 from paradraft.training.config import load_config
 from paradraft.training.loop import Trainer
 
@@ -32,7 +32,8 @@ def first_question(messages: list[dict[str, str]]) -> str:
 def same_prompts(raw: Path, own: Path, out: Path) -> int:
     """Write the raw records whose prompts the target answered; how many there are."""
     asked = {first_question(list(c.messages)) for c in read_source(str(own)).conversations}
-    kept = [record for _, record in read_records(raw) if first_question(record["messages"]) in asked]
+    records = (record for _, record in rows(str(raw)) if not isinstance(record, BadRecord))
+    kept = [record for record in records if first_question(record["messages"]) in asked]
     out.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
     return len(kept)
 

@@ -125,15 +125,20 @@ async def ask(http: httpx.AsyncClient, model: str, question: Question, leaves: i
 async def soak(
     url: str, model: str, asked: Sequence[Question], seconds: float, clients: int, every: float = 10.0, seed: int = 0
 ) -> tuple[Tally, list[dict[str, float]]]:
-    """Run the clients; what they saw, and samples of the server's memory."""
+    """Run the clients; what they saw, and samples of the server's memory, the last one when all have ended."""
     tally, samples, began = Tally(), list[dict[str, float]](), time.monotonic()
     work = [asyncio.ensure_future(client(url, model, asked, seconds, f"{seed} {i}", tally)) for i in range(clients)]
-    while not all(one.done() for one in work):
-        found = await asyncio.to_thread(metrics, url)
+
+    async def sample() -> None:
+        seconds, found = round(time.monotonic() - began, 1), await asyncio.to_thread(metrics, url)
         resident = found.get("process_resident_memory_bytes", 0.0)
-        samples.append({"seconds": round(time.monotonic() - began, 1), "resident_mib": round(resident / 2**20, 1)})
+        samples.append({"seconds": seconds, "resident_mib": round(resident / 2**20, 1)})
+
+    while not all(one.done() for one in work):
+        await sample()
         await asyncio.wait(work, timeout=every)
     await asyncio.gather(*work)
+    await sample()
     return tally, samples
 
 

@@ -14,6 +14,13 @@ from paradraft.models import Target
 from tests.conftest import make_model
 
 
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+def test_every_benchmark_can_be_started(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of what it imports is still there."""
+    monkeypatch.syspath_prepend(path.parent)  # as `python benchmarks/x.py` has it
+    importlib.import_module(f"benchmarks.{path.stem}")
+
+
 def test_all_ways_of_decoding_side_by_side(target_directory: Path, prompts: Path, tmp_path: Path) -> None:
     target = Target.load(str(target_directory))
     DFlash.fresh(target, layers=2, block_size=4).save_pretrained(tmp_path / "dflash")

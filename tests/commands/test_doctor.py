@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from paradraft import cli
 from paradraft.errors import UserError
 from paradraft.models import Target
+from paradraft.models.cpu_kernels import bfloat16_is_fast
 from tests.conftest import make_drafter
 
 
@@ -23,7 +24,7 @@ def run(*arguments: str) -> str:
 def test_the_machine() -> None:
     found = json.loads(run("doctor", "--json"))
     assert found["packages"]["torch"] == torch.__version__
-    assert found["cpu"]["bfloat16"] == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert found["cpu"]["bfloat16"] == bfloat16_is_fast(torch.device("cpu"))
     assert found["free_disk_gib"] > 0 and "engines" not in found
     output = run("doctor")
     assert torch.backends.cpu.get_cpu_capability() in output and f"torch {torch.__version__}" in output

@@ -25,8 +25,10 @@ from tests.interchange.test_exchange import reduce
 from tests.test_cli import run
 
 SERVER = ["-m", "vllm.entrypoints.openai.api_server"]
-SHIM = """#!{python}
-import json, os, signal, sys, time
+SHIM = """#!/bin/sh
+exec "{python}" "$0.py" "$@"
+"""
+CALLED = """import json, os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
 json.dump([sys.argv[1:], os.environ.get("VLLM_API_KEY")], open({out!r} + ".part", "w"))
 os.rename({out!r} + ".part", {out!r})
@@ -40,8 +42,9 @@ def vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder, out = tmp_path / "bin", tmp_path / "called.json"
     folder.mkdir()
     for name in ("vllm", "python"):
-        (folder / name).write_text(SHIM.format(python=sys.executable, out=str(out)))
+        (folder / name).write_text(SHIM.format(python=sys.executable))
         (folder / name).chmod(0o755)
+        (folder / f"{name}.py").write_text(CALLED.format(out=str(out)))
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     return out
 

@@ -11,6 +11,8 @@ import pytest
 
 from paradraft.decoding import Engine, Sampling
 from paradraft.decoding.length import DraftLength
+from paradraft.drafters import Vanilla
+from paradraft.drafters.vanilla import VanillaSection
 from paradraft.errors import UserError
 from paradraft.models import Target
 from paradraft.serving.protocol import ChatRequest, read_request
@@ -136,12 +138,28 @@ def test_stop_strings(server: Running, served_target: Target) -> None:
         assert sum(one["tokens"] for one in rounds) == reply["usage"]["completion_tokens"]
         assert sum(one["kept"] for one in rounds) == counts["accepted_prediction_tokens"]
         assert sum(one["drafted"] - one["kept"] for one in rounds) == counts["rejected_prediction_tokens"]
-        last = rounds[-1]
-        if last["tokens"] == last["kept"]:  # it ends among the drafts: none behind was judged, or rejected
-            assert (last["judged"], last["rejected"]) == (last["kept"], [])
     server.wait_until_idle()
     after = [server.metric("paradraft_answers_total", reason=reason) for reason in ("stop", "cancelled")]
     assert after[0] > before[0] and after[1] == before[1]
+
+
+def test_a_stop_string_among_the_drafts_ends_the_round_there(served_target: Target) -> None:
+    """A drafter that is always right: what it drafted behind the end was neither judged nor rejected."""
+    copy = VanillaSection(init_from="target", layers=len(served_target.layers), draft_length=6)
+    service = Service(served_target, {"right": Vanilla.create(copy, served_target).eval()}, Limits(), 6)
+    whole = offline(served_target, render_prompt(served_target.chat, MESSAGES))
+    among = 0
+    with running(service) as server:
+        for begin in range(2, 20, 3):
+            asked = CHAT | {"stop": whole[begin : begin + 2], "paradraft": {"rounds": True}}
+            reply = server.http.post("/v1/chat/completions", json=asked).json()
+            rounds, usage = reply["paradraft"]["rounds"], reply["usage"]
+            assert sum(one["tokens"] for one in rounds) == usage["completion_tokens"]
+            last = rounds[-1]
+            if 0 < last["tokens"] == last["kept"] < last["drafted"]:
+                among += 1
+                assert (last["judged"], last["rejected"]) == (last["kept"], [])
+    assert among > 2
 
 
 def test_logprobs(server: Running, served_target: Target) -> None:

@@ -214,9 +214,9 @@ def run_slowly(request: Callable[..., None]) -> None:
     add = Journal.add
 
     def slowly(self: Journal, answers: Any) -> None:
-        time.sleep(0.01)
+        time.sleep(0.1)  # however fast the machine is, five of these outlast the first moments
         add(self, answers)
-        time.sleep(0.01)
+        time.sleep(0.1)
 
     Journal.add = slowly  # type: ignore[method-assign]
     code = 1

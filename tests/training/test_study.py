@@ -75,6 +75,11 @@ def test_every_cell_and_seed_is_measured_once(
     def refuse(*arguments: Any) -> None:
         raise AssertionError("trained again")
 
+    losses = {}
+    for name in ("decay-1", "decay-2", "dpace-1"):
+        lines = (tmp_path / "study" / "runs" / name / "metrics.jsonl").read_text().splitlines()
+        losses[name] = next(json.loads(line)["loss"] for line in lines if '"loss"' in line)
+    assert losses["decay-1"] != losses["decay-2"]  # another seed is another run
     measured = found["trials"][0]["measured"][0]
     assert len(measured["looping"]) == 3 and len(measured["prompts_hash"]) == 12
     (tmp_path / "study" / "cells" / "dpace-2.json").unlink()

@@ -214,6 +214,29 @@ def test_wrong_layers_and_data_are_refused(target_directory: Path, conversations
     assert not (tmp_path / "run").exists()
 
 
+def test_what_a_configuration_says_reaches_objective_and_optimiser(
+    target_directory: Path, conversations: Path, tmp_path: Path
+) -> None:
+    made = config_for(target_directory, conversations, tmp_path / "run", weight_decay=0.3, optimizer="adamw")
+    for objective, wanted in (
+        ({"weighting": "decay", "gamma": 3.0}, {"gamma": 3.0}),
+        ({"weighting": "geometric", "base": 0.7}, {"base": 0.7}),
+        (
+            {"weighting": "uniform", "token_loss": "ce_l1", "ce_weight": 0.2, "l1_weight": 0.6},
+            {"ce_weight": 0.2, "l1_weight": 0.6},
+        ),
+        (
+            {"weighting": "uniform", "token_loss": "lk_lambda", "lk_scale": 0.5, "lk_decay": 2.0},
+            {"lk_scale": 0.5, "lk_decay": 2.0},
+        ),
+    ):
+        config = RunConfig.model_validate(made.model_dump() | {"objective": objective})
+        assert config.make_objective().parameters == wanted
+    optimizers = Trainer(made).optimizer.optimizers
+    decays = {group["weight_decay"] for optimizer in optimizers for group in optimizer.param_groups}
+    assert decays == {0.0, 0.3}
+
+
 def test_schedule() -> None:
     rates = [learning_rate_at(step, 100, 1.0, 0.04) for step in range(100)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]

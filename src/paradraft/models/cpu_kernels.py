@@ -198,4 +198,6 @@ def head_is_plain(model: Any, softcap: float | None) -> bool:
 
 def bfloat16_is_fast(device: torch.device) -> bool:
     """Whether products in bfloat16 run on instructions of their own; a CPU without them is hundreds of times slower."""
-    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if device.type != "cpu":
+        return True
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
