@@ -13,7 +13,8 @@ from paradraft.commands.regenerate import regenerate
 
 def request_for(target: Path, prompts: Path, out: Path, **changes: Any) -> Callable[..., None]:
     """The command with these options, still to be called; a call may change some of them."""
-    settings: dict[str, Any] = {"max_new_tokens": 12, "batch_size": 4} | changes
+    usual = {"max_new_tokens": 12} | ({} if "endpoint" in changes else {"batch_size": 4})
+    settings: dict[str, Any] = usual | changes
     return partial(regenerate, target=str(target), prompts=[str(prompts)], out=out, **settings)
 
 
