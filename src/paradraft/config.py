@@ -109,7 +109,10 @@ def load_section(model: type[Model], path: Path, overrides: Sequence[str] = ()) 
     except (OmegaConfBaseException, OSError, ValueError) as error:
         raise UserError(f"configuration {path} cannot be read: {first_line(error)}") from None
     except Exception as error:  # the YAML parser's own errors share no importable base with OmegaConf's
-        raise UserError(f"configuration {path} is not valid YAML: {first_line(error)}") from None
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" (line {mark.line + 1})"
+        problem = getattr(error, "problem", None) or first_line(error)
+        raise UserError(f"configuration {path} is not valid YAML: {problem}{where}") from None
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -138,6 +141,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "model_type":  # pydantic names the class
         message = "must be a section of keys and values"
+    message = {"tuple_type": "must be a list, such as [a, b]", "path_type": "must be a path"}.get(
+        first["type"], message
+    )
     message = message[0].lower() + message[1:]
     if isinstance(first["input"], Mapping):  # what is wrong is said; a whole section would only hide it
         return message if not place or f"{place}." in message else f"{place}: {message}"

@@ -136,6 +136,15 @@ def test_a_check_of_nothing_is_refused(small: tuple[Target, DFlash], monkeypatch
         check_distribution(target, drafter, PROMPTS, 2000, Sampling(1.0), draft_length="auto", batch_size=500)
 
 
+def test_auto_is_checked_one_text_at_a_time(small: tuple[Target, DFlash], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a batch it drafts less."""
+    target, drafter = small
+    monkeypatch.setattr("paradraft.decoding.length.Adaptive.choose", lambda self, rows, *rest: [1] * len(rows))
+    together: list[int] = []
+    assert check_exact(target, drafter, PROMPTS, 16, draft_length="auto", advance=together.append).passed
+    assert together == [1, 1]
+
+
 def test_a_divergence_at_equal_logits_is_a_tie(small: tuple[Target, DFlash]) -> None:
     from paradraft.evaluation.lossless import examine_divergence
 

@@ -230,6 +230,16 @@ def test_a_reduced_vocabulary_is_written_with_its_head(
             import_checkpoint(str(tmp_path / "out"), tmp_path / "b", str(target_directory))
 
 
+@pytest.mark.parametrize("to", ["gguf", "transformers", "vllm"])
+def test_an_export_for_another_target_is_refused(to: str, target_directory: Path, tmp_path: Path) -> None:
+    """Also in the formats that are not read again."""
+    other = Target(make_model("qwen3", hidden_size=48))
+    make_drafter_of("dflash", other).save_pretrained(tmp_path / "drafter")
+    with pytest.raises(UserError, match="hidden size 48"):
+        export(str(tmp_path / "drafter"), to, tmp_path / "out", str(target_directory))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("kind", "tied", "family"),
     [

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType, RopeScalingType, quants
+from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType, quants
 from typer.testing import CliRunner
 
 from paradraft.cli import app
@@ -140,6 +140,18 @@ def test_a_file_that_would_be_another_model_is_refused(
     with pytest.raises(UserError, match=complaint):
         Target.load(str(tmp_path / "tiny.gguf"))
     assert list((cache / "gguf").iterdir()) == []
+
+
+def test_a_file_without_weights_is_refused(tmp_path: Path) -> None:
+    """Such as llama.cpp's files of vocabularies."""
+    writer = GGUFWriter(tmp_path / "vocabulary.gguf", "qwen3")
+    writer.add_token_list(["a", "b"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(UserError, match="holds no weights"):
+        Target.load(str(tmp_path / "vocabulary.gguf"))
 
 
 def test_what_is_wrong_is_said(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

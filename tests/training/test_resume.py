@@ -54,6 +54,15 @@ def test_resuming_equals_going_on(
     assert records(tmp_path / "halved", "loss") == records(tmp_path / "whole", "loss")
 
 
+def test_a_finished_run_keeps_its_configuration(target_directory: Path, conversations: Path, tmp_path: Path) -> None:
+    config = config_for(target_directory, conversations, tmp_path / "run", max_steps=2)
+    Trainer(config).run()
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    other = config_for(target_directory, conversations, tmp_path / "run", max_steps=2, learning_rate=0.5)
+    Trainer(other).run()  # nothing to do: what is there was trained otherwise
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+
+
 def test_annealed_alpha_is_in_the_record_and_resumes_exactly(
     target_directory: Path, conversations: Path, tmp_path: Path
 ) -> None:

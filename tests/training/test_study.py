@@ -161,6 +161,16 @@ def test_a_table_is_there_after_every_cell(study_file: Path, tmp_path: Path, mon
     assert {row["cell"] for row in json.loads((tmp_path / "study" / "study.json").read_text())["rows"]} == {"decay"}
 
 
+def test_names_of_cells_and_outputs_may_hold_any_character(study_file: Path, tmp_path: Path) -> None:
+    """They are not read as YAML, where `#` begins a comment and `: ` a value."""
+    section = yaml.safe_load(study_file.read_text())
+    section |= {"output": str(tmp_path / "st #1"), "cells": {"b: 2 #x": {}}, "baseline": "b: 2 #x"}
+    study = StudySection.model_validate(section)
+    assert study.run_of("b: 2 #x", 1).output == tmp_path / "st #1" / "runs" / "b: 2 #x-1"
+    with pytest.raises(ValueError, match="seeds must differ"):
+        StudySection.model_validate(section | {"seeds": [1, 2, 1]})
+
+
 def test_cells_must_have_the_same_budget(study_file: Path) -> None:
     longer = load_section(StudySection, study_file, ["cells.dpace.set=[training.max_steps=5]"])
     with pytest.raises(UserError, match=r"cell dpace has another training\.max_steps than decay"):

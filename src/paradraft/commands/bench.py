@@ -114,7 +114,9 @@ def bench(
     if out is not None:
         make_directory(out)
     set_threads(threads)
-    named = drafter or (f"{PREFIX}dflash" if is_random(target) else drafter_of(target))
+    named = drafter
+    if named is None:
+        named = f"{PREFIX}dflash" if is_random(target) else drafter_of(target)
     if is_random(target):
         if synthetic_acceptance is None:
             raise UserError("random weights accept nothing; say with --synthetic-acceptance P what is accepted")
@@ -164,6 +166,6 @@ def lengths_in(text: str | None) -> tuple[DraftLength, ...] | None:
 
 def whole_numbers(text: str) -> tuple[int, ...]:
     parts = parts_of(text)
-    if not all(part.isdigit() for part in parts):
+    if not all(part.isdecimal() for part in parts):
         raise UserError(f"--batch-sizes must be whole numbers with commas between, such as 1,4,16, not {text!r}")
     return tuple(int(part) for part in parts)

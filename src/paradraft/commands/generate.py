@@ -74,9 +74,9 @@ def generate(
             "--mode, --draft-length, --tree and --acceptance say how drafts are made and kept; give a drafter with "
             "--drafter, or leave them out"
         )
-    loaded, drafters = load_pair(target, [drafter] if drafter else [], dtype, trust_remote_code, thinking, date)
+    loaded, drafters = load_pair(target, [] if drafter is None else [drafter], dtype, trust_remote_code, thinking, date)
     print_origin(Console(stderr=True), loaded)
-    drafting = drafters[drafter] if drafter else None
+    drafting = None if drafter is None else drafters[drafter]
     if drafting is not None and mode is not None:
         drafting.set_mode(mode)
     tokenizer = loaded.chat.tokenizer

@@ -108,7 +108,7 @@ def draft_length_of(text: str | None) -> DraftLength | None:
         return None
     if text == "auto":
         return "auto"
-    if not text.isdigit():
+    if not text.isdecimal():
         raise UserError(f"--draft-length must be a number of tokens or auto, not {text!r}")
     return int(text)
 

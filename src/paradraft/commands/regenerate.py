@@ -109,11 +109,13 @@ def regenerate(
         )
     if endpoint is None and (model or key_variable or concurrency):
         raise UserError("--model, --key-variable and --concurrency are for a server; give its address with --endpoint")
+    if out.suffix == ".parquet":
+        raise UserError(f"--out {out}: answers are written as JSONL; let its name end in .jsonl or .jsonl.gz")
     asked = Prompts(prompts, limit, max_bad_share)
     make_directory(out.parent)
     settings = AnswerSettings(max_new_tokens, asdict(sampling), batch_size or 16, seed)
     if endpoint is None:
-        names = [drafter] if drafter else []
+        names = [] if drafter is None else [drafter]
         loaded, drafters = load_pair(target, names, dtype, trust_remote_code, thinking, date)
         print_origin(console, loaded)
         respondent = embedded(loaded, drafters, sampling, settings)

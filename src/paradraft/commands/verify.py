@@ -78,7 +78,7 @@ def verify(
     set_threads(threads)
     length = draft_length_of(draft_length)
     sets = load_prompt_sets(prompts or prompts_of(target))
-    name = drafter or drafter_of(target)
+    name = drafter_of(target) if drafter is None else drafter
     loaded, drafters = load_pair(target, [name], dtype, trust_remote_code, thinking, date)
     print_origin(console, loaded)
     checked = drafters[name]
@@ -88,6 +88,7 @@ def verify(
     for prompt_set in sets:
         check_first_turns(loaded, prompt_set, max(max_new_tokens, 1 + behind))
     asked = interleaved(loaded, sets, count)
+    console.print(f"{target} with {name}" + (f", {checked.mode}" if len(checked.modes) > 1 else ""), markup=False)
     degrees, passed = [0.0, 1.0] if temperature is None else [temperature], True
     if length == AUTO and temperature:
         raise UserError(SAMPLED_AUTO)

@@ -27,6 +27,7 @@ from .scheduler import Scheduler
 from .timing import Clock, Seconds
 from .tree import behind_root
 
+MOST_NODES = 1024  # of a tree
 SPARE = 2  # times the tokens that running sequences need may be held for each
 
 
@@ -328,6 +329,10 @@ def check_tree(drafter: Drafter | None, tree: int | None) -> int | None:
         return tree
     if tree < 0:
         raise UserError(f"a tree has at least one node, not {tree}; 0 stands for chains only")
+    if tree > MOST_NODES:
+        raise UserError(
+            f"a tree of {tree} nodes would take memory and time that no tree pays back; {MOST_NODES} at most"
+        )
     if drafter is None or not (drafter.parallel or isinstance(drafter, BranchingDrafter)):
         raise UserError("a tree needs a drafter that can draft one (dflash, pard, pard2, eagle3); leave --tree out")
     return tree

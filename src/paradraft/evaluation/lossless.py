@@ -33,6 +33,8 @@ NOTHING_DRAFTED = (
     "time here; give a number"
 )
 
+TOO_SHORT = "nothing was drafted in answers as short as these; raise --max-new-tokens to 3 or more"
+
 Advance = Callable[[int], None]
 
 
@@ -84,8 +86,8 @@ def check_exact(
             if a.tokens != b.tokens:
                 divergences.append(examine_divergence(target, start + i, part[i], a.tokens, b.tokens))
         advance(len(part))
-    if not drafts and tokens > len(prompts):
-        raise UserError(NOTHING_DRAFTED)
+    if not drafts:
+        raise UserError(NOTHING_DRAFTED if draft_length == AUTO else TOO_SHORT)
     return ExactResult(len(prompts), tokens, tuple(divergences))
 
 
@@ -212,5 +214,5 @@ def check_distribution(
             "--samples"
         )
     if drafter is not None and not drafts:
-        raise UserError(NOTHING_DRAFTED)
+        raise UserError(NOTHING_DRAFTED if draft_length == AUTO else TOO_SHORT)
     return DistributionResult(samples, cells, statistic, degrees, float(chdtrc(max(1, degrees), statistic)))

@@ -45,6 +45,8 @@ def export(drafter: str, to: str, out: Path, target: str | None = None, trust_re
         write = layout.write.get(to, NO_KIND.get(to, "paradraft writes no {kind} drafter in this format"))
         if isinstance(write, str):
             raise UserError(write.format(kind=source.kind))
+        if side is not None and to in UNREAD:  # what is written is not read again; does the drafter fit this target?
+            DRAFTERS[source.kind].from_pretrained(source.directory, side.target)
         notes = write(source, directory, side)
         if to in SERVED:
             notes = [*notes, SERVED[to](source, str(out), side)]

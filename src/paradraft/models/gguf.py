@@ -142,6 +142,8 @@ def read_header(path: Path) -> Header:
         found = reader.get_field(name)
         return None if found is None else found.contents()
 
+    if not reader.tensors:  # Transformers would make a model of its default size
+        raise UserError(f"target {path} holds no weights; give a whole model")
     if (parts := field("split.count") or 1) > 1:
         raise UserError(
             f"target {path} is one of {parts} parts of a model; put them together with llama.cpp: "

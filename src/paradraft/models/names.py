@@ -117,8 +117,10 @@ def drafter_directory(name: str | Path) -> Path:
     if is_shipped(str(name)):
         return shipped_file(str(name), "drafters")
     path = Path(name)
-    if path.exists():
+    if str(name) and path.exists():
         return path
+    if not str(name):
+        raise UserError("the drafter's name is empty; give a directory, a Hugging Face id, demo:NAME or smollm2:NAME")
     name = str(name)
     if name.count("/") == 1 and not name.startswith((".", "/")):
         from huggingface_hub import snapshot_download

@@ -85,7 +85,8 @@ def check_bad_share(readings: Sequence[Reading], max_bad_share: float, names: Se
         )
     for name, reading in zip(names, readings, strict=True):
         if not reading.conversations:
-            raise UserError(f"{name} holds no conversation")
+            why = f": {reading.bad[0].place}: {reading.bad[0].reason}" if reading.bad else ""
+            raise UserError(f"{name} holds no conversation{why}")
     if not bad:
         return []
     return [

@@ -96,7 +96,7 @@ class TrainingSection(Section):
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: for the matrices, with AdamW for the rest; its rates are larger, about 0.02"
     )
-    learning_rate: float = Field(6e-4, gt=0, description="peak of the rate")
+    learning_rate: float = Field(6e-4, gt=0, allow_inf_nan=False, description="peak of the rate")
     warmup_ratio: float = Field(0.04, ge=0, lt=1, description="share of the steps with a rising rate")
     weight_decay: float = Field(0.0, ge=0)
     anchors: int = Field(512, ge=1, description="anchors sampled per conversation; pard, pard2 and vanilla take all")

@@ -198,7 +198,8 @@ class Trainer:
         make_directory(output)
         forget_later_checkpoints(output / "checkpoints", self.progress.step)
         restore_best_drafter(output, self.checkpoint)
-        write_text(output / "config.yaml", dump_config(self.config))
+        if self.progress.step < self.steps or not (output / "config.yaml").is_file():  # else it tells of another run
+            write_text(output / "config.yaml", dump_config(self.config))
         write_text(output / "data.json", self.data.description())
         trackers = open_trackers(self.config, self.progress.step) if self.progress.step < self.steps else []
         self.records = Records(output, self.progress.step, trackers)

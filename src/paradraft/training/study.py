@@ -63,11 +63,14 @@ class StudySection(Section):
     def check(self) -> StudySection:
         if self.baseline not in self.cells:
             raise ValueError(f"baseline must be one of the cells {', '.join(self.cells)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must differ: the same seed twice is the same run")
         return self
 
     def run_of(self, cell: str, seed: int) -> RunConfig:
         section = self.cells[cell]
-        fixed = [f"training.seed={seed}", "evaluation.prompts=[]", f"output={self.output / 'runs' / f'{cell}-{seed}'}"]
+        output = json.dumps(str(self.output / "runs" / f"{cell}-{seed}"))  # quoted: `#` and `: ` mean something in YAML
+        fixed = [f"training.seed={seed}", "evaluation.prompts=[]", f"output={output}"]
         try:
             return load_config(section.recipe or self.recipe, [*self.set, *section.set, *fixed])
         except UserError as error:
