@@ -199,6 +199,13 @@ def write_conversations(path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def drafter_directory(target_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("drafter")
+    DFlash.fresh(Target.load(str(target_directory)), layers=2, block_size=4).save_pretrained(directory)
+    return directory
+
+
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
     return write_prompts(tmp_path / "prompts.jsonl")

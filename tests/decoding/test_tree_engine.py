@@ -149,7 +149,7 @@ def test_logprobs_follow_the_path(small: Target) -> None:
 
 
 def test_trees_that_cannot_be(small: Target) -> None:
-    with pytest.raises(UserError, match="a tree has at least one node, not -1; 0 stands for chains only"):
+    with pytest.raises(UserError, match="a tree has 1 to 1024 nodes, not -1; 0 stands for chains only"):
         Engine(small, make_drafter_of("dflash", small), tree=-1)
     for drafter in (None, make_drafter_of("vanilla", small)):
         with pytest.raises(UserError, match="a tree needs a drafter that can draft one"):

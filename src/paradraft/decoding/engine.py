@@ -327,12 +327,8 @@ def check_tree(drafter: Drafter | None, tree: int | None) -> int | None:
     """A number of nodes for a drafter that can draft trees; 0 and None as Engine takes them."""
     if not tree:
         return tree
-    if tree < 0:
-        raise UserError(f"a tree has at least one node, not {tree}; 0 stands for chains only")
-    if tree > MOST_NODES:
-        raise UserError(
-            f"a tree of {tree} nodes would take memory and time that no tree pays back; {MOST_NODES} at most"
-        )
+    if not 0 < tree <= MOST_NODES:
+        raise UserError(f"a tree has 1 to {MOST_NODES} nodes, not {tree}; 0 stands for chains only")
     if drafter is None or not (drafter.parallel or isinstance(drafter, BranchingDrafter)):
         raise UserError("a tree needs a drafter that can draft one (dflash, pard, pard2, eagle3); leave --tree out")
     return tree
