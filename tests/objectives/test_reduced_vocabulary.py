@@ -42,3 +42,18 @@ def test_the_own_loss_is_a_mean_over_what_is_learned() -> None:
     terms = objective.terms(torch.zeros(6, 3), blocks, lambda labels, overlap: torch.full((6,), 7.0))
     sums = objective.sums(terms, blocks)
     assert float(sums.learned) == 4 and float(sums.own / sums.learned) == 7.0
+
+
+@pytest.mark.parametrize("name", ["tv", "ce_l1", "lk_alpha", "lk_lambda"])
+def test_a_target_that_is_sure_of_a_token_outside_breaks_no_gradient(name: str) -> None:
+    """Its probability of all tokens inside is 0 in float32; the label is not learned, and must not spoil the others."""
+    logits = torch.zeros(2, 2, requires_grad=True)
+    blocks = Blocks(
+        torch.tensor([[0, 3]]),
+        torch.ones(1, 2, dtype=torch.bool),
+        torch.zeros(1, dtype=torch.long),
+        teacher=torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 300.0]]),
+        teacher_rows=torch.tensor([[0, 1]]),
+    ).reduced(torch.tensor([0, 1]), torch.tensor([0, 1, -1, -1]))
+    sums_of(Objective(name, "uniform", "tokens"), logits, blocks).loss.backward()
+    assert logits.grad is not None and logits.grad.isfinite().all() and not logits.grad[1].any()

@@ -74,6 +74,8 @@ def write_dequantized(path: Path, out: Path) -> None:
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from .chat import stop_tokens_of
+
     try:
         stored = read_header(path)
         found: Any = AutoModelForCausalLM.from_pretrained(
@@ -87,7 +89,7 @@ def write_dequantized(path: Path, out: Path) -> None:
     except Exception as error:  # damaged files and unknown architectures surface as errors of many kinds
         raise UserError(f"target {path} cannot be read as GGUF: {first_line(error)}") from error
     model, loaded = found
-    absent = sorted({*loaded["missing_keys"], *map(str, loaded["mismatched_keys"])} - tied_names(model))
+    absent = sorted({*loaded["missing_keys"], *map(str, loaded["mismatched_keys"])})
     if absent:
         raise UserError(f"target {path} lacks {absent[0]}: it is not a whole model")
     if stored.split in DIGITS_APART:
@@ -102,25 +104,11 @@ def write_dequantized(path: Path, out: Path) -> None:
     plain.load_state_dict(model.state_dict(), assign=True)
     plain.tie_weights()
     plain.generation_config = model.generation_config
-    plain.generation_config.eos_token_id = sorted({*listed(config.eos_token_id), *stored.ends}) or None
+    ends = stop_tokens_of(model.generation_config, tokenizer).union(stored.ends)
+    plain.generation_config.eos_token_id = sorted(ends) or None
     plain.save_pretrained(out)
     tokenizer.save_pretrained(out)
     (out / NOTE).write_text(json.dumps({"file": path.name, "weights": stored.weights}) + "\n", encoding="utf-8")
-
-
-def tied_names(model: Any) -> set[str]:
-    """A head that is the embedding has no tensor of its own."""
-    names = dict(model.named_parameters(remove_duplicate=False))
-    shared = model.get_input_embeddings().weight
-    return {name for name, parameter in names.items() if parameter is shared} if tied(model.config) else set()
-
-
-def tied(config: Any) -> bool:
-    return bool(getattr(config.get_text_config(), "tie_word_embeddings", False))
-
-
-def listed(tokens: int | list[int] | None) -> list[int]:
-    return [] if tokens is None else [tokens] if isinstance(tokens, int) else list(tokens)
 
 
 class Header(NamedTuple):
