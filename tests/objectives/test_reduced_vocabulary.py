@@ -55,5 +55,6 @@ def test_a_target_that_is_sure_of_a_token_outside_breaks_no_gradient(name: str) 
         teacher=torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 300.0]]),
         teacher_rows=torch.tensor([[0, 1]]),
     ).reduced(torch.tensor([0, 1]), torch.tensor([0, 1, -1, -1]))
-    sums_of(Objective(name, "uniform", "tokens"), logits, blocks).loss.backward()
-    assert logits.grad is not None and logits.grad.isfinite().all() and not logits.grad[1].any()
+    loss = sums_of(Objective(name, "uniform", "tokens"), logits, blocks).loss
+    loss.backward()
+    assert loss.isfinite() and logits.grad is not None and logits.grad.isfinite().all() and not logits.grad[1].any()

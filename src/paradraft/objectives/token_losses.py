@@ -166,10 +166,7 @@ def token_terms(
     target = inside = None
     if opinion is not None:
         target = opinion.logits.float().log_softmax(-1)[opinion.rows]
-        if (
-            opinion.inside is not None
-        ):  # never -inf: at a label outside, which counts nothing, its gradient would be NaN
-            inside = opinion.inside.clamp(min=torch.finfo(torch.float32).tiny).log()[opinion.rows]
+        inside = None if opinion.inside is None else opinion.inside.log()[opinion.rows]
     record = TOKEN_LOSSES[token_loss]
     if target is None and (record.needs_teacher or with_overlap):
         raise ValueError(f"the token loss {token_loss} or what it is weighted with needs the target's logits")
